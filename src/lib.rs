@@ -1,0 +1,36 @@
+//! Doorward: an MCP tool gateway. It stands between agents and tool servers, and every `tools/call` takes one path.
+//!
+//! # The map
+//!
+//! Modules stand in import order: each imports only what stands before it (`tests/it/architecture.rs` holds this).
+//!
+//! | module | what is decided there |
+//! |---|---|
+//! | [`error`] | every code that an agent may be told, in one table |
+//! | [`clock`], [`telemetry`], [`config`], [`seal`], [`state`] | time, metrics, the operator's file, hashes and seals, the small database |
+//! | [`mcp`] | the wire: JSON, JSON-RPC, messages, how outcomes are written |
+//! | [`schema`] | which schemas compile, and whether arguments match |
+//! | [`catalog`] | which tools there are, how harmful, and whether they are as reviewed |
+//! | [`identity`] | who is calling |
+//! | [`policy`], [`limit`], [`approval`] | may they, how often, does a person have to say yes |
+//! | [`audit`] | the record, before anything is done |
+//! | [`upstream`], [`inspect`] | the tool server, and what it answered |
+//! | [`gateway`] | the path itself, and the exit |
+//! | [`listen`], [`cli`] | HTTP, stdio, the admin socket, the console; the command line |
+//! | [`demo`] | a tool server to try things on |
+//!
+//! # The walk of one call
+//!
+//! 1. `listen/http.rs` checks where the request comes from, [`gateway::Gateway::authenticate`] who sent it, and only then the
+//!    body is read. `mcp/json.rs` parses it once; `listen/dispatch.rs` finds a `tools/call` in it.
+//! 2. `gateway.rs` begins a trail and runs the stages: resolve, sees, validate, decide, admit, approve, reserve, still current,
+//!    **store the intent**, forward, inspect. Each refuses with an [`error::Error`], and none can be left out: what is
+//!    forwarded is [`audit::trail::Recorded`], which only the stage before it makes.
+//! 3. The trail is closed once: an outcome for an intent, a refusal otherwise. `mcp/respond.rs` writes the answer.
+//!
+//! # Invariants
+//!
+//! - No record, no call. One intent, one end.
+//! - What was validated is what is forwarded: the bytes of the same span.
+//! - Without a rule the answer is no.
+//! - A fault in a file leaves what is in force in force.
