@@ -34,3 +34,5 @@
 //! - What was validated is what is forwarded: the bytes of the same span.
 //! - Without a rule the answer is no.
 //! - A fault in a file leaves what is in force in force.
+
+pub mod error;
