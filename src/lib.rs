@@ -35,4 +35,6 @@
 //! - Without a rule the answer is no.
 //! - A fault in a file leaves what is in force in force.
 
+pub mod clock;
 pub mod error;
+pub mod telemetry;

@@ -1,0 +1,123 @@
+//! Metric names and counters, all in one place.
+//!
+//! INVARIANT: label sets are bounded: codes are ours, upstreams are the operator's; nothing a caller says is a label.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::error::Code;
+
+/// Upper bounds of the duration histogram, in seconds.
+const DURATIONS: [f64; 12] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ending {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfUpstream {
+    upstream: String,
+}
+
+/// What is counted. One for a process; carries over between snapshots.
+#[derive(Debug)]
+pub struct Telemetry {
+    registry: Registry,
+    ok: Counter,
+    tool_error: Counter,
+    /// In the order of [`Code::ALL`].
+    codes: Vec<Counter>,
+    duration: Histogram,
+    running: Gauge,
+    audit_open: Gauge,
+    audit_records: Gauge<u64, AtomicU64>,
+    audit_refused: Gauge<u64, AtomicU64>,
+    connected: Family<OfUpstream, Gauge>,
+}
+
+/// What is looked up when somebody asks.
+#[derive(Clone, Debug, Default)]
+pub struct Readings {
+    /// Calls with an intent and no end.
+    pub running: u64,
+    /// Whether the log takes intents.
+    pub audit_open: bool,
+    /// Records in the log.
+    pub audit_records: u64,
+    /// Records that could not be stored.
+    pub audit_refused: u64,
+    /// Each upstream, and whether it is connected.
+    pub upstreams: Vec<(String, bool)>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("doorward");
+        let calls = Family::<Ending, Counter>::default();
+        let of = |outcome| calls.get_or_create(&Ending { outcome }).clone();
+        let codes = Code::ALL.iter().map(|code| of(code.facts().code)).collect();
+        let (ok, tool_error) = (of("ok"), of("tool_error"));
+        let duration = Histogram::new(DURATIONS);
+        registry.register("calls", "Messages answered, by how they ended: ok, tool_error or an error code", calls);
+        registry.register("call_duration_seconds", "Time from a tools/call to its answer", duration.clone());
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::<i64>::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let running = gauge("calls_running", "Calls with a stored intent and no outcome yet");
+        let audit_open = gauge("audit_open", "1 while the audit log takes intents");
+        let (audit_records, audit_refused) = (Gauge::default(), Gauge::default());
+        registry.register("audit_records", "Records in the audit log of this process's origin", audit_records.clone());
+        registry.register("audit_refused", "Records that could not be stored since the start", audit_refused.clone());
+        let connected = Family::default();
+        registry.register("upstream_connected", "1 while the upstream is connected", connected.clone());
+        Self { registry, ok, tool_error, codes, duration, running, audit_open, audit_records, audit_refused, connected }
+    }
+}
+
+impl Telemetry {
+    /// Counts a call's end.
+    pub fn call_ended(&self, ending: Result<bool, Code>, took: Duration) {
+        self.duration.observe(took.as_secs_f64());
+        match ending {
+            Ok(false) => drop(self.ok.inc()),
+            Ok(true) => drop(self.tool_error.inc()),
+            Err(code) => self.refused(code),
+        }
+    }
+
+    /// Counts a message that was refused before it was a call.
+    pub fn refused(&self, code: Code) {
+        if let Some(counter) = Code::ALL.iter().position(|known| *known == code).and_then(|at| self.codes.get(at)) {
+            counter.inc();
+        }
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn render(&self, readings: &Readings) -> String {
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.running.set(whole(readings.running));
+        self.audit_open.set(i64::from(readings.audit_open));
+        self.audit_records.set(readings.audit_records);
+        self.audit_refused.set(readings.audit_refused);
+        self.connected.clear();
+        for (upstream, connected) in &readings.upstreams {
+            self.connected.get_or_create(&OfUpstream { upstream: upstream.clone() }).set(i64::from(*connected));
+        }
+        let mut out = String::new();
+        match encode(&mut out, &self.registry) {
+            Ok(()) => out,
+            Err(_) => String::new(),
+        }
+    }
+}
