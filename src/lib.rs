@@ -36,5 +36,6 @@
 //! - A fault in a file leaves what is in force in force.
 
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod telemetry;

@@ -1,0 +1,484 @@
+//! The file an operator writes, `doorward.yaml`: plain data with a doc line per field, and [`Fault`], the one form in
+//! which anything wrong with any file of the operator's is told.
+//!
+//! Leaves to others: manifests (`catalog::manifest`), rows and limits (`policy`, `limit`), and what the values mean.
+//! INVARIANT: unknown keys are refused; every path is resolved against the folder of the file.
+
+use std::fmt;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Something wrong in a file of the operator's, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file, as the operator names it.
+    pub file: PathBuf,
+    /// Line from 1; 0 when the whole file is meant.
+    pub line: u64,
+    /// Column from 1; 0 when the whole line is meant.
+    pub column: u64,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub help: Option<String>,
+}
+
+impl Fault {
+    /// A fault of the whole file.
+    pub fn file(file: &Path, message: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line: 0, column: 0, message: message.into(), help: None }
+    }
+
+    /// A fault at a place.
+    pub fn at(file: &Path, line: u64, column: u64, message: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line, column, message: message.into(), help: None }
+    }
+
+    /// Adds what to write instead.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(out, ":{}", self.line)?;
+            if self.column > 0 {
+                write!(out, ":{}", self.column)?;
+            }
+        }
+        write!(out, ": {}", self.message)?;
+        match &self.help {
+            Some(help) => write!(out, "\n  help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// `doorward.yaml`. Every field may be left out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where agents connect, and what one connection or message may cost.
+    pub listen: Listen,
+    /// Health and metrics, for operators.
+    pub console: Console,
+    /// `doorward stdio`.
+    pub stdio: Stdio,
+    /// The agents whose keys are kept in this file; `doorward agent add` keeps them in the state database instead.
+    pub agents: Vec<Agent>,
+    /// The people who may act on the gateway.
+    pub people: Vec<Person>,
+    /// How agents without an API key are known.
+    pub identity: Identity,
+    /// Folder of one manifest and one lock per upstream. Default `tool-manifests`.
+    pub manifests: Folder<Manifests>,
+    /// Folder of the policy's files. Default `policies`.
+    pub policies: Folder<Policies>,
+    /// Folder for keys, the state database and the admin socket; mode 0700. Default `var`.
+    pub state: Folder<State>,
+    /// The audit log.
+    pub audit: Audit,
+}
+
+impl Config {
+    /// Reads the file and resolves its paths against its folder.
+    ///
+    /// # Errors
+    /// A [`Fault`] with line and column for what cannot be read, and for an address, a name or a hash that cannot be served.
+    pub fn load(file: &Path) -> Result<Self, Fault> {
+        let mut config: Self = read_yaml(file)?;
+        config.resolve(file.parent().unwrap_or(Path::new("")));
+        config.check(file)?;
+        Ok(config)
+    }
+
+    /// Makes every path absolute or relative to where the process runs, as `folder` is.
+    pub fn resolve(&mut self, folder: &Path) {
+        for path in [&mut self.manifests.path, &mut self.policies.path, &mut self.state.path, &mut self.audit.dir.path] {
+            *path = folder.join(&*path);
+        }
+        if let Some(tls) = &mut self.listen.tls {
+            tls.certificate = folder.join(&tls.certificate);
+            tls.key = folder.join(&tls.key);
+        }
+    }
+
+    fn check(&self, file: &Path) -> Result<(), Fault> {
+        if !self.listen.http.ip().is_loopback() && self.listen.tls.is_none() {
+            let message = format!("`listen.http: {}` is reachable from other machines, and there is no `listen.tls`", self.listen.http);
+            return Err(Fault::file(file, message).help("listen on 127.0.0.1, or name a certificate and a key under `listen.tls`"));
+        }
+        if let Some(console) = self.console.http.filter(|address| !address.ip().is_loopback()) {
+            let message = format!("`console.http: {console}` is reachable from other machines");
+            return Err(Fault::file(file, message).help("the console is for this machine only: use 127.0.0.1"));
+        }
+        if !self.listen.path.starts_with('/') {
+            return Err(Fault::file(file, "`listen.path` must begin with `/`"));
+        }
+        let names = self.agents.iter().map(|agent| (&agent.name, &agent.key_hash));
+        for (name, hash) in names.chain(self.people.iter().map(|person| (&person.name, &person.key_hash))) {
+            check_name(name).map_err(|message| Fault::file(file, message))?;
+            let sound = |hash: &String| hash.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(is_lower_hex));
+            if hash.as_ref().is_some_and(|hash| !sound(hash)) {
+                let message = format!("the `key_hash` of `{name}` is not `sha256:` and 64 lower-case hex digits");
+                return Err(Fault::file(file, message).help("`doorward agent add NAME --print-hash` makes a key and its hash"));
+            }
+        }
+        for name in [Some(&self.stdio.agent), self.identity.anonymous.as_ref().map(|who| &who.agent)].into_iter().flatten() {
+            check_name(name).map_err(|message| Fault::file(file, message))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether `name` can name an agent, a person or a role: `[a-z0-9-]{1,64}`.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if !name.is_empty() && name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
+        return Ok(());
+    }
+    Err(format!("`{}` is not a name: write 1 to 64 of `a-z`, `0-9` and `-`", name.escape_default()))
+}
+
+fn is_lower_hex(byte: u8) -> bool {
+    byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
+}
+
+/// A folder with a default that its marker names.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Folder<D> {
+    path: PathBuf,
+    #[serde(skip)]
+    default: std::marker::PhantomData<D>,
+}
+
+/// Names a folder's default path.
+pub trait DefaultPath {
+    /// The path, relative to the configuration file.
+    const PATH: &'static str;
+}
+
+macro_rules! folders {
+    ($($name:ident = $path:literal),+) => { $(
+        #[doc = concat!("Defaults to `", $path, "`.")]
+        #[derive(Clone, Debug)]
+        pub struct $name;
+        impl DefaultPath for $name { const PATH: &'static str = $path; }
+    )+ };
+}
+folders!(Manifests = "tool-manifests", Policies = "policies", State = "var", AuditDir = "var/audit");
+
+impl<D: DefaultPath> Default for Folder<D> {
+    fn default() -> Self {
+        Self::from(PathBuf::from(D::PATH))
+    }
+}
+
+impl<D> From<PathBuf> for Folder<D> {
+    fn from(path: PathBuf) -> Self {
+        Self { path, default: std::marker::PhantomData }
+    }
+}
+
+impl<D> AsRef<Path> for Folder<D> {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl<D: DefaultPath> JsonSchema for Folder<D> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Path".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "default": D::PATH })
+    }
+}
+
+/// The agents' listener and its bounds.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Address and port; port 0 takes a free one. Beyond loopback `tls` is required. Default `127.0.0.1:8808`.
+    pub http: SocketAddr,
+    /// The MCP endpoint's path. Default `/mcp`.
+    pub path: String,
+    /// Values of `Origin` that are let in beside loopback ones; others get 403. Default none.
+    pub allowed_origins: Vec<String>,
+    /// Values of `Host` that are let in beside the listener's own address and loopback names. Default none.
+    pub allowed_hosts: Vec<String>,
+    /// Certificate and key; `null` for plaintext, which is refused beyond loopback.
+    pub tls: Option<Tls>,
+    /// Largest request body in bytes: 1024 to 268435456, default 4194304. Then `payload_too_large`.
+    pub max_body_bytes: Bound<4_194_304, 1_024, 268_435_456>,
+    /// All headers of a request in bytes: 4096 to 1048576, default 65536. Then HTTP 431.
+    pub max_header_bytes: Bound<65_536, 4_096, 1_048_576>,
+    /// Longest line on stdio in bytes: 1024 to 268435456, default 4194304. Then `payload_too_large`.
+    pub max_line_bytes: Bound<4_194_304, 1_024, 268_435_456>,
+    /// Deepest nesting of arrays and objects in a message: 8 to 128, default 64. Then `malformed_request`.
+    pub max_depth: Bound<64, 8, 128>,
+    /// Most JSON values in a message: 64 to 10000000, default 200000. Then `malformed_request`.
+    pub max_nodes: Bound<200_000, 64, 10_000_000>,
+    /// Open connections: 1 to 65536, default 2048. Further ones wait to be accepted.
+    pub max_connections: Bound<2_048, 1, 65_536>,
+    /// Calls under way in the whole gateway: 1 to 65536, default 1024. Then `overloaded`.
+    pub max_concurrent_calls: Bound<1_024, 1, 65_536>,
+    /// Longest wait for a request's headers, in milliseconds: 100 to 600000, default 10000.
+    pub header_timeout_ms: Bound<10_000, 100, 600_000>,
+    /// Longest wait for a request's body, in milliseconds: 100 to 600000, default 30000.
+    pub body_timeout_ms: Bound<30_000, 100, 600_000>,
+    /// Longest wait for running calls at stop, in milliseconds: 0 to 600000, default 10000. Then they are cancelled.
+    pub drain_timeout_ms: Bound<10_000, 0, 600_000>,
+    /// How long a session of a handshake revision lasts, in seconds: 60 to 2592000, default 86400.
+    pub session_seconds: Bound<86_400, 60, 2_592_000>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 8808)),
+            path: "/mcp".to_owned(),
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            tls: None,
+            max_body_bytes: Bound::default(),
+            max_header_bytes: Bound::default(),
+            max_line_bytes: Bound::default(),
+            max_depth: Bound::default(),
+            max_nodes: Bound::default(),
+            max_connections: Bound::default(),
+            max_concurrent_calls: Bound::default(),
+            header_timeout_ms: Bound::default(),
+            body_timeout_ms: Bound::default(),
+            drain_timeout_ms: Bound::default(),
+            session_seconds: Bound::default(),
+        }
+    }
+}
+
+/// Files for the listener's TLS.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file with the certificate chain, the listener's own first.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// The operators' listener.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Console {
+    /// Address and port of `/healthz`, `/readyz` and `/metrics`; `null` for none. Loopback only. Default `127.0.0.1:8809`.
+    pub http: Option<SocketAddr>,
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self { http: Some(SocketAddr::from(([127, 0, 0, 1], 8809))) }
+    }
+}
+
+/// Clients that start `doorward stdio`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stdio {
+    /// The agent that such a client acts for. Default `local`.
+    pub agent: String,
+}
+
+impl Default for Stdio {
+    fn default() -> Self {
+        Self { agent: "local".to_owned() }
+    }
+}
+
+/// One agent.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// Its name: `[a-z0-9-]{1,64}`; in policy rows `agent:NAME`.
+    pub name: String,
+    /// `sha256:` and the hex SHA-256 of the secret part of its key; `doorward agent add --print-hash` makes both.
+    #[serde(default)]
+    pub key_hash: Option<String>,
+}
+
+/// One person.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Person {
+    /// Their name: `[a-z0-9-]{1,64}`.
+    pub name: String,
+    /// What they may do.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// `sha256:` and the hex SHA-256 of their key.
+    #[serde(default)]
+    pub key_hash: Option<String>,
+}
+
+/// How agents without a key are known.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Identity {
+    /// Lets callers without a credential in as one agent; `null` for nobody.
+    pub anonymous: Option<Anonymous>,
+}
+
+/// The keyless agent.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Anonymous {
+    /// The agent's name.
+    pub agent: String,
+    /// From where: only `loopback`; a request with forwarding headers is never let in.
+    pub from: Peers,
+}
+
+/// Where a keyless agent may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Peers {
+    /// This machine.
+    Loopback,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Folder of the log; mode 0700. Default `var/audit`.
+    pub dir: Folder<AuditDir>,
+    /// What an intent waits for, by tier.
+    pub durability: DurabilityByTier,
+    /// Longest wait for a record to be stored, in milliseconds: 100 to 60000, default 2000. Then `audit_unavailable`.
+    pub deadline_ms: Bound<2000, 100, 60_000>,
+    /// A segment is sealed at this size in bytes: 65536 to 1073741824, default 67108864.
+    pub segment_max_bytes: Bound<67_108_864, 65_536, 1_073_741_824>,
+    /// Space kept free so that running calls can end with a record, in bytes: 0 to 1073741824, default 67108864.
+    pub reserve_bytes: Bound<67_108_864, 0, 1_073_741_824>,
+}
+
+/// An intent's durability by the tier of its tool.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DurabilityByTier {
+    /// Tier `read` without the label `private`. Default `write`.
+    pub read: Durability,
+    /// Everything else. Default `sync`.
+    pub other: Durability,
+}
+
+impl Default for DurabilityByTier {
+    fn default() -> Self {
+        Self { read: Durability::Write, other: Durability::Sync }
+    }
+}
+
+/// What a stored record survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// The end of the process: one write to the file.
+    Write,
+    /// The loss of power too: a group `fdatasync`.
+    Sync,
+}
+
+/// A whole number with a default and bounds that are part of its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Bound<const DEFAULT: u64, const LOW: u64, const HIGH: u64>(u64);
+
+impl<const D: u64, const L: u64, const H: u64> Bound<D, L, H> {
+    /// The value.
+    pub fn value(self) -> u64 {
+        self.0
+    }
+
+    /// The value as a size of memory.
+    pub fn size(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl<const D: u64, const L: u64, const H: u64> Default for Bound<D, L, H> {
+    fn default() -> Self {
+        Self(D)
+    }
+}
+
+impl<'de, const D: u64, const L: u64, const H: u64> Deserialize<'de> for Bound<D, L, H> {
+    fn deserialize<S: serde::Deserializer<'de>>(input: S) -> Result<Self, S::Error> {
+        let value = u64::deserialize(input)?;
+        if (L..=H).contains(&value) {
+            return Ok(Self(value));
+        }
+        Err(serde::de::Error::custom(format!("{value} is out of bounds: {L} to {H}")))
+    }
+}
+
+impl<const D: u64, const L: u64, const H: u64> JsonSchema for Bound<D, L, H> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Bound".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "integer", "minimum": L, "maximum": H, "default": D })
+    }
+}
+
+/// Largest file that people write, in bytes: some hundred thousand rows, or ten thousand definitions.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Reads a text that people write. A pipe, a device or an endless file is refused, so that none can hold a reload up.
+///
+/// # Errors
+/// What the file system says, or that it is no regular file of a bounded size.
+pub fn read_text(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    if !std::fs::metadata(file)?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let read = std::fs::File::open(file)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_FILE_BYTES { Err(std::io::Error::other(format!("it has more than {MAX_FILE_BYTES} bytes"))) } else { Ok(text) }
+}
+
+/// Reads a YAML file into its type, with line and column in every fault.
+pub fn read_yaml<T: DeserializeOwned>(file: &Path) -> Result<T, Fault> {
+    let text = read_text(file).map_err(|error| Fault::file(file, format!("cannot be read: {error}")))?;
+    parse_yaml(file, &text)
+}
+
+/// Parses YAML text that came from `file`.
+pub fn parse_yaml<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, Fault> {
+    let empty = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+    let text = if empty { "{}" } else { text };
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let place = error.location();
+        // The library repeats the place behind its sentence; the fault says it once, in front.
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or(&message).lines().next().unwrap_or_default().to_owned();
+        Fault::at(file, place.map_or(0, |at| at.line()), place.map_or(0, |at| at.column()), message)
+    })
+}
