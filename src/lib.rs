@@ -38,4 +38,6 @@
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod seal;
+pub mod state;
 pub mod telemetry;
