@@ -41,3 +41,5 @@ pub mod error;
 pub mod seal;
 pub mod state;
 pub mod telemetry;
+
+pub mod mcp;

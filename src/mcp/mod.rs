@@ -1,0 +1,10 @@
+//! The wire: JSON, JSON-RPC and MCP's messages in every revision, and how an outcome is written.
+//!
+//! Knows only `error`. What a message means to the gateway is decided elsewhere.
+
+pub mod canonical;
+pub mod json;
+pub mod jsonrpc;
+pub mod messages;
+pub mod respond;
+pub mod revision;

@@ -1,0 +1,190 @@
+//! Outcome to wire: the one place that knows how results and errors look in each revision.
+//!
+//! Written by splicing: a result's members are copied as the tool server sent them, between a head and a tail of ours.
+
+use bytes::Bytes;
+
+use super::canonical::write_string;
+use super::jsonrpc::Id;
+use super::revision::Revision;
+use crate::error::Error;
+
+/// Our name and version, as `Implementation`.
+pub const SERVER_INFO: &str = concat!(r#"{"name":"doorward","title":"Doorward","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
+
+/// A tool's result, cut into what is relayed.
+#[derive(Clone, Debug, Default)]
+pub struct ToolResult {
+    /// The members of the result object but `_meta` and those that one revision adds, as JSON text without braces.
+    pub members: Bytes,
+    /// Members that only 2026-07-28 can say, in the same form.
+    pub newer: Bytes,
+    /// The members of `_meta` that are relayed, as JSON text without braces.
+    pub meta: Bytes,
+    /// Whether the tool itself says that it failed.
+    pub is_error: bool,
+}
+
+/// A JSON-RPC response with this result object's members.
+pub fn result(id: &Id, members: &[&[u8]]) -> Bytes {
+    let length: usize = members.iter().map(|part| part.len()).sum();
+    let mut out = Vec::with_capacity(length + id.as_json().len() + 40);
+    head(id, &mut out);
+    out.extend_from_slice(b"\"result\":{");
+    members.iter().for_each(|part| out.extend_from_slice(part));
+    out.extend_from_slice(b"}}");
+    out.into()
+}
+
+/// The response to a `tools/call` that the tool answered.
+pub fn tool_result(id: &Id, revision: Revision, result: &ToolResult) -> Bytes {
+    let mut out = Vec::with_capacity(result.members.len() + result.meta.len() + SERVER_INFO.len() + 160);
+    head(id, &mut out);
+    out.extend_from_slice(b"\"result\":{");
+    out.extend_from_slice(&result.members);
+    let mut separate = !result.members.is_empty();
+    if revision.is_modern() && !result.newer.is_empty() {
+        if std::mem::replace(&mut separate, true) {
+            out.push(b',');
+        }
+        out.extend_from_slice(&result.newer);
+    }
+    if revision.is_modern() {
+        out.extend_from_slice(if separate { b",\"resultType\":\"complete\"" } else { b"\"resultType\":\"complete\"" });
+        separate = true;
+    }
+    if revision.is_modern() || !result.meta.is_empty() {
+        out.extend_from_slice(if separate { b",\"_meta\":{" } else { b"\"_meta\":{" });
+        out.extend_from_slice(&result.meta);
+        if revision.is_modern() {
+            if !result.meta.is_empty() {
+                out.push(b',');
+            }
+            out.extend_from_slice(b"\"io.modelcontextprotocol/serverInfo\":");
+            out.extend_from_slice(SERVER_INFO.as_bytes());
+        }
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"}}");
+    out.into()
+}
+
+/// The response to a `tools/call` that was refused or failed: a result with `isError`, which a model can act on.
+pub fn tool_error(id: &Id, revision: Revision, error: &Error, invocation: &str) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    head(id, &mut out);
+    out.extend_from_slice(b"\"result\":{\"content\":[{\"type\":\"text\",\"text\":");
+    write_string(&sentence(error, invocation), &mut out);
+    out.extend_from_slice(b"}],\"isError\":true");
+    if revision.is_modern() {
+        out.extend_from_slice(b",\"resultType\":\"complete\"");
+    }
+    out.extend_from_slice(b",\"_meta\":{\"dev.doorward/error\":");
+    body(error, invocation, &mut out);
+    if revision.is_modern() {
+        out.extend_from_slice(b",\"io.modelcontextprotocol/serverInfo\":");
+        out.extend_from_slice(SERVER_INFO.as_bytes());
+    }
+    out.extend_from_slice(b"}}}");
+    out.into()
+}
+
+/// A JSON-RPC error response; without an id where the message's could not be read.
+pub fn error(id: Option<&Id>, error: &Error, invocation: &str) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    match id {
+        Some(id) => head(id, &mut out),
+        None => out.extend_from_slice(b"{\"jsonrpc\":\"2.0\","),
+    }
+    out.extend_from_slice(format!("\"error\":{{\"code\":{},\"message\":", error.jsonrpc()).as_bytes());
+    write_string(&error.to_string(), &mut out);
+    out.extend_from_slice(b",\"data\":");
+    body(error, invocation, &mut out);
+    out.extend_from_slice(b"}}");
+    out.into()
+}
+
+/// The body of every error, as a JSON object.
+pub fn body(error: &Error, invocation: &str, out: &mut Vec<u8>) {
+    let facts = error.facts();
+    out.extend_from_slice(b"{\"code\":");
+    write_string(facts.code, out);
+    for (key, text) in [
+        (",\"category\":", facts.category.as_str()),
+        (",\"message\":", &error.to_string()),
+        (",\"suggestion\":", error.suggestion()),
+        (",\"effect\":", error.effect().as_str()),
+        (",\"origin\":", error.origin().as_str()),
+        (",\"invocation\":", invocation),
+    ] {
+        out.extend_from_slice(key.as_bytes());
+        write_string(text, out);
+    }
+    out.extend_from_slice(format!(",\"retryable\":{}", error.is_retryable()).as_bytes());
+    if let Some(wait) = error.wait_ms() {
+        out.extend_from_slice(format!(",\"retry_after_ms\":{wait}").as_bytes());
+    }
+    list(b",\"rules\":[", error.rule_ids(), out, |rule, out| write_string(rule, out));
+    list(b",\"details\":[", error.schema_details(), out, |detail, out| {
+        for (key, text) in [("{\"pointer\":", &detail.pointer), (",\"keyword\":", &detail.keyword), (",\"expected\":", &detail.expected)] {
+            out.extend_from_slice(key.as_bytes());
+            write_string(text, out);
+        }
+        out.push(b'}');
+    });
+    for (member, json) in error.data_members() {
+        out.extend_from_slice(format!(",\"{member}\":{json}").as_bytes());
+    }
+    out.extend_from_slice(format!(",\"docs\":\"docs/errors.md#{}\"}}", facts.code).as_bytes());
+}
+
+fn list<T>(head: &[u8], items: &[T], out: &mut Vec<u8>, write: impl Fn(&T, &mut Vec<u8>)) {
+    if items.is_empty() {
+        return;
+    }
+    out.extend_from_slice(head);
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(item, out);
+    }
+    out.push(b']');
+}
+
+/// What a model reads: what happened, what it may do, and whether anything was done.
+pub fn sentence(error: &Error, invocation: &str) -> String {
+    let facts = error.facts();
+    let mut text = format!("{}: {error}.", facts.code);
+    for detail in error.schema_details() {
+        let place = if detail.pointer.is_empty() { "the arguments" } else { &detail.pointer };
+        text.push_str(&format!("\n- {place}: {} ({})", detail.expected, detail.keyword));
+    }
+    if !error.schema_details().is_empty() {
+        text.push('\n');
+    } else {
+        text.push(' ');
+    }
+    let mut suggestion = error.suggestion().to_owned();
+    if let Some(first) = suggestion.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    text.push_str(&suggestion);
+    text.push('.');
+    text.push_str(match error.effect() {
+        crate::error::Effect::None => " Nothing was done.",
+        crate::error::Effect::Unknown => " It is not known whether the call took effect.",
+        crate::error::Effect::Done => " The call took effect.",
+    });
+    if let Some(wait) = error.wait_ms() {
+        text.push_str(&format!(" Retry after {wait} ms."));
+    }
+    text.push_str(&format!(" (invocation {invocation})"));
+    text
+}
+
+fn head(id: &Id, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    out.extend_from_slice(id.as_json().as_bytes());
+    out.push(b',');
+}

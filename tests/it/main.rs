@@ -1,0 +1,5 @@
+//! Doorward through its public surface: one file per behaviour.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod json;
