@@ -43,3 +43,4 @@ pub mod state;
 pub mod telemetry;
 
 pub mod mcp;
+pub mod schema;

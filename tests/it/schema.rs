@@ -1,0 +1,120 @@
+//! Schemas as contracts: what compiles, what does not, and what a broken rule tells.
+
+use doorward::mcp::json::{Limits, parse};
+use doorward::schema::{Formats, Schema, Schemas};
+
+fn compile(schema: &str) -> Result<Schema, String> {
+    Schema::compile(schema.as_bytes(), Formats::Assert).map_err(|fault| fault.to_string())
+}
+
+fn accepts(schema: &str, value: &str) -> bool {
+    compile(schema).unwrap().check(&parse(value.as_bytes(), Limits::default()).unwrap()).is_ok()
+}
+
+#[test]
+fn nothing_is_fetched_by_a_reference() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    for reference in [format!("http://{address}/s.json"), "file:///etc/passwd".to_owned(), "other.json".to_owned()] {
+        assert!(compile(&format!(r#"{{"type":"object","properties":{{"a":{{"$ref":"{reference}"}}}}}}"#)).is_err(), "{reference}");
+    }
+    assert!(compile(&format!(r#"{{"$schema":"http://{address}/dialect","type":"object"}}"#)).is_err());
+    assert_eq!(listener.accept().map(drop).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn references_inside_the_schema_work() {
+    let schema = r##"{"type":"object","properties":{"tree":{"$ref":"#/$defs/tree"}},"$defs":{"tree":{"type":"array","items":{"$ref":"#/$defs/tree"}}}}"##;
+    assert!(accepts(schema, r#"{"tree":[[],[[]]]}"#));
+    assert!(!accepts(schema, r#"{"tree":[[1]]}"#));
+}
+
+#[test]
+fn the_dialect_is_2020_12_unless_the_schema_names_another() {
+    // `prefixItems` exists from 2020-12 on; in draft-07 the same is an array of `items`.
+    assert!(!accepts(r#"{"prefixItems":[{"type":"string"}]}"#, "[1]"));
+    assert!(accepts(r#"{"$schema":"http://json-schema.org/draft-07/schema#","prefixItems":[{"type":"string"}]}"#, "[1]"));
+    assert!(!accepts(r#"{"$schema":"http://json-schema.org/draft-07/schema#","items":[{"type":"string"}]}"#, "[1]"));
+}
+
+#[test]
+fn a_hostile_pattern_costs_little() {
+    let value = format!("\"{}!\"", "a".repeat(5_000));
+    for pattern in ["^(a+)+$", "^(a|aa)+$", "^(a|a?)+$", "(x+x+)+y", r"^(a|aa)+\\1c"] {
+        assert!(!accepts(&format!(r#"{{"pattern":"{pattern}"}}"#), &value), "{pattern}");
+    }
+    assert!(compile(r#"{"pattern":"((a{1,100}){1,100}){1,100}"}"#).is_err());
+}
+
+#[test]
+fn lookahead_is_served_by_the_bounded_engine() {
+    let schema = compile(r#"{"pattern":"^(?!admin).*$"}"#).unwrap();
+    assert!(schema.is_backtracking());
+    assert!(schema.check(&parse(b"\"user\"", Limits::default()).unwrap()).is_ok());
+    assert!(schema.check(&parse(b"\"administrator\"", Limits::default()).unwrap()).is_err());
+}
+
+#[test]
+fn formats_are_asserted_unless_the_manifest_says_annotate() {
+    let schema = br#"{"format":"ipv4"}"#;
+    let value = parse(b"\"999.1.1.1\"", Limits::default()).unwrap();
+    assert!(Schema::compile(schema, Formats::Assert).unwrap().check(&value).is_err());
+    assert!(Schema::compile(schema, Formats::Annotate).unwrap().check(&value).is_ok());
+}
+
+#[test]
+fn numbers_are_compared_by_their_digits() {
+    assert!(!accepts(r#"{"const":9007199254740993}"#, "9007199254740992"));
+    assert!(accepts(r#"{"type":"integer"}"#, "1.0"));
+    assert!(!accepts(r#"{"type":"integer"}"#, "1.5"));
+    assert!(accepts(r#"{"enum":[1]}"#, "1.0"));
+    assert!(!accepts(r#"{"maximum":10}"#, "123456789012345678901234567890"));
+}
+
+#[test]
+fn a_broken_rule_is_named_and_its_value_is_not() {
+    let schema = compile(r#"{"type":"object","properties":{"pin":{"type":"string","maxLength":4}},"required":["name"]}"#).unwrap();
+    let details = schema.check(&parse(br#"{"pin":"hunter2-secret"}"#, Limits::default()).unwrap()).unwrap_err();
+    let mut keywords: Vec<_> = details.iter().map(|detail| (detail.pointer.as_str(), detail.keyword.as_str())).collect();
+    keywords.sort_unstable();
+    assert_eq!(keywords, [("", "required"), ("/pin", "maxLength")]);
+    assert!(!format!("{details:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_huge_wrong_value_gets_one_detail() {
+    let schema = compile(r#"{"items":{"type":"string"}}"#).unwrap();
+    let value = format!("[{}]", vec!["1"; 50_000].join(","));
+    assert_eq!(schema.check(&parse(value.as_bytes(), Limits::default()).unwrap()).unwrap_err().len(), 1);
+}
+
+#[test]
+fn equal_schemas_share_one_validator() {
+    let schemas = Schemas::default();
+    let one = schemas.get([1; 32], b"{}", Formats::Assert).unwrap();
+    assert!(std::sync::Arc::ptr_eq(&one, &schemas.get([1; 32], b"{}", Formats::Assert).unwrap()));
+}
+
+#[test]
+fn a_filter_language_nested_deep_and_wrong_costs_little() {
+    let expr = r##"{"oneOf":[
+        {"type":"object","required":["op","args"],"properties":{"op":{"const":"and"},"args":{"type":"array","items":{"$ref":"#/$defs/expr"}}}},
+        {"type":"object","required":["op","args"],"properties":{"op":{"const":"or"},"args":{"type":"array","items":{"$ref":"#/$defs/expr"}}}},
+        {"type":"object","required":["field"],"properties":{"field":{"type":"string"}}}]}"##;
+    let schema = compile(&format!(r##"{{"$ref":"#/$defs/expr","$defs":{{"expr":{expr}}}}}"##)).unwrap();
+    let nested = |leaf: &str| (0..14).fold(leaf.to_owned(), |inner, _| format!(r#"{{"op":"and","args":[{inner}]}}"#));
+
+    let (right, wrong) = (nested(r#"{"field":"a"}"#), nested(r#"{"field":7}"#));
+
+    assert!(schema.check(&parse(right.as_bytes(), Limits::default()).unwrap()).is_ok());
+    assert_eq!(schema.check(&parse(wrong.as_bytes(), Limits::default()).unwrap()).unwrap_err().len(), 1);
+}
+
+#[test]
+fn a_chain_of_definitions_that_doubles_does_not_compile() {
+    let links = (0..30).map(|link| format!(r##""d{link}":{{"anyOf":[{{"$ref":"#/$defs/d{0}"}},{{"$ref":"#/$defs/d{0}"}}]}}"##, link + 1));
+    let chain = links.collect::<Vec<_>>().join(",");
+    let schema = format!(r##"{{"$ref":"#/$defs/d0","$defs":{{{chain},"d30":{{"type":"string"}}}}}}"##);
+    assert!(compile(&schema).unwrap_err().contains("unfolds"));
+}
