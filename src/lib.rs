@@ -44,3 +44,5 @@ pub mod telemetry;
 
 pub mod mcp;
 pub mod schema;
+
+pub mod catalog;

@@ -1,0 +1,217 @@
+//! `tool-manifests/NAME.yaml`: what people write of one tool server, as checked types.
+//!
+//! Leaves to `lock` what the server said of itself and people have reviewed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::tier::Tier;
+use super::transport::Transport;
+use crate::config::{Bound, Fault, read_yaml};
+use crate::schema::Formats;
+
+/// One upstream: how to reach it, and what each of its tools may do.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Its id: `[a-z0-9-]{1,32}`. A tool's public name is `ID__TOOL`.
+    pub upstream: String,
+    /// How it is reached.
+    pub transport: Transport,
+    /// `none` gives tools their own names; only where this is the one upstream. Default `upstream`.
+    #[serde(default)]
+    pub prefix: Prefix,
+    /// What holds for every tool that does not say otherwise.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// The tools that may be called, by the server's own name. What is not named here is not callable.
+    #[serde(default)]
+    pub tools: BTreeMap<String, ToolEntry>,
+}
+
+/// How public names are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Prefix {
+    /// `UPSTREAM__TOOL`.
+    #[default]
+    Upstream,
+    /// `TOOL`; policies, limits and records name `UPSTREAM__TOOL` all the same. Only for a single upstream.
+    None,
+}
+
+/// Bounds of an upstream's calls.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    /// Longest wait for a result, in milliseconds: 1 to 3600000, default 30000. Then `upstream_timeout`.
+    pub timeout_ms: Bound<30_000, 1, 3_600_000>,
+    /// Longest wait for the server to be connected before a call fails, in milliseconds: 0 to 60000, default 5000.
+    pub connect_grace_ms: Bound<5_000, 0, 60_000>,
+    /// Largest result in bytes: 256 to 268435456, default 1048576. Then `result_too_large`.
+    pub max_result_bytes: Bound<1_048_576, 256, 268_435_456>,
+    /// Calls at once: 1 to 65536, default 16. Then `concurrency_limited`.
+    pub concurrency: Bound<16, 1, 65_536>,
+    /// Whether `format` in schemas refuses or annotates. Default `assert`.
+    pub formats: Formats,
+}
+
+/// What the operator says of one tool.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolEntry {
+    /// The harm that it can do.
+    pub tier: Tier,
+    /// Where its data comes from and goes to.
+    #[serde(default)]
+    pub labels: Vec<Label>,
+    /// How argument values are stored in records, by JSON Pointer; `keyed` where nothing is said.
+    #[serde(default)]
+    pub fields: BTreeMap<String, Treatment>,
+    /// Whether a repeat of the same call is harmless: `none`, `by_arguments` or `key:POINTER`. Default `none`.
+    #[serde(default)]
+    pub idempotency: Idempotency,
+    /// The public name of a tool that undoes this one.
+    #[serde(default)]
+    pub compensation: Option<String>,
+    /// Cost units of one call. Default 1.
+    #[serde(default)]
+    pub cost: Bound<1, 0, 1_000_000>,
+    /// In place of the default, in milliseconds.
+    #[serde(default)]
+    pub timeout_ms: Option<Bound<30_000, 1, 3_600_000>>,
+    /// In place of the default, in bytes.
+    #[serde(default)]
+    pub max_result_bytes: Option<Bound<1_048_576, 256, 268_435_456>>,
+    /// In place of the default.
+    #[serde(default)]
+    pub formats: Option<Formats>,
+}
+
+/// What a tool does to the flow of data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Label {
+    /// Reads what must not leave.
+    Private,
+    /// Brings text of strangers.
+    Untrusted,
+    /// Leaves the trust domain.
+    Outward,
+}
+
+/// How a value is stored in a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Treatment {
+    /// As it is.
+    Plain,
+    /// As a keyed hash: equal values show as equal, and nothing else.
+    Keyed,
+    /// Its type and length.
+    Class,
+    /// Not at all.
+    Drop,
+}
+
+/// What makes two calls the same call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Idempotency {
+    /// Nothing: each call acts.
+    #[default]
+    None,
+    /// Equal arguments.
+    ByArguments,
+    /// The value at a JSON Pointer.
+    Key(String),
+}
+
+impl Serialize for Idempotency {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => out.serialize_str("none"),
+            Self::ByArguments => out.serialize_str("by_arguments"),
+            Self::Key(pointer) => out.serialize_str(&format!("key:{pointer}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Idempotency {
+    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(input)?;
+        match (word.as_str(), word.strip_prefix("key:")) {
+            ("none", _) => Ok(Self::None),
+            ("by_arguments", _) => Ok(Self::ByArguments),
+            (_, Some(pointer)) if pointer.starts_with('/') => Ok(Self::Key(pointer.to_owned())),
+            _ => Err(serde::de::Error::custom(format!("`{word}` is not `none`, `by_arguments` or `key:/POINTER`"))),
+        }
+    }
+}
+
+impl JsonSchema for Idempotency {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Idempotency".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^(none|by_arguments|key:/.*)$", "default": "none" })
+    }
+}
+
+impl Manifest {
+    /// Reads and checks one manifest.
+    ///
+    /// # Errors
+    /// A [`Fault`] with its place.
+    pub fn load(file: &Path) -> Result<Self, Fault> {
+        let manifest: Self = read_yaml(file)?;
+        let id = &manifest.upstream;
+        let sound = (1..=32).contains(&id.len()) && id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if !sound {
+            let message = format!("`upstream: {}` is not an id", id.escape_default());
+            return Err(Fault::file(file, message).help("write 1 to 32 of `a-z`, `0-9` and `-`"));
+        }
+        if file.file_stem().is_some_and(|stem| stem != id.as_str()) {
+            return Err(
+                Fault::file(file, format!("the file is named otherwise than its `upstream: {id}`")).help(format!("name it `{id}.yaml`"))
+            );
+        }
+        for (tool, entry) in &manifest.tools {
+            if let Some(pointer) = entry.fields.keys().find(|pointer| !pointer.starts_with('/') && !pointer.is_empty()) {
+                let message = format!("`{pointer}` in the fields of `{tool}` is not a JSON Pointer");
+                return Err(Fault::file(file, message).help(format!("write `/{pointer}`")));
+            }
+        }
+        Ok(manifest)
+    }
+}
+
+/// Every manifest of the folder, sorted by name.
+///
+/// # Errors
+/// All faults, not only the first.
+pub fn load_folder(folder: &Path) -> Result<Vec<Manifest>, Vec<Fault>> {
+    let entries = std::fs::read_dir(folder).map_err(|error| vec![Fault::file(folder, format!("cannot be read: {error}"))])?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
+    files.sort();
+    let (mut manifests, mut faults) = (Vec::new(), Vec::new());
+    for file in &files {
+        match Manifest::load(file) {
+            Ok(manifest) => manifests.push(manifest),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    for (index, manifest) in manifests.iter().enumerate() {
+        if manifests.iter().take(index).any(|other| other.upstream == manifest.upstream) {
+            faults.push(Fault::file(folder, format!("two manifests name the upstream `{}`", manifest.upstream)));
+        }
+        if manifest.prefix == Prefix::None && manifests.len() > 1 {
+            let message = format!("`prefix: none` of `{}` needs it to be the only upstream", manifest.upstream);
+            faults.push(Fault::file(folder, message).help("take `prefix: none` out"));
+        }
+    }
+    if faults.is_empty() { Ok(manifests) } else { Err(faults) }
+}

@@ -1,0 +1,183 @@
+//! The tools that people have reviewed: manifest and lock joined, and compared with what the server says today.
+//!
+//! Owns: public names, tiers, standing. Leaves to `policy` who may do what, and to `upstream` how a server is reached.
+//!
+//! INVARIANT: a tool is callable only when it is in the manifest and in the lock, its schemas compile, and its live
+//! definition has the hash of the reviewed one.
+//! INVARIANT: a catalog never changes; what a server says of itself today stands in [`Live`], beside all snapshots.
+
+pub mod lock;
+pub mod manifest;
+pub mod tier;
+pub mod transport;
+
+mod tool;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+
+use self::lock::{Definition, DefinitionHash, Lock};
+use self::manifest::{Manifest, Prefix};
+pub use self::tool::{Standing, Tool, claimed_tier};
+use crate::config::Fault;
+use crate::schema::Schemas;
+
+/// What an upstream last listed; shared by all snapshots.
+#[derive(Debug, Default)]
+pub struct Live {
+    listing: ArcSwapOption<Listing>,
+    generation: AtomicU64,
+}
+
+/// One complete listing.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// By the server's own name.
+    pub tools: HashMap<String, Definition>,
+    /// Tools that could not even be read, with the reason.
+    pub unreadable: Vec<String>,
+}
+
+impl Live {
+    /// Takes a new listing.
+    pub fn set(&self, listing: Listing) {
+        self.listing.store(Some(Arc::new(listing)));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The last listing; `None` before the first connection.
+    pub fn listing(&self) -> Option<Arc<Listing>> {
+        self.listing.load_full()
+    }
+
+    /// Grows with each listing.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn standing(&self, name: &str, reviewed: &DefinitionHash) -> Standing {
+        match self.listing.load().as_deref() {
+            None => Standing::Unconfirmed,
+            Some(listing) => match listing.tools.get(name) {
+                None => Standing::Gone,
+                Some(live) if live.hash == *reviewed => Standing::Reviewed,
+                Some(_) => Standing::Drifted,
+            },
+        }
+    }
+}
+
+/// One upstream of the catalog.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its manifest.
+    pub manifest: Arc<Manifest>,
+    /// Its reviewed definitions.
+    pub lock: Arc<Lock>,
+    /// What it says of itself today.
+    pub live: Arc<Live>,
+    /// Whether tiers were taken from annotations, as in `wrap`.
+    pub claimed: bool,
+}
+
+/// A target's place in the catalog and in the policy's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TargetIndex(pub u32);
+
+/// Every reviewed tool.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    sources: Vec<Source>,
+    tools: Vec<Tool>,
+    by_name: HashMap<Box<str>, TargetIndex>,
+}
+
+impl Catalog {
+    /// Joins manifests and locks. Compiles the schemas where there are few; the others compile at their first call.
+    pub fn new(sources: Vec<Source>, schemas: &Schemas) -> Self {
+        let mut tools: Vec<Tool> = sources.iter().enumerate().flat_map(|(index, source)| tool::of_source(index, source)).collect();
+        tools.sort_by(|one, other| (one.upstream, &one.own_name).cmp(&(other.upstream, &other.own_name)));
+        if tools.len() <= tool::EAGER_SCHEMAS {
+            tools.iter_mut().for_each(|tool| tool.compile(schemas));
+        }
+        let index = |at: usize| TargetIndex(u32::try_from(at).unwrap_or(u32::MAX));
+        let by_name = tools.iter().enumerate().map(|(at, tool)| (tool.name.clone(), index(at))).collect();
+        Self { sources, tools, by_name }
+    }
+
+    /// Reads all manifests and locks of a folder. `live` gives each upstream's live state, so that it carries over.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn load(folder: &Path, live: impl Fn(&str) -> Arc<Live>, schemas: &Schemas) -> Result<Self, Vec<Fault>> {
+        let manifests = manifest::load_folder(folder)?;
+        let (mut sources, mut faults) = (Vec::new(), Vec::new());
+        for manifest in manifests {
+            match Lock::load(&lock::file(folder, &manifest.upstream)) {
+                Ok(lock) => sources.push(Source {
+                    live: live(&manifest.upstream),
+                    lock: Arc::new(lock.unwrap_or_default()),
+                    manifest: Arc::new(manifest),
+                    claimed: false,
+                }),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if faults.is_empty() { Ok(Self::new(sources, schemas)) } else { Err(faults) }
+    }
+
+    /// The tool of exactly that public name.
+    pub fn find(&self, name: &str) -> Option<TargetIndex> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The tool at an index that this catalog gave out.
+    pub fn tool(&self, index: TargetIndex) -> Option<&Tool> {
+        self.tools.get(index.0 as usize)
+    }
+
+    /// All tools, sorted by upstream and name; a tool's place is its [`TargetIndex`].
+    pub fn tools(&self) -> &[Tool] {
+        &self.tools
+    }
+
+    /// All upstreams.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// The upstream of a tool.
+    pub fn source(&self, tool: &Tool) -> Option<&Source> {
+        self.sources.get(tool.upstream)
+    }
+
+    /// How the tool stands now.
+    pub fn standing(&self, tool: &Tool) -> Standing {
+        match (&tool.withheld, self.source(tool)) {
+            (Some(reason), _) => reason.clone(),
+            (None, Some(source)) => source.live.standing(&tool.own_name, &tool.hash),
+            (None, None) => Standing::Gone,
+        }
+    }
+
+    /// The target's name, where the public name is one that an upstream lists today and nobody has reviewed.
+    pub fn unreviewed(&self, name: &str) -> Option<String> {
+        self.sources.iter().find_map(|source| {
+            let upstream = source.manifest.upstream.as_str();
+            let own = match source.manifest.prefix {
+                Prefix::None => name,
+                Prefix::Upstream => name.strip_prefix(upstream)?.strip_prefix("__")?,
+            };
+            source.live.listing()?.tools.contains_key(own).then(|| format!("{upstream}__{own}"))
+        })
+    }
+
+    /// Grows whenever any upstream lists anew.
+    pub fn generation(&self) -> u64 {
+        self.sources.iter().map(|source| source.live.generation()).sum()
+    }
+}

@@ -1,0 +1,256 @@
+//! One tool: what its server says, what its operator says, and how it stands.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Source;
+use super::lock::{Definition, DefinitionHash};
+use super::manifest::{Idempotency, Label, Prefix, ToolEntry, Treatment};
+use super::tier::Tier;
+use crate::mcp::canonical::{write_canonical, write_string};
+use crate::mcp::json::Node;
+use crate::schema::{Formats, Schema, SchemaFault, SchemaHash, Schemas};
+use crate::seal::{hex, sha256};
+
+/// Up to this many tools, every schema is compiled at load (some 10 µs each); beyond it, at the first call.
+pub(super) const EAGER_SCHEMAS: usize = 512;
+
+/// Whether a tool may be called now, as far as reviews go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The live definition is the reviewed one.
+    Reviewed,
+    /// Its server has not been heard of yet: listed from the lock, and a call waits.
+    Unconfirmed,
+    /// The live definition differs from the reviewed one.
+    Drifted,
+    /// The server no longer lists it.
+    Gone,
+    /// It is in the manifest, and nobody has pinned its definition.
+    NotPinned,
+    /// It is pinned, and the manifest does not name it.
+    NotInManifest,
+    /// A schema of it does not compile.
+    Schema(String),
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reviewed => out.write_str("reviewed"),
+            Self::Unconfirmed => out.write_str("not confirmed: its server is not connected yet"),
+            Self::Drifted => out.write_str("withheld: its definition differs from the reviewed one"),
+            Self::Gone => out.write_str("withheld: its server no longer lists it"),
+            Self::NotPinned => out.write_str("withheld: its definition was never pinned"),
+            Self::NotInManifest => out.write_str("withheld: the manifest does not name it"),
+            Self::Schema(fault) => write!(out, "withheld: {fault}"),
+        }
+    }
+}
+
+/// A schema that may not be compiled yet.
+#[derive(Clone, Debug)]
+pub struct SchemaText {
+    hash: SchemaHash,
+    text: Box<[u8]>,
+}
+
+impl SchemaText {
+    fn new(schema: &Node<'_>) -> Self {
+        let mut text = Vec::new();
+        write_canonical(schema, &mut text);
+        Self { hash: sha256(&text), text: text.into() }
+    }
+
+    /// The compiled schema.
+    ///
+    /// # Errors
+    /// Why it does not compile.
+    pub fn compiled(&self, schemas: &Schemas, formats: Formats) -> Result<Arc<Schema>, SchemaFault> {
+        schemas.get(self.hash, &self.text, formats)
+    }
+}
+
+/// A tool's compiled schemas.
+#[derive(Debug)]
+pub struct ToolSchemas {
+    /// Of its arguments.
+    pub input: Arc<Schema>,
+    /// Of its structured result, where it declares one.
+    pub output: Option<Arc<Schema>>,
+}
+
+/// A tool of the catalog.
+#[derive(Debug)]
+pub struct Tool {
+    /// Its public name.
+    pub name: Box<str>,
+    /// `UPSTREAM__TOOL`: its name in policies, limits and records, whatever its public name.
+    pub target: Box<str>,
+    /// The server's own name.
+    pub own_name: Box<str>,
+    /// Its upstream's place in the catalog.
+    pub upstream: usize,
+    /// Its upstream's id.
+    pub upstream_id: Box<str>,
+    /// The harm it can do: the operator's word, raised where the server's own annotations say more.
+    pub tier: Tier,
+    /// Whether the tier was taken from annotations alone.
+    pub tier_claimed: bool,
+    /// The operator's tier, where the annotations raised it.
+    pub raised_from: Option<Tier>,
+    /// The flow of its data.
+    pub labels: Vec<Label>,
+    /// How argument values are stored, longest pointer first.
+    pub fields: Vec<(String, Treatment)>,
+    /// What makes two calls the same.
+    pub idempotency: Idempotency,
+    /// A tool that undoes this one.
+    pub compensation: Option<String>,
+    /// Longest wait for a result, in milliseconds.
+    pub timeout_ms: u64,
+    /// Longest wait for the connection, in milliseconds.
+    pub connect_grace_ms: u64,
+    /// Largest result in bytes.
+    pub max_result_bytes: usize,
+    /// Whether formats refuse.
+    pub formats: Formats,
+    /// The reviewed definition's hash.
+    pub hash: DefinitionHash,
+    /// `sha256:` and the hash in hex, as records have it.
+    pub hash_text: Box<str>,
+    /// The reviewed definition under the public name, as `tools/list` shows it.
+    pub listed: Bytes,
+    /// The same for the handshake revisions, where it differs: they have no output schema but of `type: object`, and their
+    /// clients refuse a whole list over another.
+    pub listed_legacy: Option<Bytes>,
+    /// Why it is withheld whatever its server says.
+    pub withheld: Option<Standing>,
+    input: Option<SchemaText>,
+    output: Option<SchemaText>,
+}
+
+/// All tools that the manifest or the lock of an upstream names.
+pub(super) fn of_source(index: usize, source: &Source) -> Vec<Tool> {
+    let manifest = &source.manifest;
+    let names = manifest.tools.keys().chain(source.lock.tools.keys().filter(|name| !manifest.tools.contains_key(*name)));
+    names.map(|name| tool(index, source, name)).collect()
+}
+
+fn tool(index: usize, source: &Source, own_name: &str) -> Tool {
+    let (manifest, defaults) = (&source.manifest, &source.manifest.defaults);
+    let entry = manifest.tools.get(own_name);
+    let definition = source.lock.tools.get(own_name);
+    let node = definition.and_then(Definition::node);
+    let declared = entry.map_or(Tier::Irreversible, |entry| entry.tier);
+    let tier = node.as_ref().map_or(declared, |node| raised(declared, node));
+    let target = format!("{}__{own_name}", manifest.upstream);
+    let name = match manifest.prefix {
+        Prefix::Upstream => target.clone(),
+        Prefix::None => own_name.to_owned(),
+    };
+    let withheld = match (entry, definition) {
+        (None, _) => Some(Standing::NotInManifest),
+        (_, None) => Some(Standing::NotPinned),
+        _ => None,
+    };
+    let schema = |member: &str| node.as_ref().and_then(|node| node.get(member)).map(SchemaText::new);
+    Tool {
+        listed: node.as_ref().map(|node| renamed(node, &name, true)).unwrap_or_default(),
+        listed_legacy: node.as_ref().filter(|node| !has_legacy_output(node)).map(|node| renamed(node, &name, false)),
+        name: name.into(),
+        target: target.into(),
+        own_name: own_name.into(),
+        upstream: index,
+        upstream_id: manifest.upstream.as_str().into(),
+        tier,
+        tier_claimed: source.claimed,
+        raised_from: (tier != declared).then_some(declared),
+        labels: entry.map(|entry| entry.labels.clone()).unwrap_or_default(),
+        fields: fields(entry),
+        idempotency: entry.map(|entry| entry.idempotency.clone()).unwrap_or_default(),
+        compensation: entry.and_then(|entry| entry.compensation.clone()),
+        timeout_ms: entry.and_then(|entry| entry.timeout_ms).unwrap_or(defaults.timeout_ms).value(),
+        connect_grace_ms: defaults.connect_grace_ms.value(),
+        max_result_bytes: entry.and_then(|entry| entry.max_result_bytes).unwrap_or(defaults.max_result_bytes).size(),
+        formats: entry.and_then(|entry| entry.formats).unwrap_or(defaults.formats),
+        hash: definition.map(|definition| definition.hash).unwrap_or_default(),
+        hash_text: definition.map(|definition| format!("sha256:{}", hex(&definition.hash))).unwrap_or_default().into(),
+        withheld,
+        input: schema("inputSchema"),
+        output: schema("outputSchema"),
+    }
+}
+
+fn fields(entry: Option<&ToolEntry>) -> Vec<(String, Treatment)> {
+    let mut fields: Vec<_> = entry.map(|entry| entry.fields.clone().into_iter().collect()).unwrap_or_default();
+    fields.sort_by_key(|(pointer, _): &(String, Treatment)| std::cmp::Reverse(pointer.len()));
+    fields
+}
+
+/// A server that says of its tool what a `read` tool is not raises the tier. It never lowers one, and it does not overrule
+/// an operator who has declared that a change can be undone.
+fn raised(declared: Tier, definition: &Node<'_>) -> Tier {
+    let hint = |name| definition.get("annotations").and_then(|hints| hints.get(name)).and_then(Node::as_bool);
+    match (declared, hint("readOnlyHint"), hint("destructiveHint")) {
+        (Tier::Read, Some(false) | None, Some(true)) => Tier::Irreversible,
+        (Tier::Read, Some(false), _) => Tier::Reversible,
+        _ => declared,
+    }
+}
+
+/// The tier that annotations claim, for `wrap`, where nobody has said anything else.
+pub fn claimed_tier(definition: &Node<'_>) -> Tier {
+    let hint = |name| definition.get("annotations").and_then(|hints| hints.get(name)).and_then(Node::as_bool);
+    match (hint("readOnlyHint"), hint("destructiveHint")) {
+        (Some(true), _) => Tier::Read,
+        (_, Some(false)) => Tier::Reversible,
+        _ => Tier::Irreversible,
+    }
+}
+
+fn has_legacy_output(definition: &Node<'_>) -> bool {
+    definition.get("outputSchema").is_none_or(|schema| schema.get("type").and_then(Node::as_str) == Some("object"))
+}
+
+fn renamed(definition: &Node<'_>, name: &str, with_output: bool) -> Bytes {
+    let mut out = Vec::new();
+    for member in definition.members().iter().filter(|member| with_output || member.key != "outputSchema") {
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        write_string(&member.key, &mut out);
+        out.push(b':');
+        if member.key == "name" {
+            write_string(name, &mut out);
+        } else {
+            write_canonical(&member.node, &mut out);
+        }
+    }
+    out.push(b'}');
+    out.into()
+}
+
+impl Tool {
+    /// The compiled schemas of input and output. Both, because a call whose result cannot be checked is not made.
+    ///
+    /// # Errors
+    /// Why there are none: the tool is withheld then.
+    pub fn schemas(&self, schemas: &Schemas) -> Result<ToolSchemas, Standing> {
+        let compile = |text: &SchemaText| text.compiled(schemas, self.formats).map_err(|fault| Standing::Schema(fault.to_string()));
+        let input = compile(self.input.as_ref().ok_or(Standing::NotPinned)?)?;
+        Ok(ToolSchemas { input, output: self.output.as_ref().map(compile).transpose()? })
+    }
+
+    /// Whether sending the same call twice is declared harmless.
+    pub fn is_idempotent(&self) -> bool {
+        self.idempotency != Idempotency::None || self.tier == Tier::Read
+    }
+
+    /// Compiles the schemas now, and withholds the tool where one does not compile.
+    pub(super) fn compile(&mut self, schemas: &Schemas) {
+        if self.withheld.is_none() {
+            self.withheld = self.schemas(schemas).err();
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! How a manifest says that its tool server is reached.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One of the ways to a tool server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Transport {
+    /// A child process that speaks MCP on its standard input and output.
+    Stdio(Command),
+    /// Streamable HTTP.
+    Http(Endpoint),
+}
+
+/// A command, run without a shell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Command {
+    /// The program, looked up in `PATH` when it has no slash; `self` is Doorward's own binary.
+    pub command: String,
+    /// Its arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Its whole environment beside `PATH`, `HOME`, `LANG`, `TZ` and `TMPDIR`: nothing else is inherited.
+    #[serde(default)]
+    pub env: BTreeMap<String, Variable>,
+    /// Where it runs; the folder of `doorward.yaml` when left out.
+    #[serde(default)]
+    pub cwd: Option<PathBuf>,
+    /// How it is confined; only `default` today: no inherited environment, its own process group.
+    #[serde(default)]
+    pub sandbox: Sandbox,
+}
+
+/// One variable of a command's environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Variable {
+    /// `inherit`: Doorward's own value.
+    Inherit(Inherit),
+    /// `{ from_env: NAME }`: Doorward's value of another variable.
+    FromEnv(FromEnv),
+    /// The value itself; for what is not secret.
+    Literal(String),
+}
+
+/// The word `inherit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Inherit {
+    /// Doorward's own value.
+    Inherit,
+}
+
+/// A value that stands in Doorward's environment, so that no secret stands in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FromEnv {
+    /// The variable's name.
+    pub from_env: String,
+}
+
+/// Confinement of a command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sandbox {
+    /// A scrubbed environment and a process group of its own.
+    #[default]
+    Default,
+}
+
+/// A streamable HTTP endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// `https://…`, or `http://…` on loopback; no user name, no fragment.
+    pub url: String,
+    /// The gateway's own credential for this server; an agent's is never sent on.
+    #[serde(default)]
+    pub auth: Option<Auth>,
+}
+
+/// A credential for a tool server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Auth {
+    /// `Authorization: Bearer`.
+    Bearer(FromEnv),
+}
