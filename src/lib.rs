@@ -46,3 +46,5 @@ pub mod mcp;
 pub mod schema;
 
 pub mod catalog;
+pub mod identity;
+pub mod invocation;

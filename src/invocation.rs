@@ -1,0 +1,73 @@
+//! One `tools/call` inside the gateway: who, which reviewed tool, with which valid arguments. Never changed once made.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::catalog::{TargetIndex, Tool};
+use crate::error::{Code, Detail, Error};
+use crate::identity::Principal;
+use crate::mcp::json::Node;
+use crate::mcp::revision::Revision;
+use crate::schema::Schema;
+
+/// Arguments that the tool's reviewed schema accepts: the document that was validated, and the bytes that are forwarded.
+#[derive(Clone, Copy, Debug)]
+pub struct Arguments<'d> {
+    text: &'d [u8],
+}
+
+impl<'d> Arguments<'d> {
+    /// Validates; the only way to make them. Absent arguments are the empty object, in the check and upstream.
+    ///
+    /// # Errors
+    /// `invalid_arguments` with the broken rules.
+    pub fn validate(schema: &Schema, arguments: Option<&Node<'_>>, message: &'d [u8]) -> Result<Self, Error> {
+        let (checked, text) = match arguments {
+            Some(arguments) => (schema.check(arguments), message.get(arguments.span()).unwrap_or_default()),
+            None => (schema.check(&Node::empty_object()), b"{}".as_slice()),
+        };
+        checked.map(|()| Self { text }).map_err(invalid)
+    }
+
+    /// The bytes of the validated span.
+    pub fn text(&self) -> &'d [u8] {
+        self.text
+    }
+}
+
+fn invalid(details: Vec<Detail>) -> Error {
+    Error::new(Code::InvalidArguments, "the arguments do not match the tool's schema").details(details)
+}
+
+/// The call as every later stage sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Invocation<'d> {
+    /// Its id: in the record, in every error, and sent along upstream.
+    pub id: Uuid,
+    /// Who calls.
+    pub principal: &'d Principal,
+    /// The tool's place in the catalog.
+    pub target: TargetIndex,
+    /// The tool.
+    pub tool: &'d Tool,
+    /// What it is called with.
+    pub arguments: Arguments<'d>,
+}
+
+/// Who a message is from, and how it came: for the path and for the record.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who is calling.
+    pub principal: Principal,
+    /// `http`, `stdio` or `admin`.
+    pub transport: &'static str,
+    /// The revision of the agent's side; `None` before it is known.
+    pub revision: Option<Revision>,
+    /// What the client program calls itself: a claim.
+    pub client: Option<String>,
+    /// The socket's other end.
+    pub peer: Option<Arc<str>>,
+    /// The session of a handshake revision, shortened.
+    pub session: Option<Arc<str>>,
+}
