@@ -48,3 +48,5 @@ pub mod schema;
 pub mod catalog;
 pub mod identity;
 pub mod invocation;
+
+pub mod policy;

@@ -3,4 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod json;
+mod policy;
+mod policy_pitfalls;
 mod schema;
+mod watch;

@@ -1,0 +1,57 @@
+//! The stage *decide* of the path: an invocation in, a [`Permit`] or the refusal out.
+
+use super::{Decision, Policy, RuleId};
+use crate::error::{Code, Error};
+use crate::invocation::Invocation;
+
+/// Near misses that a refusal tells.
+const MAX_NEAR: usize = 3;
+
+/// Proof that the policy permits a call, with the rules that say so. Only [`Policy::authorize`] makes one.
+#[derive(Debug)]
+pub struct Permit<'d> {
+    invocation: Invocation<'d>,
+    rules: Vec<RuleId>,
+}
+
+impl<'d> Permit<'d> {
+    /// The call that is permitted.
+    pub fn invocation(&self) -> &Invocation<'d> {
+        &self.invocation
+    }
+
+    /// The rules that permit it.
+    pub fn rules(&self) -> &[RuleId] {
+        &self.rules
+    }
+}
+
+impl Policy {
+    /// Decides about a call.
+    ///
+    /// # Errors
+    /// `policy_denied` with the rules that deny, or with what the nearest allows lack when none allows.
+    pub fn authorize<'d>(&self, invocation: Invocation<'d>) -> Result<Permit<'d>, Error> {
+        let class = self.class(&invocation.principal.id);
+        let name = &invocation.tool.name;
+        match self.decide(class, invocation.target) {
+            Decision::Permit { rules } => Ok(Permit { invocation, rules: rules.into_owned() }),
+            Decision::Deny { rules } if !rules.is_empty() => {
+                let named = rules.iter().map(|rule| format!("`{}`", rule.as_str())).collect::<Vec<_>>().join(", ");
+                let message = format!("rule {named} denies `{name}`");
+                Err(denied(message, rules.iter().map(|rule| rule.as_str().to_owned()).collect()))
+            }
+            Decision::Deny { .. } => {
+                let near = self.nearest(class, invocation.target);
+                let told = near.iter().take(MAX_NEAR).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                let told = if told.is_empty() { String::new() } else { format!(": {told}") };
+                let rules = near.iter().take(MAX_NEAR).map(|near| near.rule.as_str().to_owned()).collect();
+                Err(denied(format!("no rule allows `{name}`{told}"), rules))
+            }
+        }
+    }
+}
+
+fn denied(message: String, rules: Vec<String>) -> Error {
+    Error::new(Code::PolicyDenied, message).rules(rules)
+}

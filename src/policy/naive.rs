@@ -1,0 +1,29 @@
+//! The rows' meaning a third time, straight from the definition: every row, every call, nothing prepared.
+//!
+//! Too slow for any use but one: tests hold the table and Casbin against it.
+
+use super::outcome::Decision;
+use super::rule::{ANY, Rows, RuleEffect, RuleId};
+use crate::catalog::tier::Tier;
+
+/// Whether `principal` is, or inherits, `subject`.
+pub fn has(rows: &Rows, principal: &str, subject: &str) -> bool {
+    let step = |grant: &super::rule::Grant| &*grant.member == principal && has(rows, &grant.role, subject);
+    principal == subject || subject == ANY || rows.grants.iter().any(step)
+}
+
+/// The decision of the rows for one call.
+pub fn decide(rows: &Rows, principal: &str, target: &str, tier: Tier) -> Decision<'static> {
+    let matching = |effect: RuleEffect| -> Vec<RuleId> {
+        let rules = rows.rules.iter().filter(|rule| rule.effect == effect);
+        let rules = rules.filter(|rule| has(rows, principal, &rule.subject) && rule.covers(target, tier));
+        rules.map(|rule| rule.id.clone()).collect()
+    };
+    Decision::of(matching(RuleEffect::Allow).into(), matching(RuleEffect::Deny).into())
+}
+
+/// Whether some allow names the target, whatever its tier.
+pub fn sees(rows: &Rows, principal: &str, target: &str) -> bool {
+    let names = |rule: &super::rule::Rule| rule.effect == RuleEffect::Allow && rule.pattern.matches(target);
+    rows.rules.iter().any(|rule| names(rule) && has(rows, principal, &rule.subject))
+}

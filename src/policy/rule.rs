@@ -1,0 +1,189 @@
+//! The rows of `policy.csv` as types: rules, grants, and what they match.
+//!
+//! Owns: what a target pattern and a tier bound cover. Leaves to others: the text (`read`), who has which role (`roles`).
+//! INVARIANT: a value of these types came through the strict reader, so later code never meets an unknown word.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::catalog::tier::Tier;
+
+/// The role that every principal has.
+pub const ANY: &str = "role:any";
+
+/// The id of a rule, cheap to clone: what the record, the error and the review name. Sorts in the order of rows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId {
+    line: u32,
+    id: Arc<str>,
+}
+
+impl RuleId {
+    /// The id that stands in this line.
+    pub(super) fn new(line: u32, id: &str) -> Self {
+        Self { line, id: id.into() }
+    }
+
+    /// The id as written.
+    pub fn as_str(&self) -> &str {
+        &self.id
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.id)
+    }
+}
+
+/// What a matching rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RuleEffect {
+    /// The call may go on, unless a deny matches too.
+    Allow,
+    /// The call is refused, whatever allows it.
+    Deny,
+}
+
+impl RuleEffect {
+    /// The word in the row.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// The tiers a rule reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TierBound {
+    /// On an allow: this tier and those below.
+    UpTo(Tier),
+    /// On a deny: this tier and those above.
+    From(Tier),
+    /// On a deny: every tier.
+    Any,
+}
+
+impl TierBound {
+    /// Whether a tool of this tier is within.
+    pub fn covers(self, tier: Tier) -> bool {
+        match self {
+            Self::UpTo(ceiling) => tier <= ceiling,
+            Self::From(floor) => tier >= floor,
+            Self::Any => true,
+        }
+    }
+
+    /// The word in the row.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UpTo(tier) | Self::From(tier) => tier.as_str(),
+            Self::Any => "any",
+        }
+    }
+}
+
+/// The targets a rule names: one, or all that begin alike.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pattern {
+    text: Box<str>,
+    wildcard: bool,
+}
+
+impl Pattern {
+    /// The pattern of a text in which `*` can only stand at the end, as the reader has made sure.
+    pub fn new(text: &str) -> Self {
+        match text.strip_suffix('*') {
+            Some(stem) => Self { text: stem.into(), wildcard: true },
+            None => Self { text: text.into(), wildcard: false },
+        }
+    }
+
+    /// Whether the target's name is covered. Byte by byte, so no name can split a character.
+    pub fn matches(&self, target: &str) -> bool {
+        if self.wildcard { target.as_bytes().starts_with(self.text.as_bytes()) } else { target == &*self.text }
+    }
+
+    /// Whether everything that `other` covers is covered.
+    pub fn contains(&self, other: &Self) -> bool {
+        if self.wildcard { other.text.as_bytes().starts_with(self.text.as_bytes()) } else { self == other }
+    }
+
+    /// The text before the `*`, or the whole of it.
+    pub fn stem(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a `*` stands at the end.
+    pub fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}{}", self.text, if self.wildcard { "*" } else { "" })
+    }
+}
+
+/// Where a row stands in its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The line, from 1.
+    pub line: u32,
+    /// The column of each field, from 1; 0 where the row has no such field.
+    pub columns: [u32; 7],
+}
+
+/// A `p` row.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Its id, unique in the file.
+    pub id: RuleId,
+    /// The agent or role it is about: `agent:NAME` or `role:NAME`.
+    pub subject: Box<str>,
+    /// The targets it is about.
+    pub pattern: Pattern,
+    /// The tiers it is about.
+    pub bound: TierBound,
+    /// What it says.
+    pub effect: RuleEffect,
+    /// Where it stands.
+    pub at: Place,
+}
+
+impl Rule {
+    /// Whether the rule is about this target at this tier; whose call it is, is the roles' matter.
+    pub fn covers(&self, target: &str, tier: Tier) -> bool {
+        self.bound.covers(tier) && self.pattern.matches(target)
+    }
+
+    /// The fields as Casbin gets them, in the order of the model's `p`.
+    pub fn fields(&self) -> [String; 6] {
+        let words = [self.bound.as_str(), "-", self.effect.as_str()].map(str::to_owned);
+        let [tier, condition, effect] = words;
+        [self.id.to_string(), self.subject.to_string(), self.pattern.to_string(), tier, condition, effect]
+    }
+}
+
+/// A `g` row.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// The agent or role that gets the role.
+    pub member: Box<str>,
+    /// The role.
+    pub role: Box<str>,
+    /// Where it stands.
+    pub at: Place,
+}
+
+/// A whole `policy.csv`, in the order of its rows.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// The `p` rows.
+    pub rules: Vec<Rule>,
+    /// The `g` rows.
+    pub grants: Vec<Grant>,
+}

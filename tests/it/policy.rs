@@ -1,0 +1,379 @@
+//! The policy: what loads, what is refused and where, what is decided and why, and that three evaluators agree.
+
+use std::path::Path;
+use std::time::Duration;
+
+use doorward::catalog::tier::Tier;
+use doorward::config::Fault;
+use doorward::policy::{Decision, Equivalence, Lint, Options, Policy, TargetFacts, Warning, naive};
+use proptest::prelude::*;
+
+const SHIPPED: &str = include_str!("../../policies/policy.csv");
+const TARGETS: [TargetFacts<'static>; 10] = [
+    fact("demo__list_notes", Tier::Read),
+    fact("demo__read_note", Tier::Read),
+    fact("demo__write_note", Tier::Reversible),
+    fact("demo__delete_note", Tier::Irreversible),
+    fact("demo__share_note", Tier::Irreversible),
+    fact("github__get_issue", Tier::Read),
+    fact("github__create_issue", Tier::Reversible),
+    fact("github__merge", Tier::Irreversible),
+    fact("prompt:demo__summarise", Tier::Read),
+    fact("resource:demo:note://a", Tier::Read),
+];
+
+const fn fact(name: &'static str, tier: Tier) -> TargetFacts<'static> {
+    TargetFacts { name, tier }
+}
+
+fn options() -> Options {
+    Options {
+        upstreams: vec!["demo".into(), "github".into()],
+        agents: Some(vec!["demo".into(), "local".into(), "triage-bot".into()]),
+        ..Options::default()
+    }
+}
+
+fn parse(text: &str) -> Result<(Policy, Vec<Warning>), Vec<Fault>> {
+    Policy::parse(Path::new("policy.csv"), text, &TARGETS, &options())
+}
+
+fn policy(text: &str) -> Policy {
+    parse(text).unwrap_or_else(|faults| panic!("{faults:?}")).0
+}
+
+/// The one fault of a text, as the operator reads it.
+fn fault(text: &str) -> String {
+    let faults = parse(text).expect_err("the text is refused");
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    faults[0].to_string()
+}
+
+fn lints(text: &str) -> Vec<Lint> {
+    parse(text).unwrap().1.iter().map(|warning| warning.lint).collect()
+}
+
+/// The decision as `permit R1 R2` or `deny`.
+fn decide(policy: &Policy, principal: &str, target: &str) -> String {
+    let decision = policy.decide(policy.class(principal), policy.target(target).unwrap());
+    let word = if decision.is_permit() { "permit" } else { "deny" };
+    std::iter::once(word).chain(decision.rules().iter().map(|rule| rule.as_str())).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_shipped_policy_loads_without_a_warning() {
+    let (policy, warnings) = Policy::load(Path::new("policies"), &TARGETS, &options()).unwrap();
+    assert_eq!(warnings, []);
+    assert!(policy.version().starts_with("sha256:"));
+    assert!(Equivalence::check(&policy, Duration::from_secs(60), 1).unwrap().complete);
+}
+
+#[test]
+fn the_shipped_policy_stops_at_what_cannot_be_undone() {
+    let policy = policy(SHIPPED);
+    for agent in ["agent:demo", "agent:local"] {
+        assert_eq!(decide(&policy, agent, "demo__write_note"), "permit R1");
+        assert_eq!(decide(&policy, agent, "prompt:demo__summarise"), "permit R2");
+        assert_eq!(decide(&policy, agent, "demo__delete_note"), "deny");
+        assert_eq!(decide(&policy, agent, "demo__share_note"), "deny");
+    }
+    let class = policy.class("agent:demo");
+    let near = policy.nearest(class, policy.target("demo__delete_note").unwrap());
+    assert_eq!(near[0].to_string(), "R1 allows `demo__*` up to `reversible`; this one is `irreversible`");
+}
+
+#[test]
+fn nobody_is_allowed_anything_without_a_row() {
+    let policy = policy("");
+    assert_eq!(decide(&policy, "agent:demo", "demo__read_note"), "deny");
+    assert!(!policy.sees(policy.class("agent:demo"), policy.target("demo__read_note").unwrap()));
+    assert_eq!(Equivalence::exhaustive(&policy).map(|checked| checked.complete), Ok(true));
+}
+
+#[test]
+fn a_deny_wins_and_all_deciding_rows_are_named_in_order() {
+    let policy = policy(
+        "p, R1, role:any, demo__*, read, -, allow\np, D1, role:any, *, irreversible, -, deny\n\
+         p, R2, agent:demo, demo__read_note, read, -, allow\np, D2, agent:demo, demo__list_notes, any, -, deny\n\
+         p, R3, agent:demo, demo__share_note, irreversible, -, allow\n",
+    );
+    assert_eq!(decide(&policy, "agent:demo", "demo__read_note"), "permit R1 R2");
+    assert_eq!(decide(&policy, "agent:demo", "demo__list_notes"), "deny D2");
+    assert_eq!(decide(&policy, "agent:demo", "demo__share_note"), "deny D1");
+    assert_eq!(decide(&policy, "agent:stranger", "demo__list_notes"), "permit R1");
+}
+
+#[test]
+fn a_target_is_seen_when_some_allow_names_it_whatever_the_tier() {
+    let policy = policy("p, R1, agent:demo, demo__*, read, -, allow\np, D1, role:any, demo__read_note, any, -, deny\n");
+    let class = policy.class("agent:demo");
+    for (target, seen, listed) in [
+        ("demo__share_note", true, false),
+        ("demo__read_note", true, false),
+        ("demo__list_notes", true, true),
+        ("github__merge", false, false),
+    ] {
+        let index = policy.target(target).unwrap();
+        assert_eq!((policy.sees(class, index), policy.lists(class, index)), (seen, listed), "{target}");
+        assert_eq!(policy.sees_by_name(class, target), seen);
+    }
+}
+
+#[test]
+fn a_resource_outside_the_catalogue_is_decided_by_its_name() {
+    let policy =
+        policy("p, R1, agent:demo, resource:demo:note://*, read, -, allow\np, D1, role:any, resource:demo:note://secret*, any, -, deny\n");
+    let class = policy.class("agent:demo");
+    assert!(policy.decide_by_name(class, "resource:demo:note://x", Tier::Read).is_permit());
+    assert_eq!(policy.decide_by_name(class, "resource:demo:note://secret/1", Tier::Read).rules()[0].as_str(), "D1");
+    assert!(!policy.decide_by_name(class, "resource:demo:file:///etc", Tier::Read).is_permit());
+    assert!(!policy.decide_by_name(class, "resource:demo:note:/é", Tier::Read).is_permit());
+}
+
+#[test]
+fn what_others_may_do_is_told_to_operators() {
+    let policy = policy("p, R1, role:triager, github__*, reversible, -, allow\ng, agent:triage-bot, role:triager\n");
+    let near = policy.allowed_to_others(policy.class("agent:demo"), policy.target("github__create_issue").unwrap(), 5);
+    assert_eq!(near[0].to_string(), "R1 allows `github__*` to `role:triager`");
+    assert_eq!(policy.nearest(policy.class("agent:demo"), policy.target("github__create_issue").unwrap()), []);
+}
+
+#[test]
+fn an_index_of_another_policy_finds_the_default_deny() {
+    let small = policy("p, R1, role:any, *, read, -, allow\n");
+    let beyond = doorward::policy::TargetIndex(1_000_000);
+    assert_eq!(small.decide(small.class("agent:demo"), beyond), Decision::Deny { rules: (&[]).into() });
+}
+
+#[test]
+fn every_refusal_has_its_place_and_says_what_to_write() {
+    let table = [
+        ("x, R1, role:any, *, read, -, allow", "policy.csv:1:1: `x` is not a kind of row\n  help: did you mean `g`?"),
+        ("P, R1, role:any, *, read, -, allow", "policy.csv:1:1: `P` is not a kind of row\n  help: did you mean `p`?"),
+        (
+            "p, R1, role:any, *, read, allow",
+            "policy.csv:1:27: the row has 6 columns, and `p` takes 7\n  help: write `p, ID, SUBJECT, TARGET, TIER, -, EFFECT`",
+        ),
+        ("p, R1, role:any, *, read, -, Allow", "policy.csv:1:30: `Allow` is not an effect\n  help: did you mean `allow`?"),
+        ("p, R1, role:any, *, any, -, dney", "policy.csv:1:29: `dney` is not an effect\n  help: did you mean `deny`?"),
+        ("p, R1, role:any, *, reed, -, allow", "policy.csv:1:21: `reed` is not a tier\n  help: did you mean `read`?"),
+        ("p, R1, roel:x, *, read, -, allow", "policy.csv:1:8: `roel:` cannot stand here\n  help: did you mean `role`?"),
+        ("p, R1, Role:x, *, read, -, allow", "policy.csv:1:8: `Role:` cannot stand here\n  help: did you mean `role`?"),
+        ("p, R1, x, *, read, -, allow", "policy.csv:1:8: `x` does not say what it is\n  help: write `agent:NAME` or `role:NAME`"),
+        ("p, , role:x, *, read, -, allow", "policy.csv:1:4: the field is empty\n  help: write `p, ID, SUBJECT, TARGET, TIER, -, EFFECT`"),
+        ("p, R1, role:any, de*o__x, read, -, allow", "policy.csv:1:18: `de*o__x` has a `*` that is not at the end"),
+        ("p, R1, role:any, dem*, read, -, allow", "policy.csv:1:18: `dem*` ends before its upstream's name does"),
+        ("p, R1, role:any, \"demo__x\", read, -, allow", "policy.csv:1:18: `\"`: fields are not quoted\n  help: write the field bare"),
+        (
+            "p, R1, role:any,\t*, read, -, allow",
+            "policy.csv:1:17: there is a control character (U+0009)\n  help: use spaces between fields",
+        ),
+        ("p, R1, role:аny, *, read, -, allow", "policy.csv:1:13: `а` (U+0430) is not ASCII"),
+        ("# harmless \u{202e}wolla", "policy.csv:1:12: there is an invisible character (U+202E)"),
+        ("\u{feff}# x", "policy.csv:1:1: the file begins with a byte order mark"),
+        ("p, R1, role:any, demo__*, irreversible, -, allow", "policy.csv:1:18: `demo__*` allows every irreversible tool"),
+        ("p, R1, role:any, demo__*, any, -, allow", "policy.csv:1:27: `any` is for denies"),
+        ("p, R1, role:any, demi__x, any, -, deny", "policy.csv:1:18: there is no upstream `demi`\n  help: did you mean `demo`?"),
+        ("p, R1, role:any, *, read, office_hours, allow", "policy.csv:1:27: conditions come with a later release"),
+        ("o, O1, role:any, *, read, -, approve:oncall", "policy.csv:1:1: obligations (`o` rows) come with a later release"),
+        ("g, agent:a, role:b, extra", "policy.csv:1:21: the row has 4 columns, and `g` takes 3"),
+        ("g, agent:a, agent:b", "policy.csv:1:13: `agent:` cannot stand here\n  help: write `role:NAME`"),
+        ("g, role:any, role:b", "policy.csv:1:4: `role:any` is everyone and cannot be given a role"),
+    ];
+    for (text, expected) in table {
+        let found = fault(text);
+        assert!(found.starts_with(expected), "{text}\nfound    {found}\nexpected {expected}");
+    }
+}
+
+#[test]
+fn what_stands_twice_or_looks_alike_is_refused() {
+    let row = |id: &str, subject: &str| format!("p, {id}, {subject}, *, read, -, allow\n");
+    assert!(
+        fault(&[row("R1", "role:a"), row("R1", "role:b")].concat()).starts_with("policy.csv:2:4: the id `R1` is taken (`R1` in line 1)")
+    );
+    assert!(
+        fault(&[row("R1", "role:a"), row("Rl", "role:b")].concat())
+            .starts_with("policy.csv:2:4: the id `Rl` looks like another id (`R1` in line 1)")
+    );
+    assert!(
+        fault(&[row("R1", "role:a"), row("R2", "role:a")].concat()).starts_with("policy.csv:2:1: the row says the same as `R1` in line 1")
+    );
+    assert!(
+        fault(&[row("R1", "role:team-1"), row("R2", "role:team-l")].concat())
+            .starts_with("policy.csv:2:8: `role:team-l` looks like `role:team-1`")
+    );
+    assert!(fault("g, agent:a, role:b\ng, agent:a, role:b\n").starts_with("policy.csv:2:1: the row says the same as line 1"));
+}
+
+#[test]
+fn a_circle_of_roles_is_refused_with_its_way() {
+    let found = fault("g, agent:x, role:a\ng, role:a, role:b\ng, role:b, role:c\ng, role:c, role:a\n");
+    assert_eq!(
+        found,
+        "policy.csv:4:4: the roles go round in a circle: role:a -> role:b -> role:c -> role:a\n  help: remove one of these `g` rows"
+    );
+    assert!(fault("g, role:a, role:a\n").contains("role:a -> role:a"));
+}
+
+#[test]
+fn roles_nine_steps_away_are_refused_and_eight_are_not() {
+    let chain = |steps: usize| {
+        let links = (1..steps).map(|step| format!("g, role:s{step}, role:s{}\n", step + 1));
+        std::iter::once("g, agent:x, role:s1\n".to_owned()).chain(links).collect::<String>()
+    };
+    let last = policy(&[chain(8).as_str(), "p, R1, role:s8, demo__*, read, -, allow\n"].concat());
+    assert_eq!(decide(&last, "agent:x", "demo__read_note"), "permit R1");
+    assert!(Equivalence::check(&last, Duration::from_secs(60), 1).unwrap().complete);
+    assert!(fault(&chain(9)).starts_with("policy.csv:1:4: roles are inherited over more than 8 steps"));
+}
+
+#[test]
+fn odd_rows_load_with_a_warning() {
+    let table = [
+        ("p, D1, role:any, *, any, -, deny\n", vec![Lint::AllowsNothing]),
+        ("p, D1, role:any, *, any, -, deny\np, R1, agent:demo, demo__*, read, -, allow\n", vec![Lint::Shadowed]),
+        ("p, R1, agent:demo, demo__*, read, -, allow\np, R2, agent:demo, demo__read_note, read, -, allow\n", vec![Lint::Redundant]),
+        ("p, R1, agent:demo, demo__raed_note, read, -, allow\n", vec![Lint::UnknownTarget]),
+        ("p, R1, agent:demo, demo__nope_*, read, -, allow\n", vec![Lint::CoversNothing]),
+        ("p, R1, agent:demo, demo__merge*, read, -, allow\n", vec![Lint::CoversNothing]),
+        ("p, R1, agent:demo, github__merge, read, -, allow\n", vec![Lint::NoSuchTier]),
+        ("p, R1, role:nobody, demo__*, read, -, allow\n", vec![Lint::UnusedRole]),
+        ("p, R1, agent:ghost, demo__*, read, -, allow\n", vec![Lint::UnknownAgent]),
+        ("p, R1, agent:demo, *, read, -, allow\n", vec![Lint::OverBroad]),
+        ("p, R1, role:any, demo__*, reversible, -, allow\n", vec![Lint::OverBroad]),
+        ("p, R1, agent:demo, demo__*, read, -, allow\ng, agent:demo, role:any\n", vec![Lint::GrantsAny]),
+        ("p, R1, agent:demo, demo__*, read, -, allow\n#p, R2, agent:demo, demo__merge, any, -, deny\n", vec![Lint::CommentedRow]),
+    ];
+    for (text, expected) in table {
+        assert_eq!(lints(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn another_model_or_conditions_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let load = || Policy::load(folder.path(), &TARGETS, &options()).map(|_| ());
+    assert!(load().unwrap_err()[0].message.starts_with("cannot be read"));
+    write("policy.csv", SHIPPED);
+    assert_eq!(load(), Ok(()));
+    write("model.conf", doorward::policy::MODEL);
+    assert_eq!(load(), Ok(()));
+    write("model.conf", &doorward::policy::MODEL.replace("&& !some", "|| !some"));
+    assert_eq!(load().unwrap_err()[0].line, 16);
+    write("model.conf", doorward::policy::MODEL);
+    write("conditions.yaml", "");
+    assert!(load().unwrap_err()[0].message.contains("later release"));
+}
+
+#[test]
+fn the_version_names_all_that_decides_and_nothing_else() {
+    let version = |text: &str, options: &Options, targets: &[TargetFacts<'_>]| {
+        Policy::parse(Path::new("p"), text, targets, options).unwrap().0.version().to_owned()
+    };
+    let row = "p, R1, agent:demo, demo__*, read, -, allow\n";
+    let base = version(row, &options(), &TARGETS);
+    assert_eq!(version(&format!("# why\n\n  {row}"), &options(), &TARGETS), base);
+    let mut shuffled = TARGETS;
+    shuffled.reverse();
+    assert_eq!(version(row, &options(), &shuffled), base);
+    assert_ne!(version(&row.replace("R1", "R2"), &options(), &TARGETS), base);
+    assert_ne!(version(row, &options(), &TARGETS[1..]), base);
+    assert_ne!(version(row, &Options { limits: "limits: []".into(), ..options() }, &TARGETS), base);
+    shuffled[0].tier = Tier::Irreversible;
+    assert_ne!(version(row, &options(), &shuffled), base);
+}
+
+#[test]
+fn a_thousand_one_character_edits_never_lose_a_row_in_silence() {
+    let shipped = policy(SHIPPED);
+    let canonical = |policy: &Policy| {
+        format!(
+            "{:?}",
+            (
+                policy.rows().rules.iter().map(|rule| rule.fields()).collect::<Vec<_>>(),
+                policy.rows().grants.iter().map(|grant| (grant.member.clone(), grant.role.clone())).collect::<Vec<_>>()
+            )
+        )
+    };
+    let edits = (0..SHIPPED.len()).flat_map(|at| ["", "x", ",", "#", "*", "\n"].map(|with| (at, with)));
+    let step = SHIPPED.len() * 6 / 1000;
+    let (mut refused, mut changed, mut same) = (0, 0, 0);
+    for (at, with) in edits.step_by(step.max(1)) {
+        let text = format!("{}{with}{}", &SHIPPED[..at], &SHIPPED[at + 1..]);
+        match parse(&text) {
+            Err(_) => refused += 1,
+            Ok((policy, warnings)) if policy.version() != shipped.version() => {
+                changed += 1;
+                let rows = policy.rows().rules.len() + policy.rows().grants.len();
+                let told = warnings.iter().any(|warning| warning.lint == Lint::CommentedRow);
+                assert!(rows >= 5 || told, "a row was lost in silence: byte {at} became {with:?}");
+            }
+            Ok((policy, _)) => {
+                same += 1;
+                assert_eq!(canonical(&policy), canonical(&shipped), "byte {at} became {with:?}");
+            }
+        }
+    }
+    assert!(refused + changed + same >= 1000 && refused > 100 && changed > 10, "{refused} {changed} {same}");
+}
+
+/// A policy of a few words, so that rows meet: rules, and grants without a circle.
+fn texts() -> impl Strategy<Value = String> {
+    let subject = prop::sample::select(vec!["agent:a", "agent:b", "agent:c", "role:r", "role:s", "role:t", "role:any"]);
+    let stems =
+        ["", "demo__", "demo__re", "demo__read_note", "demo__write_note", "github__", "github__merge", "prompt:", "resource:demo:note://"];
+    let target = (prop::sample::select(stems.to_vec()), any::<bool>());
+    let tier = prop::sample::select(vec!["read", "reversible", "irreversible", "any"]);
+    let rule = (subject, target, tier, any::<bool>());
+    let grant = prop::sample::select(vec![
+        ("agent:a", "role:r"),
+        ("agent:a", "role:s"),
+        ("agent:b", "role:s"),
+        ("role:r", "role:s"),
+        ("role:s", "role:t"),
+        ("role:r", "role:t"),
+        ("agent:c", "role:any"),
+    ]);
+    (prop::collection::vec(rule, 0..8), prop::collection::btree_set(grant, 0..5)).prop_map(|(rules, grants)| {
+        let mut bodies = std::collections::BTreeSet::new();
+        for (subject, (stem, wildcard), tier, allow) in rules {
+            let whole = ["demo__read_note", "demo__write_note", "github__merge"].contains(&stem);
+            let star = if wildcard || !whole { "*" } else { "" };
+            let tier = match (allow, tier, star) {
+                (true, "any", _) | (true, "irreversible", "*") => "reversible",
+                (_, tier, _) => tier,
+            };
+            bodies.insert(format!("{subject}, {stem}{star}, {tier}, -, {}", if allow { "allow" } else { "deny" }));
+        }
+        let rules = bodies.iter().enumerate().map(|(number, body)| format!("p, R{}, {body}\n", number + 2));
+        rules.chain(grants.iter().map(|(member, role)| format!("g, {member}, {role}\n"))).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn table_index_casbin_and_the_definition_agree(text in texts()) {
+        let policy = policy(&text);
+        for principal in ["agent:a", "agent:b", "agent:c", "agent:z"] {
+            let class = policy.class(principal);
+            for fact in TARGETS {
+                let index = policy.target(fact.name).unwrap();
+                let expected = naive::decide(policy.rows(), principal, fact.name, fact.tier);
+                prop_assert_eq!(policy.decide(class, index), expected.clone(), "{} at {}", principal, fact.name);
+                prop_assert_eq!(policy.decide_by_name(class, fact.name, fact.tier), expected);
+                prop_assert_eq!(policy.sees(class, index), naive::sees(policy.rows(), principal, fact.name));
+            }
+        }
+        prop_assert!(Equivalence::check(&policy, Duration::from_secs(600), 7).map(|checked| checked.complete).unwrap_or(false));
+        prop_assert!(Equivalence::exhaustive(&policy).is_ok());
+    }
+}
+
+/// 2,000 policies where `CI` is set, 200 at a desk.
+fn cases() -> u32 {
+    if std::env::var_os("CI").is_some() { 2_000 } else { 200 }
+}
