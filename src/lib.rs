@@ -49,4 +49,5 @@ pub mod catalog;
 pub mod identity;
 pub mod invocation;
 
+pub mod limit;
 pub mod policy;

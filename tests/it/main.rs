@@ -5,5 +5,6 @@
 mod json;
 mod policy;
 mod policy_pitfalls;
+mod rates;
 mod schema;
 mod watch;

@@ -1,0 +1,54 @@
+//! The stage *admit* of the path: a permit in, an [`Admission`] or the refusal out.
+
+use std::net::IpAddr;
+
+use super::{LimitRefusal, Limits};
+use crate::error::{Code, Error};
+use crate::identity::Principal;
+use crate::invocation::Invocation;
+use crate::policy::Permit;
+
+/// Proof that every limit admits a permitted call; its tokens are spent. Only [`admit`] makes one.
+#[derive(Debug)]
+pub struct Admission<'d>(Permit<'d>);
+
+impl<'d> Admission<'d> {
+    /// The call that is admitted.
+    pub fn invocation(&self) -> &Invocation<'d> {
+        self.0.invocation()
+    }
+}
+
+/// Spends a token of every limit that matches the call, or none.
+///
+/// # Errors
+/// `rate_limited` with the limit's id and the exact wait.
+pub fn admit<'d>(limits: &Limits, permit: Permit<'d>) -> Result<Admission<'d>, Error> {
+    let invocation = permit.invocation();
+    let agent = limits.agent(&invocation.principal.id);
+    limits.admit(agent, invocation.target).map_err(|refusal| limited(&refusal))?;
+    Ok(Admission(permit))
+}
+
+/// Spends a token of the agent's messages, before one is parsed.
+///
+/// # Errors
+/// `rate_limited`.
+pub fn screen(limits: &Limits, principal: &Principal) -> Result<(), Error> {
+    limits.request(limits.agent(&principal.id)).map_err(|refusal| limited(&refusal))
+}
+
+/// Counts a failed credential against its address, and says whether the address has failed too often.
+///
+/// # Errors
+/// `rate_limited`.
+pub fn count_failure(limits: &Limits, peer: IpAddr) -> Result<(), Error> {
+    let refused = limits.peer(peer);
+    limits.peer_failed(peer);
+    refused.map_err(|refusal| limited(&refusal))
+}
+
+fn limited(refusal: &LimitRefusal) -> Error {
+    let error = Error::new(Code::RateLimited, format!("limit `{}` is reached", refusal.limit_id));
+    error.retry_after_ms(refusal.retry_after_ms).rules(vec![refusal.limit_id.to_string()])
+}

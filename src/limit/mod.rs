@@ -1,0 +1,314 @@
+//! How often: the limits of `policies/limits.yaml`, spent before a call goes on.
+//!
+//! Owns: the file, the buckets, the exact time after which a refused call can succeed. Leaves to others: who may call at
+//! all (`policy`), how many at once (`upstream`), what the refusal looks like (`gateway`).
+//! INVARIANT: every matching limit admits a call or none is charged for it.
+//! INVARIANT: memory is bounded: buckets by `max_keys` a limit, and a name that is not in the catalogue makes no bucket.
+
+mod admit;
+mod bucket;
+mod file;
+pub mod flood;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use admit::{Admission, admit, count_failure, screen};
+pub use bucket::Time;
+pub use file::{Floods, is_rate, schema};
+
+use crate::config::{Fault, read_text};
+use crate::policy::{Names, Pattern, TargetFacts, TargetIndex};
+use bucket::{Buckets, Empty, SWEEP_EVERY};
+use file::{File, Per};
+
+/// The file that is in force where a folder has none.
+pub const SHIPPED: &str = include_str!("../../policies/limits.yaml");
+
+/// An agent as limits count it: ask [`Limits::agent`] once, when its name is known. Holds across reloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AgentKey(u64);
+
+/// A limit that did not admit a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitRefusal {
+    /// The limit's id; `requests.per_agent` and `requests.failures_per_peer` for those.
+    pub limit_id: Arc<str>,
+    /// After this time, in milliseconds, every limit admits the call if nobody else comes first.
+    pub retry_after_ms: u64,
+}
+
+impl fmt::Display for LimitRefusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "limit `{}` is reached; free again in {} ms", self.limit_id, self.retry_after_ms)
+    }
+}
+
+/// What makes two limits of two files the same, so that the buckets carry over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    id: Arc<str>,
+    per: Vec<Per>,
+    interval: Duration,
+    burst: NonZeroU32,
+    max_keys: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Limit {
+    identity: Identity,
+    pattern: Pattern,
+    /// What stands for the target in a key when the catalogue does not list it.
+    unlisted: u64,
+    buckets: Arc<Buckets>,
+}
+
+impl Limit {
+    fn new(identity: Identity, pattern: Pattern, hasher: &RandomState, time: &Time) -> Self {
+        let buckets = Buckets::new(identity.interval, identity.burst, identity.max_keys, time);
+        Self { unlisted: hasher.hash_one(pattern.to_string()), identity, pattern, buckets: Arc::new(buckets) }
+    }
+
+    /// The bucket of a call: what the limit counts apart, and nothing else.
+    fn key(&self, agent: AgentKey, target: Option<u64>) -> u64 {
+        let target = target.unwrap_or(self.unlisted);
+        let part = |per| self.identity.per.contains(&per);
+        // Both are outputs of a keyed hash, so nobody can choose names whose sums meet.
+        u64::from(part(Per::Agent)).wrapping_mul(agent.0).wrapping_add(u64::from(part(Per::Target)).wrapping_mul(target.rotate_left(32)))
+    }
+
+    fn refusal(&self, empty: Empty) -> LimitRefusal {
+        let wait = match empty {
+            Empty::Until(wait) => wait,
+            Empty::NoRoom => SWEEP_EVERY,
+        };
+        let retry_after_ms = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        LimitRefusal { limit_id: Arc::clone(&self.identity.id), retry_after_ms }
+    }
+}
+
+/// All limits, for one catalogue.
+#[derive(Debug)]
+pub struct Limits {
+    /// In the order in which they are asked: the narrowest first.
+    limits: Vec<Limit>,
+    /// Which limits match each target, as a position in `lists`; and the target's part of a key.
+    of_target: Vec<(u32, u64)>,
+    lists: Vec<Box<[u32]>>,
+    per_agent: Limit,
+    failures_per_peer: Limit,
+    /// One bucket for all addresses that find no room above.
+    other_peers: Limit,
+    floods: Floods,
+    hasher: RandomState,
+    time: Time,
+    text: String,
+}
+
+impl Limits {
+    /// Reads `limits.yaml` of the folder; without one, the shipped file is in force.
+    ///
+    /// # Errors
+    /// Every fault of the file with its place.
+    pub fn load(folder: &Path, names: &Names<'_>, time: &Time) -> Result<Self, Vec<Fault>> {
+        let file = folder.join("limits.yaml");
+        match read_text(&file) {
+            Ok(text) => Self::parse(&file, &text, names, time),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::parse(&file, SHIPPED, names, time),
+            Err(error) => Err(vec![Fault::file(&file, format!("cannot be read: {error}"))]),
+        }
+    }
+
+    /// Reads the text of a `limits.yaml`.
+    ///
+    /// # Errors
+    /// Every fault of the text with its place.
+    pub fn parse(file: &Path, text: &str, names: &Names<'_>, time: &Time) -> Result<Self, Vec<Fault>> {
+        let (read, patterns) = File::read(file, text, names)?;
+        let (hasher, max_keys) = (RandomState::new(), read.max_keys.size());
+        let identity = |id: &str, per: &[Per], rate: file::Rate, burst: Option<file::Burst>| {
+            let mut per = per.to_vec();
+            per.sort_unstable();
+            Identity { id: id.into(), per, interval: rate.interval(), burst: burst.map_or(rate.burst(), |burst| burst.0), max_keys }
+        };
+        let limit = |identity, pattern| Limit::new(identity, pattern, &hasher, time);
+        let rows = read.limits.iter().zip(patterns);
+        let mut limits: Vec<Limit> =
+            rows.map(|(row, pattern)| limit(identity(&row.id.value, &row.per, row.rate, row.burst), pattern)).collect();
+        // An agent's own limits stand before those it shares, so that its flood is stopped before it takes from others.
+        limits.sort_by_key(|limit| {
+            let shared = !limit.identity.per.contains(&Per::Agent);
+            (
+                shared,
+                std::cmp::Reverse(limit.identity.per.len()),
+                limit.pattern.is_wildcard(),
+                std::cmp::Reverse(limit.pattern.stem().len()),
+            )
+        });
+        let request = |id, per: &[Per], rate| limit(identity(id, per, rate, None), Pattern::new("*"));
+        let mut made = Self {
+            per_agent: request("requests.per_agent", &[Per::Agent], read.requests.per_agent),
+            failures_per_peer: request("requests.failures_per_peer", &[Per::Agent], read.requests.failures_per_peer),
+            other_peers: request("requests.failures_per_peer", &[], read.requests.failures_per_peer),
+            limits,
+            of_target: Vec::new(),
+            lists: Vec::new(),
+            floods: read.floods,
+            hasher,
+            time: time.clone(),
+            text: text.to_owned(),
+        };
+        made.match_targets(names.targets);
+        Ok(made)
+    }
+
+    /// Finds the limits of each target once, so that a call looks at no others.
+    fn match_targets(&mut self, targets: &[TargetFacts<'_>]) {
+        let mut known: HashMap<Box<[u32]>, u32> = HashMap::new();
+        for target in targets {
+            let list = self.matching(target.name);
+            let next = self.lists.len() as u32;
+            let number = *known.entry(list.clone()).or_insert(next);
+            if number == next {
+                self.lists.push(list);
+            }
+            self.of_target.push((number, self.hasher.hash_one(target.name)));
+        }
+    }
+
+    fn matching(&self, target: &str) -> Box<[u32]> {
+        (0..).zip(&self.limits).filter(|(_, limit)| limit.pattern.matches(target)).map(|(number, _)| number).collect()
+    }
+
+    /// Takes over the buckets of `previous` where a limit has not changed, so that a reload forgives nothing.
+    #[must_use]
+    pub fn carrying(mut self, previous: &Self, targets: &[TargetFacts<'_>]) -> Self {
+        self.hasher = previous.hasher.clone();
+        self.time = previous.time.clone();
+        let old: HashMap<&Identity, &Limit> = previous.every().map(|limit| (&limit.identity, limit)).collect();
+        let requests = [&mut self.per_agent, &mut self.failures_per_peer, &mut self.other_peers];
+        for limit in self.limits.iter_mut().chain(requests) {
+            limit.unlisted = self.hasher.hash_one(limit.pattern.to_string());
+            if let Some(same) = old.get(&limit.identity) {
+                limit.buckets = Arc::clone(&same.buckets);
+            }
+        }
+        self.of_target.clear();
+        self.lists.clear();
+        self.match_targets(targets);
+        self
+    }
+
+    fn every(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().chain([&self.per_agent, &self.failures_per_peer, &self.other_peers])
+    }
+
+    /// The agent's key.
+    pub fn agent(&self, name: &str) -> AgentKey {
+        AgentKey(self.hasher.hash_one(name))
+    }
+
+    /// Charges every limit that matches the call, or none of them.
+    ///
+    /// # Errors
+    /// The limit that is longest in admitting the call, and when all would.
+    pub fn admit(&self, agent: AgentKey, target: TargetIndex) -> Result<(), LimitRefusal> {
+        match self.of_target.get(target.0 as usize) {
+            Some((list, key)) => self.charge(self.lists.get(*list as usize).map_or(&[], |list| list), agent, Some(*key)),
+            // An index of another catalogue: nothing is known of the target, so every limit counts.
+            None => self.charge(&(0..self.limits.len() as u32).collect::<Vec<_>>(), agent, None),
+        }
+    }
+
+    /// [`Limits::admit`] for a target that the catalogue does not list, such as one resource; slower. All such targets of an
+    /// agent share a bucket a limit: an agent that invents names makes no more of them.
+    ///
+    /// # Errors
+    /// As [`Limits::admit`].
+    pub fn admit_by_name(&self, agent: AgentKey, target: &str) -> Result<(), LimitRefusal> {
+        self.charge(&self.matching(target), agent, None)
+    }
+
+    fn charge(&self, list: &[u32], agent: AgentKey, target: Option<u64>) -> Result<(), LimitRefusal> {
+        let limits = || list.iter().map(|number| &self.limits[*number as usize]);
+        for (charged, limit) in limits().enumerate() {
+            let Err(empty) = limit.buckets.spend(limit.key(agent, target)) else { continue };
+            limits().take(charged).for_each(|earlier| earlier.buckets.give_back(earlier.key(agent, target)));
+            // The ones behind may take longer: a wait that ends at the next refusal would be a lie.
+            let behind =
+                limits().skip(charged + 1).filter_map(|later| Some(later.refusal(later.buckets.look(later.key(agent, target)).err()?)));
+            let first = limit.refusal(empty);
+            return Err(behind.fold(first, |worst, next| if next.retry_after_ms > worst.retry_after_ms { next } else { worst }));
+        }
+        Ok(())
+    }
+
+    /// Charges one message of an agent, before it is parsed.
+    ///
+    /// # Errors
+    /// `requests.per_agent`, and when it admits the next.
+    pub fn request(&self, agent: AgentKey) -> Result<(), LimitRefusal> {
+        self.per_agent.buckets.spend(agent.0).map_err(|empty| self.per_agent.refusal(empty))
+    }
+
+    /// Whether an address may try a credential again. For callers that are not known: one that shares an address with
+    /// somebody who guesses is not to suffer.
+    ///
+    /// # Errors
+    /// `requests.failures_per_peer`, and when it admits the next.
+    pub fn peer(&self, peer: IpAddr) -> Result<(), LimitRefusal> {
+        let key = self.peer_key(peer);
+        let (limit, key) = match self.failures_per_peer.buckets.is_full_for(key) {
+            true => (&self.other_peers, 0),
+            false => (&self.failures_per_peer, key),
+        };
+        limit.buckets.look(key).map_err(|empty| limit.refusal(empty))
+    }
+
+    /// Counts a failed credential against its address.
+    pub fn peer_failed(&self, peer: IpAddr) {
+        if self.failures_per_peer.buckets.spend(self.peer_key(peer)) == Err(Empty::NoRoom) {
+            // More addresses than buckets: the newcomers share one. It refuses by itself when asked next.
+            let _ = self.other_peers.buckets.spend(0);
+        }
+    }
+
+    fn peer_key(&self, peer: IpAddr) -> u64 {
+        self.hasher.hash_one(match peer.to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            // A customer has at least a /64, and so as many addresses as it likes.
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        })
+    }
+
+    /// Drops the buckets that are full again; for a task that runs every minute or so.
+    pub fn sweep(&self) {
+        self.every().for_each(|limit| limit.buckets.sweep());
+    }
+
+    /// How many buckets there are, for metrics.
+    pub fn keys(&self) -> usize {
+        self.every().map(|limit| limit.buckets.len()).sum()
+    }
+
+    /// The ids of the limits that match a target, in the order in which they are asked.
+    pub fn ids_for(&self, target: &str) -> impl Iterator<Item = &str> {
+        self.matching(target).into_iter().map(|number| &*self.limits[number as usize].identity.id)
+    }
+
+    /// When repeated refusals become one record.
+    pub fn floods(&self) -> Floods {
+        self.floods
+    }
+
+    /// The text of the file: part of the policy's version.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
