@@ -49,5 +49,6 @@ pub mod catalog;
 pub mod identity;
 pub mod invocation;
 
+pub mod approval;
 pub mod limit;
 pub mod policy;
