@@ -52,3 +52,5 @@ pub mod invocation;
 pub mod approval;
 pub mod limit;
 pub mod policy;
+
+pub mod audit;

@@ -1,0 +1,185 @@
+//! The chain: what ties each line of a log to all lines before it. All that is needed to write another checker is here.
+//!
+//! A log is the lines of its segments `FIRSTSEQ.jsonl`, in the order of their names (first `seq`, 20 digits), read as one file.
+//! Each line is one JSON object in UTF-8, ended by one line feed. Its fields stand in RFC 8785 form, but that `"chain"` comes last:
+//!
+//! ```text
+//! {"agent":"demo", … ,"seq":42, … ,"v":1,"chain":"64 lower-case hexadecimal digits"}
+//! body  = the line without `,"chain":"…"`: again a JSON object, closed with `}`, without the line feed
+//! leaf  = SHA-256(0x00 ‖ body)                    also the leaf of the log's RFC 6962 tree
+//! chain = SHA-256(0x02 ‖ previous chain ‖ leaf)   where the first previous chain is SHA-256(0x03 ‖ origin)
+//! ```
+//! `seq` starts at 1 and grows by 1; the chain runs on from segment to segment. The tree's nodes use 0x01, so no two uses collide.
+//!
+//! Owns: the hashes and the reading of `seq`, `kind` and `intent_seq` without a parser. Leaves to others: files.
+
+use aws_lc_rs::digest::{Context, SHA256, digest};
+
+use super::encode::{Entry, push_digits, push_hex};
+use super::record::Kind;
+
+/// The chain after some record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain([u8; 32]);
+
+impl Chain {
+    /// The chain before the first record of an origin.
+    pub fn first(origin: &str) -> Self {
+        let mut context = Context::new(&SHA256);
+        context.update(&[0x03]);
+        context.update(origin.as_bytes());
+        Self::from_digest(context.finish().as_ref())
+    }
+
+    /// Appends the finished line to `out`, line feed included; returns the chain after it.
+    pub fn seal(self, entry: &Entry, seq: u64, out: &mut Vec<u8>) -> Self {
+        let start = out.len();
+        out.extend_from_slice(entry.head());
+        push_digits(out, seq);
+        out.extend_from_slice(entry.tail());
+        let next = self.after(&out[start..]);
+        out.extend_from_slice(FIELD);
+        push_hex(out, &next.0);
+        out.extend_from_slice(b"\"}\n");
+        next
+    }
+
+    /// The chain after a record whose body, without its closing brace, is `open_body`.
+    pub fn after(self, open_body: &[u8]) -> Self {
+        let mut context = Context::new(&SHA256);
+        context.update(&[0x00]);
+        context.update(open_body);
+        context.update(b"}");
+        let mut link = [0x02; 65];
+        link[1..33].copy_from_slice(&self.0);
+        link[33..].copy_from_slice(context.finish().as_ref());
+        Self::from_digest(digest(&SHA256, &link).as_ref())
+    }
+
+    /// The 64 digits in the line.
+    pub fn to_hex(self) -> String {
+        let mut out = Vec::with_capacity(64);
+        push_hex(&mut out, &self.0);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    fn from_digest(bytes: &[u8]) -> Self {
+        let mut chain = [0; 32];
+        // SHA-256 gives 32 bytes, always.
+        chain.copy_from_slice(bytes);
+        Self(chain)
+    }
+}
+
+/// A line taken apart, its chain not yet checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// The body without its closing brace.
+    pub open_body: &'a [u8],
+    /// The chain that the line claims.
+    pub chain: Chain,
+    /// The place that the line claims.
+    pub seq: u64,
+}
+
+impl<'a> Line<'a> {
+    /// Takes a line apart, without its line feed; `None` where it does not have the form of a record.
+    pub fn split(line: &'a [u8]) -> Option<Self> {
+        let open_body = line.len().checked_sub(FIELD_BYTES).map(|at| &line[..at])?;
+        let hex = line[open_body.len()..].strip_prefix(FIELD)?.strip_suffix(b"\"}")?;
+        let mut chain = [0; 32];
+        for (byte, pair) in chain.iter_mut().zip(hex.as_chunks::<2>().0) {
+            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        }
+        Some(Self { open_body, chain: Chain(chain), seq: number(open_body, b",\"seq\":")? })
+    }
+
+    /// What the record reports.
+    pub fn kind(&self) -> Option<Kind> {
+        // `kind` has the comma of a field before it or, being first, the brace.
+        let rest = after_last(self.open_body, b"\"kind\":\"")?;
+        let end = rest.iter().position(|byte| *byte == b'"')?;
+        std::str::from_utf8(&rest[..end]).ok().and_then(Kind::from_word)
+    }
+
+    /// The intent that the record ends.
+    pub fn intent_seq(&self) -> Option<u64> {
+        number(self.open_body, b"\"intent_seq\":")
+    }
+
+    /// The smallest open intent that the first record of a segment names.
+    pub fn open_from(&self) -> Option<u64> {
+        number(self.open_body, b"\"open_from\":")
+    }
+}
+
+/// Why the last occurrence of a key is the record's own: see the invariant in `record`. A quoted key cannot stand inside a string.
+fn after_last<'a>(line: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    // Keys end in a rare byte, so a scan for it from the back, then a comparison, beats a window search.
+    let last = *key.last()?;
+    let mut end = line.len();
+    while let Some(at) = line[..end].iter().rposition(|byte| *byte == last) {
+        if line[..=at].ends_with(key) {
+            return Some(&line[at + 1..]);
+        }
+        end = at;
+    }
+    None
+}
+
+fn number(line: &[u8], key: &[u8]) -> Option<u64> {
+    let rest = after_last(line, key)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+const FIELD: &[u8] = b",\"chain\":\"";
+/// `,"chain":"` + 64 digits + `"}`.
+const FIELD_BYTES: usize = FIELD.len() + 66;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Record;
+
+    #[test]
+    fn the_format_is_as_documented() {
+        let entry = Record::new(Kind::Refusal).encode("main", 0);
+        let mut out = Vec::new();
+        let chain = Chain::first("main").seal(&entry, 1, &mut out);
+        let body = br#"{"kind":"refusal","origin":"main","seq":1,"time":"1970-01-01T00:00:00.000000000Z","v":1}"#;
+        let leaf = digest(&SHA256, &[&[0x00], &body[..]].concat());
+        let first = digest(&SHA256, b"\x03main");
+        let expected = digest(&SHA256, &[&[0x02], first.as_ref(), leaf.as_ref()].concat());
+        let mut hex = Vec::new();
+        push_hex(&mut hex, expected.as_ref());
+        assert_eq!(chain.to_hex().as_bytes(), hex);
+        assert_eq!(out, [&body[..body.len() - 1], FIELD, &hex, b"\"}\n"].concat());
+    }
+
+    #[test]
+    fn a_field_of_the_arguments_is_not_taken_for_the_records_own() {
+        let args = r#"{"intent_seq":8,"kind":"outcome","seq":9,"text":"\"seq\":7"}"#;
+        let entry = Record { args: Some(args.into()), intent_seq: Some(3), ..Record::new(Kind::Outcome) }.encode("main", 0);
+        let mut out = Vec::new();
+        Chain::first("main").seal(&entry, 41, &mut out);
+        let line = Line::split(out.strip_suffix(b"\n").unwrap()).unwrap();
+        assert_eq!((line.seq, line.kind(), line.intent_seq()), (41, Some(Kind::Outcome), Some(3)));
+    }
+
+    #[test]
+    fn an_intent_whose_arguments_name_an_intent_seq_is_not_an_end() {
+        let entry = Record { args: Some(r#"{"intent_seq":8}"#.into()), ..Record::new(Kind::Intent) }.encode("main", 0);
+        let mut out = Vec::new();
+        Chain::first("main").seal(&entry, 41, &mut out);
+        assert_eq!(Line::split(out.strip_suffix(b"\n").unwrap()).unwrap().kind(), Some(Kind::Intent));
+    }
+}

@@ -1,0 +1,302 @@
+//! One record: what it reports and the names of its fields.
+//!
+//! Owns: the fields, and reading a line back. Leaves to others: writing it (`encode`), its place in the chain (`chain`).
+//!
+//! INVARIANT: only `args` may hold an object, and it sorts before `intent_seq`, `kind`, `open_from` and `seq`; so the last `,"seq":` of a line is
+//! the record's own, and readers need no parser for these.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::Deserializer;
+
+/// What a record reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A call that is about to be forwarded.
+    Intent,
+    /// The end of an intent.
+    Outcome,
+    /// A call or message that was not forwarded.
+    Refusal,
+    /// A parked call that came back.
+    Round,
+    /// What a person decided about a call.
+    Approval,
+    /// The policy, its conditions or its limits changed.
+    PolicyChange,
+    /// A manifest or a lock changed, or a tool's live definition did.
+    CatalogChange,
+    /// The log or the gateway started, stopped, rotated, or took up work again.
+    #[default]
+    Lifecycle,
+    /// What a start or a repair found on the disk and set aside.
+    Recovery,
+    /// Many refusals of one sort in one record.
+    Coalesced,
+    /// An answer that came after its call had ended.
+    Late,
+    /// What a person did.
+    Person,
+}
+
+impl Kind {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: &'static [Kind] = &[
+        Self::Intent,
+        Self::Outcome,
+        Self::Refusal,
+        Self::Round,
+        Self::Approval,
+        Self::PolicyChange,
+        Self::CatalogChange,
+        Self::Lifecycle,
+        Self::Recovery,
+        Self::Coalesced,
+        Self::Late,
+        Self::Person,
+    ];
+
+    /// The word in a record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Intent => "intent",
+            Self::Outcome => "outcome",
+            Self::Refusal => "refusal",
+            Self::Round => "round",
+            Self::Approval => "approval",
+            Self::PolicyChange => "policy_change",
+            Self::CatalogChange => "catalog_change",
+            Self::Lifecycle => "lifecycle",
+            Self::Recovery => "recovery",
+            Self::Coalesced => "coalesced",
+            Self::Late => "late",
+            Self::Person => "person",
+        }
+    }
+
+    /// The kind of this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == word)
+    }
+
+    /// Whether the record may use the room that is kept for running calls, and is never dropped by a refusal.
+    pub fn is_kept(self) -> bool {
+        matches!(self, Self::Outcome | Self::Late | Self::Lifecycle | Self::Recovery)
+    }
+}
+
+/// A text that may be absent.
+pub type Text<'a> = Option<Cow<'a, str>>;
+
+/// The fields of a record. What is absent is left out of the line.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Record<'a> {
+    /// What the record reports.
+    pub kind: Kind,
+    /// The invocation's id.
+    pub call_id: Text<'a>,
+    /// In an outcome: the `seq` of its intent.
+    pub intent_seq: Option<u64>,
+    /// Which attempt of the call this is, from 1.
+    pub attempt: Option<u64>,
+    /// The JSON text of the request's id.
+    pub jsonrpc_id: Text<'a>,
+    /// The MCP method.
+    pub method: Text<'a>,
+    /// The authenticated identity.
+    pub principal: Text<'a>,
+    /// The agent that acts.
+    pub agent: Text<'a>,
+    /// For whom it acts, if delegated.
+    pub on_behalf_of: Text<'a>,
+    /// Which credential was used; never the credential.
+    pub credential_id: Text<'a>,
+    /// The client program's own name and version, as it claims.
+    pub client: Text<'a>,
+    /// The socket address of the peer.
+    pub peer: Text<'a>,
+    /// The session.
+    pub session: Text<'a>,
+    /// The run that groups calls.
+    pub run: Text<'a>,
+    /// The trace that the client sent along.
+    pub trace_id: Text<'a>,
+    /// How the message came: `http` or `stdio`.
+    pub transport: Text<'a>,
+    /// The protocol revision of the agent's side.
+    pub protocol_version: Text<'a>,
+    /// The upstream's name.
+    pub upstream: Text<'a>,
+    /// The public name of the tool, prompt or resource.
+    pub target: Text<'a>,
+    /// The target's tier.
+    pub tier: Text<'a>,
+    /// Whether the tier is only what the server claims.
+    #[serde(deserialize_with = "flag")]
+    pub tier_claimed: bool,
+    /// The hash of the reviewed definition.
+    pub tool_def_hash: Text<'a>,
+    /// The keyed hash of the arguments.
+    pub args_hash: Text<'a>,
+    /// The redacted arguments as canonical JSON text.
+    #[serde(deserialize_with = "raw")]
+    pub args: Text<'a>,
+    /// The size of the arguments as they came.
+    #[serde(deserialize_with = "integer")]
+    pub args_bytes: Option<u64>,
+    /// What was decided: `allow`, `deny`, `limit`, `invalid`, `needs_approval`, `unavailable`.
+    pub decision: Text<'a>,
+    /// The error code of a refusal or failure.
+    pub code: Text<'a>,
+    /// The rules that decided.
+    pub rule_ids: Vec<Cow<'a, str>>,
+    /// The policy in force.
+    pub policy_version: Text<'a>,
+    /// The limit that refused.
+    pub limit: Text<'a>,
+    /// How the call ended: `ok`, `tool_error`, `failed`, `timed_out`, `cancelled`, `not_forwarded`, `unresolved` and the like.
+    pub outcome: Text<'a>,
+    /// What is known of the side effect: `none`, `unknown`, `done`.
+    pub effect: Text<'a>,
+    /// How long the call took.
+    #[serde(deserialize_with = "integer")]
+    pub duration_us: Option<u64>,
+    /// How long the upstream took.
+    #[serde(deserialize_with = "integer")]
+    pub upstream_us: Option<u64>,
+    /// The keyed hash of the result.
+    pub result_hash: Text<'a>,
+    /// The size of the result.
+    #[serde(deserialize_with = "integer")]
+    pub result_bytes: Option<u64>,
+    /// Whether the result satisfied the output schema.
+    pub schema_ok: Option<bool>,
+    /// How many events the record stands for.
+    #[serde(deserialize_with = "integer")]
+    pub count: Option<u64>,
+    /// The window of a coalesced record.
+    #[serde(deserialize_with = "integer")]
+    pub window_us: Option<u64>,
+    /// Free words for a reader.
+    pub note: Text<'a>,
+    /// The person who acted.
+    pub actor: Text<'a>,
+    /// What was done.
+    pub action: Text<'a>,
+    /// To what it was done.
+    pub subject: Text<'a>,
+    /// The state before.
+    pub before: Text<'a>,
+    /// The state after.
+    pub after: Text<'a>,
+    /// Why a rule was set aside.
+    pub waiver: Text<'a>,
+    /// In the first record of a segment: the smallest `seq` of an intent that has no end yet.
+    pub open_from: Option<u64>,
+    /// In a recovery record: how many bytes were set aside.
+    #[serde(deserialize_with = "integer")]
+    pub bytes: Option<u64>,
+    /// In a recovery record: the SHA-256 of these bytes.
+    pub sha256: Text<'a>,
+}
+
+impl Record<'_> {
+    /// A record of this kind with nothing else in it.
+    pub fn new(kind: Kind) -> Self {
+        Self { kind, ..Self::default() }
+    }
+}
+
+/// A line as it stands in a segment, read back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Whose log it is in.
+    pub origin: String,
+    /// Its place in that log.
+    pub seq: u64,
+    /// When it was made, as written.
+    pub time: String,
+    /// The fields.
+    pub record: Record<'static>,
+    /// The line itself, without its line feed.
+    pub line: String,
+}
+
+impl Stored {
+    /// Reads one line; `None` where it is not a record of this version.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Place {
+            origin: String,
+            seq: u64,
+            time: String,
+            v: u64,
+        }
+        let text = std::str::from_utf8(line).ok()?;
+        let place: Place = serde_json::from_str(text).ok()?;
+        let record: Record<'static> = serde_json::from_str(text).ok()?;
+        (place.v == VERSION).then(|| Self { origin: place.origin, seq: place.seq, time: place.time, record, line: text.to_owned() })
+    }
+
+    /// When the record was made, in nanoseconds since 1970; 0 where the text is not a time.
+    pub fn unix_nanos(&self) -> i64 {
+        self.time.parse::<jiff::Timestamp>().ok().and_then(|time| i64::try_from(time.as_nanosecond()).ok()).unwrap_or(0)
+    }
+
+    /// The outcome that ends this intent when nobody else will: it says so in `outcome`, `effect` and `code`.
+    pub fn end(&self, outcome: &'static str, effect: &'static str, code: Option<&'static str>) -> Record<'static> {
+        let intent = self.record.clone();
+        Record {
+            kind: Kind::Outcome,
+            call_id: intent.call_id,
+            intent_seq: Some(self.seq),
+            attempt: intent.attempt,
+            method: intent.method,
+            principal: intent.principal,
+            agent: intent.agent,
+            on_behalf_of: intent.on_behalf_of,
+            session: intent.session,
+            run: intent.run,
+            upstream: intent.upstream,
+            target: intent.target,
+            tier: intent.tier,
+            tier_claimed: intent.tier_claimed,
+            policy_version: intent.policy_version,
+            outcome: Some(Cow::Borrowed(outcome)),
+            effect: Some(Cow::Borrowed(effect)),
+            code: code.map(Cow::Borrowed),
+            ..Record::new(Kind::Outcome)
+        }
+    }
+}
+
+fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Number(u64),
+        Digits(String),
+    }
+    Ok(match Form::deserialize(from)? {
+        Form::Number(value) => Some(value),
+        Form::Digits(digits) => Some(digits.parse().map_err(serde::de::Error::custom)?),
+    })
+}
+
+fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    bool::deserialize(from)
+}
+
+fn raw<'de, D: Deserializer<'de>>(from: D) -> Result<Text<'static>, D::Error> {
+    Ok(Some(Cow::Owned(Box::<serde_json::value::RawValue>::deserialize(from)?.get().to_owned())))
+}
+
+/// The version of the record's form.
+pub(super) const VERSION: u64 = 1;
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

@@ -1,0 +1,310 @@
+//! What a start does with what an earlier life left.
+//!
+//! It reads the segments that can hold an open intent, keeps the longest prefix of the last one whose chain holds, moves the rest to
+//! `NAME.torn` (kept, never deleted), begins a new segment, and records there: the start, each torn end, and an `unresolved` outcome for each
+//! intent without an end. How far back it reads is bounded by the first record of the last segment, whose `open_from` names the smallest
+//! `seq` without an end at that time; none means that nothing before the segment was open. Older segments are `verify`'s business.
+//!
+//! Torn or damaged? A crash leaves a short line, or NUL bytes where sectors were lost; no record holds a NUL. A break that is followed, without
+//! any NUL, by a whole line in the form of a record is no crash: the start refuses, unless damage is accepted. Then lines after the break count as
+//! they stand, the break stays where it is for `verify` to name, and a record says that it was accepted.
+//!
+//! Owns: the scan, torn ends, unresolved intents. Leaves to others: judging whole logs (`verify`).
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::chain::{Chain, Line};
+use super::encode::push_hex;
+use super::log::{OpenError, Opened, Options, Torn};
+use super::record::{Kind, Record, Stored};
+use super::repair::{begin_segment, started};
+use super::storage::{Storage, append_all, segments};
+use super::writer::{Core, Tail};
+
+/// Takes the origin and makes the writer's core of what is on the disk.
+pub(super) fn open(options: Options, storage: Arc<dyn Storage>) -> Result<(Core, Opened), OpenError> {
+    let origin = options.origin.clone();
+    let failed = |source| OpenError::Io { origin: origin.clone(), source };
+    let guard = storage.lock().map_err(failed)?.ok_or_else(|| OpenError::InUse { origin: origin.clone() })?;
+    let found = Search { storage: &*storage, options: &options, torn: Vec::new(), damage: Vec::new(), open: BTreeMap::new() }.run()?;
+    let opened =
+        Opened { torn: found.torn, damage: found.damage, unresolved: found.open.values().filter_map(|line| Stored::parse(line)).collect() };
+    let mut tail = Tail::new(Arc::new(Nowhere), found.next_seq, found.chain, opened.unresolved.iter().map(|intent| intent.seq).collect());
+    if let Err(source) = begin(&options, &*storage, &mut tail, &opened) {
+        // Nothing in it was acknowledged: a start that failed leaves no trace, however often it is tried.
+        if !tail.name.is_empty() {
+            drop(storage.remove(&tail.name));
+        }
+        return Err(failed(source));
+    }
+    Ok((Core::new(options, storage, guard, tail), opened))
+}
+
+/// The new segment with all that the start has to say, durable.
+fn begin(options: &Options, storage: &dyn Storage, tail: &mut Tail, opened: &Opened) -> io::Result<()> {
+    begin_segment(options, storage, tail, &started("start"))?;
+    let mut lines = Vec::new();
+    let mut say = |record: Record<'_>| {
+        tail.chain = tail.chain.seal(&record.encode(&options.origin, options.clock.unix_nanos()), tail.next_seq, &mut lines);
+        tail.next_seq += 1;
+    };
+    for torn in &opened.torn {
+        let found = Record { bytes: Some(torn.bytes), sha256: Some(torn.sha256.as_str().into()), ..Record::new(Kind::Recovery) };
+        say(Record { action: Some("torn_tail".into()), subject: Some(torn.file.as_str().into()), ..found });
+    }
+    for place in &opened.damage {
+        say(Record { action: Some("accepted_damage".into()), note: Some(place.as_str().into()), ..Record::new(Kind::Recovery) });
+    }
+    for intent in &opened.unresolved {
+        say(intent.end("unresolved", "unknown", Some("outcome_unknown")));
+    }
+    append_all(&*tail.file, &lines)?;
+    tail.file.sync()?;
+    tail.len += lines.len() as u64;
+    tail.open.clear();
+    Ok(())
+}
+
+/// Follows the chain over lines. It knows neither place nor chain at first where a log's beginning is not there.
+pub(super) struct Scan(Option<(u64, Chain)>);
+
+impl Scan {
+    pub(super) fn new(next: Option<(u64, Chain)>) -> Self {
+        Self(next)
+    }
+
+    pub(super) fn next_seq(&self) -> Option<u64> {
+        self.0.map(|(seq, _)| seq)
+    }
+
+    pub(super) fn chain(&self) -> Option<Chain> {
+        self.0.map(|(_, chain)| chain)
+    }
+
+    /// Goes past a line, given without its line feed, if it is the next of the chain.
+    fn step<'a>(&mut self, text: &'a [u8]) -> Option<Line<'a>> {
+        let line = Line::split(text)?;
+        if let Some((seq, chain)) = self.0
+            && (line.seq != seq || chain.after(line.open_body) != line.chain)
+        {
+            return None;
+        }
+        self.accept(&line);
+        Some(line)
+    }
+
+    fn accept(&mut self, line: &Line<'_>) {
+        self.0 = Some((line.seq + 1, line.chain));
+    }
+
+    /// Reads while the chain holds; shows each line and returns how many bytes these lines have.
+    pub(super) fn prefix(&mut self, from: &mut dyn BufRead, mut show: impl FnMut(&Line<'_>, &[u8])) -> io::Result<u64> {
+        let (mut good, mut text) = (0, Vec::new());
+        loop {
+            text.clear();
+            if from.read_until(b'\n', &mut text)? == 0 {
+                return Ok(good);
+            }
+            let Some(line) = text.strip_suffix(b"\n").and_then(|whole| self.step(whole)) else { return Ok(good) };
+            show(&line, &text[..text.len() - 1]);
+            good += text.len() as u64;
+        }
+    }
+}
+
+struct Search<'a> {
+    storage: &'a dyn Storage,
+    options: &'a Options,
+    torn: Vec<Torn>,
+    damage: Vec<String>,
+    /// The lines of intents without an end, by `seq`.
+    open: BTreeMap<u64, Vec<u8>>,
+}
+
+struct Found {
+    next_seq: u64,
+    chain: Chain,
+    torn: Vec<Torn>,
+    damage: Vec<String>,
+    open: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Search<'_> {
+    fn run(mut self) -> Result<Found, OpenError> {
+        let origin = &self.options.origin;
+        let failed = |source| OpenError::Io { origin: origin.clone(), source };
+        let all = segments(self.storage).map_err(failed)?;
+        let first = self.first_to_read(&all).map_err(failed)?;
+        let before = match first.checked_sub(1) {
+            Some(earlier) => self.last_line(&all[earlier].1).map_err(failed)?,
+            None => all.first().is_none_or(|(seq, _)| *seq == 1).then(|| (1, Chain::first(origin))),
+        };
+        let mut scan = Scan::new(before);
+        for at in first..all.len() {
+            self.read_segment(&mut scan, &all, at)?;
+        }
+        // Without any record the chain starts anew.
+        let (next_seq, chain) = scan.0.unwrap_or((1, Chain::first(origin)));
+        Ok(Found { next_seq, chain, torn: self.torn, damage: self.damage, open: self.open })
+    }
+
+    /// The segment from which on there can be open intents.
+    fn first_to_read(&self, all: &[(u64, String)]) -> io::Result<usize> {
+        for (at, (_, name)) in all.iter().enumerate().rev() {
+            let mut text = Vec::new();
+            BufReader::new(self.storage.read(name, 0)?).read_until(b'\n', &mut text)?;
+            let Some(line) = text.strip_suffix(b"\n").and_then(Line::split) else { continue };
+            // A segment always begins with a lifecycle record; where this does not, nothing it says bounds the search.
+            let from = if line.kind() == Some(Kind::Lifecycle) { line.open_from().unwrap_or(line.seq) } else { 0 };
+            return Ok(at.min(all.partition_point(|(first_seq, _)| *first_seq <= from).saturating_sub(1)));
+        }
+        Ok(0)
+    }
+
+    /// Where the chain stands after a segment, as the segment itself says.
+    fn last_line(&self, name: &str) -> io::Result<Option<(u64, Chain)>> {
+        let size = self.storage.size(name)?;
+        let mut text = Vec::new();
+        // Only a record with very large arguments is longer than the window; then the whole segment is read.
+        for window in [LAST_LINES, size] {
+            text.clear();
+            self.storage.read(name, size.saturating_sub(window))?.read_to_end(&mut text)?;
+            let last = text.strip_suffix(b"\n").and_then(|whole| whole.rsplit(|byte| *byte == b'\n').next());
+            if let Some(line) = last.and_then(Line::split) {
+                return Ok(Some((line.seq + 1, line.chain)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_segment(&mut self, scan: &mut Scan, all: &[(u64, String)], at: usize) -> Result<(), OpenError> {
+        let name = &all[at].1;
+        let origin = self.options.origin.clone();
+        let failed = |source| OpenError::Io { origin: origin.clone(), source };
+        let (mut good, mut lines) = (0, 0_u64);
+        loop {
+            let mut from = BufReader::with_capacity(1 << 16, self.storage.read(name, good).map_err(failed)?);
+            let open = &mut self.open;
+            good += scan
+                .prefix(&mut from, |line, text| {
+                    lines += 1;
+                    note(open, line, text)
+                })
+                .map_err(failed)?;
+            drop(from);
+            let mut rest = Vec::new();
+            self.storage.read(name, good).map_err(failed)?.read_to_end(&mut rest).map_err(failed)?;
+            if rest.is_empty() && lines > 0 {
+                // A kill leaves the last lines in the page cache: before anything follows them they must be durable.
+                return self.storage.sync(name).map_err(failed);
+            }
+            if rest.is_empty() {
+                // Made, but nothing got into it: it is no evidence of anything.
+                return self.storage.remove(name).map_err(failed);
+            }
+            if is_torn(&rest) && !self.has_records_after(all, at).map_err(failed)? {
+                return self.set_aside(name, good, &rest).map_err(failed);
+            }
+            let place = format!("{name}:{}", lines + 1);
+            let what = "the chain breaks here, and records follow".to_owned();
+            if !self.options.accept_damage {
+                return Err(OpenError::Damaged { origin, place, what });
+            }
+            self.damage.push(format!("{place}: {what}"));
+            good += self.skip_damage(scan, &rest, &mut lines);
+            if good == self.storage.size(name).map_err(failed)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Goes past the first line in the form of a record, whatever its chain; how many bytes that is.
+    fn skip_damage(&mut self, scan: &mut Scan, rest: &[u8], lines: &mut u64) -> u64 {
+        let mut skipped = 0;
+        for text in rest.split_inclusive(|byte| *byte == b'\n') {
+            skipped += text.len() as u64;
+            *lines += 1;
+            if let Some(line) = text.strip_suffix(b"\n").and_then(Line::split) {
+                scan.accept(&line);
+                note(&mut self.open, &line, &text[..text.len() - 1]);
+                break;
+            }
+        }
+        skipped
+    }
+
+    fn has_records_after(&self, all: &[(u64, String)], at: usize) -> io::Result<bool> {
+        for (_, name) in &all[at + 1..] {
+            let mut text = Vec::new();
+            BufReader::new(self.storage.read(name, 0)?).read_until(b'\n', &mut text)?;
+            if text.strip_suffix(b"\n").and_then(Line::split).is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Moves what is behind `good` bytes into a file of its own, durably, before it is cut off.
+    fn set_aside(&mut self, name: &str, good: u64, rest: &[u8]) -> io::Result<()> {
+        let file = free_name(self.storage, name)?;
+        let copy = self.storage.create(&file)?;
+        if let Err(error) = append_all(&*copy, rest).and_then(|()| copy.sync()) {
+            drop(self.storage.remove(&file));
+            return Err(error);
+        }
+        let mut sha256 = Vec::new();
+        push_hex(&mut sha256, digest(&SHA256, rest).as_ref());
+        self.torn.push(Torn { file, bytes: rest.len() as u64, sha256: String::from_utf8_lossy(&sha256).into_owned() });
+        if good == 0 { self.storage.remove(name) } else { self.storage.truncate(name, good) }
+    }
+}
+
+/// Keeps track of which intents have no end.
+fn note(open: &mut BTreeMap<u64, Vec<u8>>, line: &Line<'_>, text: &[u8]) {
+    match line.kind() {
+        Some(Kind::Intent) => drop(open.insert(line.seq, text.to_vec())),
+        Some(Kind::Outcome) => drop(line.intent_seq().and_then(|intent| open.remove(&intent))),
+        _ => {}
+    }
+}
+
+/// Whether a crash can have left this after the last good line.
+fn is_torn(rest: &[u8]) -> bool {
+    let is_record = |text: &[u8]| text.strip_suffix(b"\n").and_then(Line::split).is_some();
+    rest.contains(&0) || !rest.split_inclusive(|byte| *byte == b'\n').any(is_record)
+}
+
+/// Gives a file that holds no record of the chain another name.
+pub(super) fn set_aside_whole(storage: &dyn Storage, name: &str) -> io::Result<()> {
+    storage.rename(name, &free_name(storage, name)?)
+}
+
+fn free_name(storage: &dyn Storage, name: &str) -> io::Result<String> {
+    let taken = storage.list()?;
+    let names = (1_u64..).map(|number| if number == 1 { format!("{name}.torn") } else { format!("{name}.torn-{number}") });
+    // The names do not end, the files do.
+    Ok(names.into_iter().find(|candidate| !taken.contains(candidate)).unwrap_or_default())
+}
+
+/// Stands in a tail until its first segment is made.
+struct Nowhere;
+
+impl super::storage::SegmentFile for Nowhere {
+    fn append(&self, _bytes: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn truncate(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The end of a copy's name that repair was making; it is no segment.
+pub(super) const COPY: &str = ".copy";
+const LAST_LINES: u64 = 1 << 16;

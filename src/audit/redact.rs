@@ -1,0 +1,181 @@
+//! How argument values stand in a record: by the manifest's field rules, keyed where nothing is said.
+//!
+//! INVARIANT: no value is stored in clear unless its field is declared `plain`; member names are, up to a length that a
+//! schema's names have.
+//! INVARIANT: the view is bounded whatever the arguments are: what does not fit is counted, and the digest covers it.
+
+use aws_lc_rs::hmac;
+
+use crate::catalog::manifest::Treatment;
+use crate::mcp::canonical::{in_order, write_canonical, write_string};
+use crate::mcp::json::{Node, Value};
+use crate::seal::hex;
+
+/// Most values in a view; a keyed one costs half a microsecond.
+const MAX_VALUES: usize = 64;
+/// Longest plain value in bytes; a longer one is stored keyed.
+const MAX_PLAIN_BYTES: usize = 2_048;
+/// Longest member name in bytes; a longer one is stored keyed.
+const MAX_NAME_BYTES: usize = 128;
+/// Bytes of a keyed hash that are stored: 128 bits tell values apart.
+const KEYED_BYTES: usize = 16;
+
+/// The key that values are hashed under, and its id, which stands in every hash.
+#[derive(Debug)]
+pub struct ValueKey {
+    id: String,
+    key: hmac::Key,
+}
+
+impl ValueKey {
+    /// A key; its id is derived from it and tells nothing about it.
+    pub fn new(key: &[u8; 32]) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+        let id = hex(hmac::sign(&key, b"doorward value key id").as_ref()).chars().take(4).collect();
+        Self { id, key }
+    }
+
+    /// `hmac:KEYID:HEX` of a canonical text.
+    pub fn hash(&self, canonical: &[u8]) -> String {
+        let tag = hmac::sign(&self.key, canonical);
+        let mut out = String::with_capacity(6 + self.id.len() + KEYED_BYTES * 2);
+        out.push_str("hmac:");
+        out.push_str(&self.id);
+        out.push(':');
+        out.push_str(&hex(tag.as_ref().get(..KEYED_BYTES).unwrap_or_default()));
+        out
+    }
+}
+
+/// The arguments as a record shows them, and their keyed digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Canonical JSON text.
+    pub text: String,
+    /// `hmac:KEYID:HEX` of the canonical arguments.
+    pub digest: String,
+}
+
+/// Makes the view. `fields` is sorted by pointer length, longest first.
+pub fn view(arguments: Option<&Node<'_>>, fields: &[(String, Treatment)], key: &ValueKey) -> View {
+    let empty = Node::empty_object();
+    let arguments = arguments.unwrap_or(&empty);
+    let mut canonical = Vec::with_capacity(256);
+    write_canonical(arguments, &mut canonical);
+    let mut writer = Writer { fields, key, left: MAX_VALUES, out: Vec::with_capacity(256), scratch: Vec::new(), pointer: String::new() };
+    writer.value(arguments);
+    View { text: String::from_utf8(writer.out).unwrap_or_default(), digest: key.hash(&canonical) }
+}
+
+/// What has been written of an object or array.
+#[derive(Default)]
+struct Shown {
+    seen: usize,
+    any: bool,
+}
+
+struct Writer<'a> {
+    fields: &'a [(String, Treatment)],
+    key: &'a ValueKey,
+    left: usize,
+    out: Vec<u8>,
+    scratch: Vec<u8>,
+    pointer: String,
+}
+
+impl Writer<'_> {
+    /// A rule holds for its value and everything below it; the longest rule wins.
+    fn treatment(&self) -> Treatment {
+        let holds = |rule: &str| self.pointer.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.fields.iter().find(|(rule, _)| holds(rule)).map_or(Treatment::Keyed, |(_, treatment)| *treatment)
+    }
+
+    fn value(&mut self, node: &Node<'_>) {
+        match &node.value {
+            Value::Object(members) => {
+                let mut shown = Shown::default();
+                self.out.push(b'{');
+                in_order(members, |member| {
+                    self.part(&mut shown, &member.key, &member.node, true);
+                });
+                // U+FFFF sorts behind every member name, so the text stays canonical.
+                self.more(&shown, members.len(), "\"\u{ffff}\":");
+                self.out.push(b'}');
+            }
+            Value::Array(items) => {
+                let mut shown = Shown::default();
+                self.out.push(b'[');
+                for (index, item) in items.iter().enumerate().take(MAX_VALUES) {
+                    self.part(&mut shown, &index.to_string(), item, false);
+                }
+                self.more(&shown, items.len(), "");
+                self.out.push(b']');
+            }
+            _ => self.leaf(node),
+        }
+    }
+
+    /// Writes one member or item, unless it is dropped or nothing more fits.
+    fn part(&mut self, shown: &mut Shown, name: &str, node: &Node<'_>, named: bool) {
+        if self.left == 0 {
+            return;
+        }
+        shown.seen += 1;
+        let above = self.pointer.len();
+        self.pointer.push('/');
+        if name.contains(['~', '/']) {
+            self.pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        } else {
+            self.pointer.push_str(name);
+        }
+        if self.treatment() != Treatment::Drop {
+            if std::mem::replace(&mut shown.any, true) {
+                self.out.push(b',');
+            }
+            if named {
+                let keyed = (name.len() > MAX_NAME_BYTES).then(|| self.key.hash(name.as_bytes()));
+                write_string(keyed.as_deref().unwrap_or(name), &mut self.out);
+                self.out.push(b':');
+            }
+            self.value(node);
+        }
+        self.pointer.truncate(above);
+    }
+
+    /// Says how many parts did not fit.
+    fn more(&mut self, shown: &Shown, length: usize, name: &str) {
+        if shown.seen < length {
+            self.out.extend_from_slice(if shown.any { b"," } else { b"" });
+            self.out.extend_from_slice(name.as_bytes());
+            write_string(&format!("{} more", length - shown.seen), &mut self.out);
+        }
+    }
+
+    fn leaf(&mut self, node: &Node<'_>) {
+        self.left = self.left.saturating_sub(1);
+        let text = match (self.treatment(), &node.value) {
+            (Treatment::Plain, Value::String(text)) if text.len() <= MAX_PLAIN_BYTES => text.clone().into_owned(),
+            // A record keeps numbers as strings: canonical JSON would round them.
+            (Treatment::Plain, Value::Number(digits)) => (*digits).to_owned(),
+            (Treatment::Plain, Value::Bool(_) | Value::Null) => return write_canonical(node, &mut self.out),
+            (Treatment::Class, value) => class(value),
+            _ => {
+                self.scratch.clear();
+                write_canonical(node, &mut self.scratch);
+                self.key.hash(&self.scratch)
+            }
+        };
+        write_string(&text, &mut self.out);
+    }
+}
+
+fn class(value: &Value<'_>) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => "boolean".to_owned(),
+        Value::Number(digits) => format!("number of {} characters", digits.len()),
+        Value::String(text) => format!("string of {} characters", text.chars().count()),
+        Value::Array(items) => format!("array of {}", items.len()),
+        Value::Object(members) => format!("object of {}", members.len()),
+    }
+}

@@ -1,0 +1,149 @@
+//! New segments, and the way back after the disk failed.
+//!
+//! Repair never believes the file it was writing: it reads it again, keeps what the chain confirms, writes that to a new file where the old one is
+//! distrusted, and goes on in a new segment whose first record says why and how many records were refused meanwhile.
+//!
+//! Owns: rotation and repair within one life of the process. Leaves to others: what an earlier life left (`recovery`).
+//!
+//! INVARIANT: a segment begins only when the one before it is durable, so a crash can tear the last segment alone.
+
+use std::io::{self, BufReader, Read};
+
+use super::log::Options;
+use super::queue::Gate;
+use super::record::{Kind, Record};
+use super::recovery::{self, Scan};
+use super::storage::{Storage, append_all, segment_name};
+use super::writer::{Core, Tail};
+
+impl Core {
+    /// Takes up work again after the gate closed; `false` when the disk is not ready for it.
+    pub(super) fn repair(&self, why: Gate) -> bool {
+        let mut tail = self.tail();
+        match self.try_repair(&mut tail, why) {
+            Ok(()) => {
+                let next_seq = tail.next_seq;
+                self.publish(&tail);
+                self.acknowledge(&mut tail, next_seq);
+                true
+            }
+            Err(_not_ready) => false,
+        }
+    }
+
+    fn try_repair(&self, tail: &mut Tail, why: Gate) -> io::Result<()> {
+        let lost = self.confirm(tail)?;
+        if tail.is_distrusted {
+            self.copy_confirmed(tail)?;
+        } else {
+            if self.storage.size(&tail.name)? > tail.len {
+                self.storage.truncate(&tail.name, tail.len)?;
+            }
+            self.storage.sync(&tail.name)?;
+        }
+        if tail.len == 0 {
+            self.storage.remove(&tail.name)?;
+        }
+        let refused = self.queue().refused;
+        let note = match lost {
+            0 => why.as_str().to_owned(),
+            lost => format!("{}; {lost} records written before were not on the disk any more", why.as_str()),
+        };
+        let first = Record { note: Some(note.into()), count: Some(refused), ..started("reopen") };
+        let began = begin_segment(&self.options, &*self.storage, tail, &first).and_then(|()| tail.file.sync());
+        if let Err(error) = began {
+            tail.is_distrusted = true;
+            return Err(error);
+        }
+        tail.is_distrusted = false;
+        self.open_gate();
+        Ok(())
+    }
+
+    /// Reads the segment again. What the chain confirms is the truth from here on; how many records it does not.
+    fn confirm(&self, tail: &mut Tail) -> io::Result<u64> {
+        let bytes = self.storage.read(&tail.name, 0)?.take(tail.len);
+        let mut scan = Scan::new(Some((tail.first_seq, tail.chain_before)));
+        let good = scan.prefix(&mut BufReader::new(bytes), |_, _| ())?;
+        if good == tail.len && scan.chain() == Some(tail.chain) {
+            return Ok(0);
+        }
+        let (old_next, next_seq) = (tail.next_seq, scan.next_seq().unwrap_or(tail.first_seq));
+        (tail.len, tail.next_seq, tail.chain) = (good, next_seq, scan.chain().unwrap_or(tail.chain_before));
+        tail.open.retain(|seq| *seq < next_seq);
+        tail.is_distrusted = true;
+        Ok(old_next - next_seq)
+    }
+
+    /// Puts the confirmed part into a new file in the old one's place: after a failed sync the old one's pages may be gone.
+    fn copy_confirmed(&self, tail: &mut Tail) -> io::Result<()> {
+        let copy = format!("{}{}", tail.name, recovery::COPY);
+        // Left by an attempt that failed half way.
+        if self.storage.list()?.contains(&copy) {
+            self.storage.remove(&copy)?;
+        }
+        let file = self.storage.create(&copy)?;
+        let mut from = self.storage.read(&tail.name, 0)?.take(tail.len);
+        let mut block = vec![0; BLOCK];
+        loop {
+            match from.read(&mut block)? {
+                0 => break,
+                count => append_all(&*file, &block[..count])?,
+            }
+        }
+        file.sync()?;
+        self.storage.rename(&copy, &tail.name)?;
+        tail.file = file;
+        tail.is_distrusted = false;
+        Ok(())
+    }
+
+    /// Ends the segment and begins the next. Where that fails the present one just goes on growing.
+    pub(super) fn rotate(&self) {
+        let mut tail = self.tail();
+        if tail.len == 0 || tail.is_distrusted {
+            return;
+        }
+        // The bulk was synced outside the lock just now; callers that come meanwhile wait without blocking.
+        if let Err(error) = tail.file.sync() {
+            return self.sync_failed(&mut tail, &error);
+        }
+        let next_seq = tail.next_seq;
+        self.acknowledge(&mut tail, next_seq);
+        // Without space the next round tries again; no record is refused for it.
+        if begin_segment(&self.options, &*self.storage, &mut tail, &started("rotate")).is_ok() {
+            self.publish(&tail);
+        }
+    }
+}
+
+/// The first record of a segment, but for `open_from`.
+pub(super) fn started(action: &'static str) -> Record<'static> {
+    Record { action: Some(action.into()), ..Record::new(Kind::Lifecycle) }
+}
+
+/// Makes the segment that begins with the tail's next record, with `first` in it, and moves the tail there. On an error nothing has moved.
+pub(super) fn begin_segment(options: &Options, storage: &dyn Storage, tail: &mut Tail, first: &Record<'_>) -> io::Result<()> {
+    let name = segment_name(tail.next_seq);
+    let file = match storage.create(&name) {
+        // No record of ours can be in it: the chain ends before its first.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            recovery::set_aside_whole(storage, &name)?;
+            storage.create(&name)?
+        }
+        made => made?,
+    };
+    let (seq, before) = (tail.next_seq, tail.chain);
+    let record = Record { open_from: tail.open.first().copied(), ..first.clone() };
+    let mut line = Vec::new();
+    let chain = before.seal(&record.encode(&options.origin, options.clock.unix_nanos()), seq, &mut line);
+    if let Err(error) = append_all(&*file, &line) {
+        drop(storage.remove(&name));
+        return Err(error);
+    }
+    (tail.file, tail.name) = (file, name);
+    (tail.first_seq, tail.next_seq, tail.chain_before, tail.chain, tail.len) = (seq, seq + 1, before, chain, line.len() as u64);
+    Ok(())
+}
+
+const BLOCK: usize = 1 << 16;

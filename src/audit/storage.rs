@@ -1,0 +1,90 @@
+//! The file work of one origin, behind traits that a test can crash, fill, hold or break.
+//!
+//! Owns: what the log asks of a disk. Leaves to others: what the bytes mean.
+//!
+//! INVARIANT: when `create`, `rename`, `remove` or `truncate` returns, the change to the folder or the length survives power loss.
+//! What `append` wrote survives the process at once, and power loss only after `sync`.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+/// The folder of one origin's segments.
+pub trait Storage: Send + Sync {
+    /// Takes the origin for this process until the guard is dropped; `None` when another holds it.
+    fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>>;
+
+    /// Whether some process, this one included, holds the origin.
+    fn is_locked(&self) -> bool;
+
+    /// The names of all files in the folder, sorted.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// The size of a file in bytes.
+    fn size(&self, name: &str) -> io::Result<u64>;
+
+    /// A file's bytes from `offset` on.
+    fn read(&self, name: &str, offset: u64) -> io::Result<Box<dyn Read + Send>>;
+
+    /// Makes a new, empty file; fails where one of this name exists.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn SegmentFile>>;
+
+    /// Cuts a file to `len` bytes, durably.
+    fn truncate(&self, name: &str, len: u64) -> io::Result<()>;
+
+    /// Makes what is in a file durable.
+    fn sync(&self, name: &str) -> io::Result<()>;
+
+    /// Gives a file another name, replacing what had it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// How many more bytes fit.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// A segment that is being written. It only grows, but for what [`SegmentFile::truncate`] takes back.
+pub trait SegmentFile: Send + Sync {
+    /// Appends bytes at the end; may take fewer than given.
+    fn append(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Waits until all that was appended before the call would survive power loss.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Takes back what was appended after `len`; need not be durable.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+}
+
+/// Appends all of `bytes`. On an error an unknown part of them is in the file.
+pub(super) fn append_all(file: &dyn SegmentFile, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.append(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(taken) => bytes = &bytes[taken.min(bytes.len())..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The name of the segment whose first record has this `seq`.
+pub(super) fn segment_name(first_seq: u64) -> String {
+    format!("{first_seq:020}.jsonl")
+}
+
+/// The segments in the folder as (first seq, name), in order.
+pub(super) fn segments(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> {
+    let mut found: Vec<(u64, String)> = storage
+        .list()?
+        .into_iter()
+        .filter_map(|name| {
+            let digits = name.strip_suffix(".jsonl")?;
+            let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+            Some((digits.parse().ok().filter(|_| is_number)?, name))
+        })
+        .collect();
+    found.sort_unstable();
+    Ok(found)
+}

@@ -1,0 +1,7 @@
+//! The log as its users rely on it: what is acknowledged is there, what is refused is not, and every intent has one end.
+
+mod crashes;
+mod faults;
+mod support;
+mod tamper;
+mod writer;
