@@ -54,3 +54,4 @@ pub mod limit;
 pub mod policy;
 
 pub mod audit;
+pub mod upstream;

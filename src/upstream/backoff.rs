@@ -1,0 +1,54 @@
+//! Waits that double, with jitter, so that many gateways do not come back in step.
+
+use std::time::Duration;
+
+/// A series of waits.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Waits from `first`, doubling up to `longest`.
+    pub(super) fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first }
+    }
+
+    /// The next wait: between half of the step and the whole of it.
+    pub(super) fn step(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = whole.saturating_mul(2).min(self.longest);
+        let mut random = [0_u8; 4];
+        // Without random bytes the wait is whole: no jitter is worse than no wait.
+        let share = aws_lc_rs::rand::fill(&mut random).map_or(u32::MAX, |()| u32::from_le_bytes(random));
+        whole.mul_f64(0.5 + 0.5 * f64::from(share) / f64::from(u32::MAX))
+    }
+
+    /// Starts over.
+    pub(super) fn reset(&mut self) {
+        self.next = self.first;
+    }
+
+    /// The longest wait.
+    pub(super) fn longest(&self) -> Duration {
+        self.longest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_start_over() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(350));
+        for whole in [100, 200, 350, 350] {
+            let wait = backoff.step();
+            assert!(wait >= Duration::from_millis(whole / 2) && wait <= Duration::from_millis(whole), "{wait:?} of {whole}");
+        }
+        backoff.reset();
+        assert!(backoff.step() <= Duration::from_millis(100));
+    }
+}

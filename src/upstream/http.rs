@@ -1,0 +1,218 @@
+//! The HTTP client of one upstream: its address, its pool, its credential, and a body that knows when it leaves.
+//!
+//! Leaves to others: headers and answers of the protocol (`http_link`, `answer`).
+//! INVARIANT: redirects are not followed; plaintext goes to loopback only; an agent's credential is never sent on.
+//! INVARIANT: hyper sends a request again by itself only where it gave the connection nothing of it, not even its head.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Builder};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+
+use super::request::Sent;
+use crate::catalog::transport::{Auth, Endpoint};
+
+/// How long an unused connection is kept. Node and uvicorn, which most tool servers run on, close theirs after 5 s, and a
+/// call that crosses that close has an unknown effect.
+const IDLE: Duration = Duration::from_secs(4);
+/// Most headers of an answer.
+const MAX_HEADERS: usize = 100;
+/// Longest head of an answer, in bytes.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// The address of a server, checked.
+#[derive(Clone, Debug)]
+pub(super) struct Address {
+    uri: Uri,
+    host: HeaderValue,
+    secure: bool,
+}
+
+impl Address {
+    /// Checks the URL of a manifest.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the operator.
+    pub(super) fn parse(url: &str) -> Result<Self, String> {
+        let uri: Uri = url.parse().map_err(|error| format!("`{url}` is not a URL: {error}"))?;
+        let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or_else(|| format!("`{url}` names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err("the URL contains a user name; name a credential under `auth`".to_owned());
+        }
+        // `Uri` drops fragments without a word.
+        if url.contains('#') {
+            return Err(format!("`{url}` has a fragment"));
+        }
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") if is_loopback(authority.host()) => false,
+            Some("http") => return Err(format!("`{url}` is plaintext beyond this machine; use https")),
+            _ => return Err(format!("`{url}` is neither https nor http")),
+        };
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| format!("`{url}` names no host"))?;
+        Ok(Self { uri, host, secure })
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A pooled client for one address.
+#[derive(Debug)]
+pub(super) struct Client {
+    pool: Pool,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+// Two types, so that a gateway whose servers are all on loopback never loads root certificates.
+#[derive(Debug)]
+enum Pool {
+    Plain(legacy::Client<HttpConnector, Once>),
+    Tls(legacy::Client<HttpsConnector<HttpConnector>, Once>),
+}
+
+impl Client {
+    /// A client that keeps at most `idle` unused connections.
+    ///
+    /// # Errors
+    /// When the credential or the root certificates are missing; the text is for the operator.
+    pub(super) fn new(address: &Address, endpoint: &Endpoint, connect_timeout: Duration, idle: usize) -> Result<Self, String> {
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect_timeout));
+        tcp.enforce_http(!address.secure);
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).pool_max_idle_per_host(idle);
+        builder.http1_max_headers(MAX_HEADERS).http1_max_buf_size(MAX_HEAD_BYTES);
+        let pool = if address.secure { tls(&builder, tcp)? } else { Pool::Plain(builder.build(tcp)) };
+        Ok(Self { pool, uri: address.uri.clone(), headers: headers(address, endpoint)? })
+    }
+
+    /// What every POST carries: type, credential, host.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Sends one request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// When there is none; [`Sent`] of the body tells whether anything had left.
+    pub(super) async fn send(&self, method: Method, headers: HeaderMap, body: Once) -> Result<Response<Incoming>, legacy::Error> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = headers;
+        match &self.pool {
+            Pool::Plain(client) => client.request(request).await,
+            Pool::Tls(client) => client.request(request).await,
+        }
+    }
+}
+
+fn headers(address: &Address, endpoint: &Endpoint) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(HOST, address.host.clone());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+    if let Some(Auth::Bearer(variable)) = &endpoint.auth {
+        let token = super::child::variable_of_ours(&variable.from_env).map_err(|error| error.to_string())?;
+        let value = token.to_str().and_then(|token| HeaderValue::from_str(&format!("Bearer {}", token.trim())).ok());
+        let mut value = value.ok_or_else(|| format!("the environment variable `{}` is not a token", variable.from_env))?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
+}
+
+fn tls(builder: &Builder, tcp: HttpConnector) -> Result<Pool, String> {
+    // Reading the root certificates takes milliseconds and a megabyte: once for the process.
+    static CONFIG: OnceLock<Result<ClientConfig, String>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        use hyper_rustls::ConfigBuilderExt;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let roots = versions.map_err(|error| error.to_string())?.with_native_roots();
+        Ok(roots.map_err(|error| format!("the system's root certificates cannot be read: {error}"))?.with_no_client_auth())
+    });
+    let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config.clone()?).https_only().enable_http1();
+    Ok(Pool::Tls(builder.build(connector.wrap_connector(tcp))))
+}
+
+/// A body of at most one frame that marks its request as sent when the connection takes it.
+#[derive(Debug, Default)]
+pub(super) struct Once {
+    data: Option<Bytes>,
+    sent: Option<Sent>,
+}
+
+impl Once {
+    /// A body whose leaving decides on the effect of a call.
+    pub(super) fn marked(data: Vec<u8>, sent: &Sent) -> Self {
+        Self { data: Some(data.into()), sent: Some(sent.clone()) }
+    }
+
+    /// A body that nobody asks after.
+    pub(super) fn plain(data: Vec<u8>) -> Self {
+        Self { data: Some(data.into()), sent: None }
+    }
+}
+
+/// The request was withdrawn before its body was taken.
+#[derive(Debug, thiserror::Error)]
+#[error("the request was withdrawn")]
+pub(super) struct Withdrawn;
+
+impl Body for Once {
+    type Data = Bytes;
+    type Error = Withdrawn;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Withdrawn>>> {
+        let Some(data) = self.data.take() else { return Poll::Ready(None) };
+        let may_leave = self.sent.as_ref().is_none_or(Sent::claim);
+        Poll::Ready(Some(if may_leave { Ok(Frame::data(data)) } else { Err(Withdrawn) }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.as_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plaintext_beyond_loopback_user_names_and_other_schemes_are_refused() {
+        for url in [
+            "http://tools.example/mcp",
+            "https://me:pass@tools.example/",
+            "ftp://127.0.0.1/",
+            "/mcp",
+            "https://x.example/#a",
+            "http://127.0.0.1.nip.io/",
+        ] {
+            assert!(Address::parse(url).is_err(), "{url}");
+        }
+        for url in ["https://tools.example/mcp", "http://127.0.0.1:9/mcp", "http://[::1]:9/mcp", "http://localhost/mcp"] {
+            assert!(Address::parse(url).is_ok(), "{url}");
+        }
+    }
+}

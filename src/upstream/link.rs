@@ -1,0 +1,47 @@
+//! The one of two ways to a server.
+
+use std::sync::Arc;
+
+use super::http_link::HttpLink;
+use super::request::{Exchange, Reply};
+use super::stdio::StdioLink;
+use crate::error::Error;
+
+/// A way to a server.
+#[derive(Clone, Debug)]
+pub(super) enum Link {
+    Http(Arc<HttpLink>),
+    Stdio(Arc<StdioLink>),
+}
+
+impl Link {
+    /// Sends the request and waits for its answer. Dropped before that, the request is withdrawn or cancelled.
+    ///
+    /// # Errors
+    /// When there is no answer; the effect says whether anything had left.
+    pub(super) async fn exchange(&self, exchange: &Exchange<'_>) -> Result<Reply, Error> {
+        match self {
+            Self::Http(link) => link.exchange(exchange).await,
+            Self::Stdio(link) => link.exchange(exchange).await,
+        }
+    }
+
+    /// Waits until the link itself is gone and says why. An HTTP link only goes when a look at the server fails.
+    pub(super) async fn lost(&self) -> String {
+        match self {
+            Self::Http(link) => {
+                link.gone.cancelled().await;
+                "stopped".to_owned()
+            }
+            Self::Stdio(link) => link.lost().await,
+        }
+    }
+
+    /// Ends it, and what it holds on the server; does not wait.
+    pub(super) fn close(&self) {
+        match self {
+            Self::Http(link) => link.close(),
+            Self::Stdio(link) => link.close(),
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Everything that speaks to tool servers: one [`Upstream`] for each manifest.
+//!
+//! Owns: connections and their return, the eras of the protocol, processes, sessions, the breaker and the slots.
+//! Leaves to others: who may call (`policy`), whether a definition is the reviewed one (`catalog`), what a result may say.
+//!
+//! INVARIANT: an error tells the truth about its effect. `none` means that no byte of the request was, or ever will be, written.
+//! INVARIANT: a request is sent twice only where the protocol guarantees that the first was not processed (`http_link`).
+//! INVARIANT: everything that waits or grows is bounded, and no lock is held across an await.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::transport::{Command, Endpoint, Transport};
+use crate::error::{Code, Effect, Error};
+
+mod answer;
+mod backoff;
+mod breaker;
+mod child;
+mod era;
+mod forward;
+mod handshake;
+mod headers;
+mod http;
+mod http_link;
+mod inbound;
+mod link;
+mod listen;
+mod listing;
+mod pending;
+mod request;
+mod session;
+mod shared;
+mod sse;
+mod stdio;
+mod supervise;
+mod wire;
+
+pub use crate::mcp::revision::{Era, Revision};
+pub use request::{Notice, Outcome, Reply, Request, Sent};
+pub use shared::{Definition, Event, Listing, Report};
+
+use breaker::Breaker;
+use link::Link;
+use request::{Exchange, Part};
+use shared::Shared;
+
+/// How one tool server is reached, and what a connection and its calls may cost.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    id: String,
+    way: Way,
+    base: PathBuf,
+    /// Longest time for a connection with its handshake, and for one page of tools, in milliseconds. Default 30000.
+    pub connect_timeout_ms: u64,
+    /// How long a server on pipes may leave `server/discover` unanswered before `initialize` is tried, in milliseconds.
+    /// Default 1500.
+    pub probe_timeout_ms: u64,
+    /// Longest message of the server, in bytes. Default 16777216.
+    pub max_message_bytes: usize,
+    /// Calls under way at once; further ones are refused. Default 16.
+    pub concurrency: usize,
+    /// The era of the last connection, which spares a legacy server the probe. A wrong one costs one attempt.
+    pub remembered_era: Option<Era>,
+}
+
+/// A transport, checked.
+#[derive(Clone, Debug)]
+enum Way {
+    Http(http::Address, Endpoint),
+    Stdio(Command),
+}
+
+/// A transport that cannot be used; the text is for the operator.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadTransport(String);
+
+impl Spec {
+    /// The defaults for a server. Relative paths of a command are resolved against `base`, and it runs there.
+    ///
+    /// # Errors
+    /// [`BadTransport`] for a URL that is not https (or http on this machine), or has a user name or a fragment.
+    pub fn new(id: &str, transport: &Transport, base: PathBuf) -> Result<Self, BadTransport> {
+        let way = match transport {
+            Transport::Http(endpoint) => Way::Http(http::Address::parse(&endpoint.url).map_err(BadTransport)?, endpoint.clone()),
+            Transport::Stdio(command) => Way::Stdio(command.clone()),
+        };
+        Ok(Self {
+            id: id.to_owned(),
+            way,
+            base,
+            connect_timeout_ms: 30_000,
+            probe_timeout_ms: 1_500,
+            max_message_bytes: 16 * 1024 * 1024,
+            concurrency: 16,
+            remembered_era: None,
+        })
+    }
+
+    fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    fn probe_timeout(&self) -> Duration {
+        Duration::from_millis(self.probe_timeout_ms)
+    }
+}
+
+/// Whether a server takes calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A connection is being made.
+    Connecting,
+    /// It takes calls.
+    Connected {
+        /// The revision that was agreed on.
+        version: Revision,
+    },
+    /// It does not, and the next attempt is some time away.
+    Failed {
+        /// Why, for the operator.
+        reason: String,
+        /// The wait from when it failed.
+        retry_in: Duration,
+    },
+    /// It never will again.
+    Stopped,
+}
+
+impl State {
+    /// Whether it takes calls.
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected { .. })
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => out.write_str("connecting"),
+            Self::Connected { version } => write!(out, "connected, {}", version.as_str()),
+            Self::Failed { reason, retry_in } => write!(out, "failed: {reason}; tried again after {} ms", retry_in.as_millis()),
+            Self::Stopped => out.write_str("stopped"),
+        }
+    }
+}
+
+/// One tool server. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Upstream(Arc<Core>);
+
+#[derive(Debug)]
+struct Core {
+    spec: Spec,
+    shared: Arc<Shared>,
+    state: watch::Sender<State>,
+    live: ArcSwapOption<Live>,
+    breaker: Breaker,
+    slots: Arc<Semaphore>,
+}
+
+/// What calls go over.
+#[derive(Debug)]
+struct Live {
+    link: Link,
+    version: Revision,
+}
+
+/// Leave for one call: a place among those under way, and the breaker's permit. Given back when dropped.
+#[derive(Debug)]
+pub struct Slot {
+    _place: OwnedSemaphorePermit,
+    permit: Mutex<Option<breaker::Permit>>,
+}
+
+impl Upstream {
+    /// Starts to connect and returns at once. What happens is reported to `events`, which must be read:
+    /// see [`Event::Listed`]. The upstream ends with `shutdown`, or with [`Upstream::stop`].
+    pub fn start(spec: Spec, events: mpsc::Sender<Report>, shutdown: &CancellationToken) -> Self {
+        let shared = Arc::new(Shared::new(&spec.id, spec.max_message_bytes, events, shutdown.child_token()));
+        let slots = Arc::new(Semaphore::new(spec.concurrency.min(Semaphore::MAX_PERMITS)));
+        let (state, live) = (watch::Sender::new(State::Connecting), ArcSwapOption::empty());
+        let core = Arc::new(Core { spec, shared, state, live, breaker: Breaker::new(), slots });
+        core.shared.tasks.spawn(supervise::run(Arc::clone(&core)));
+        Self(core)
+    }
+
+    /// The upstream's id.
+    pub fn id(&self) -> &str {
+        &self.0.shared.id
+    }
+
+    /// Whether it takes calls now.
+    pub fn state(&self) -> State {
+        self.0.state.borrow().clone()
+    }
+
+    /// Waits up to `grace` for a connection.
+    ///
+    /// # Errors
+    /// `upstream_unavailable` when there is none by then, or at once when there can be none by then.
+    pub async fn ready(&self, grace: Duration) -> Result<(), Error> {
+        if self.0.live.load().is_some() {
+            return Ok(());
+        }
+        let mut state = self.0.state.subscribe();
+        let settled = state.wait_for(|state| match state {
+            State::Connecting => false,
+            State::Failed { retry_in, .. } => *retry_in >= grace,
+            State::Connected { .. } | State::Stopped => true,
+        });
+        if let Ok(Ok(state)) = timeout(grace, settled).await
+            && matches!(*state, State::Connected { .. })
+        {
+            return Ok(());
+        }
+        match self.state() {
+            State::Failed { reason, retry_in } => Err(self.unavailable(retry_in).operator(reason)),
+            _ => Err(self.unavailable(Duration::from_secs(1))),
+        }
+    }
+
+    fn unavailable(&self, wait: Duration) -> Error {
+        Error::new(Code::UpstreamUnavailable, format!("the tool server `{}` is not connected", self.id()))
+            .from_upstream()
+            .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Takes a slot. Nobody waits for one.
+    ///
+    /// # Errors
+    /// `concurrency_limited` when all are taken, `circuit_open` when the server failed too often just now.
+    pub fn reserve(&self) -> Result<Slot, Error> {
+        let place = Arc::clone(&self.0.slots).try_acquire_owned().map_err(|_| {
+            Error::new(Code::ConcurrencyLimited, format!("the tool server `{}` has as many calls as it takes at once", self.id()))
+        })?;
+        let permit = self.0.breaker.permit().map_err(|wait| {
+            Error::new(Code::CircuitOpen, format!("the tool server `{}` failed too often just now", self.id()))
+                .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
+        })?;
+        Ok(Slot { _place: place, permit: Mutex::new(Some(permit)) })
+    }
+
+    /// Forwards one request and waits for its answer, which may be a JSON-RPC error. The breaker learns how it went.
+    /// Dropped before that, the request is withdrawn, or cancelled in the era's way.
+    ///
+    /// # Errors
+    /// Codes of the category `upstream`, `result_too_large` and `cancelled`, with what is known about the effect.
+    pub async fn call(&self, slot: &Slot, request: Request<'_>) -> Result<Reply, Error> {
+        let Some(live) = self.0.live.load_full() else { return Err(self.unavailable(Duration::from_secs(1))) };
+        let key = if request.method == "resources/read" { "uri" } else { "name" };
+        let members = [(key, Part::Text(request.name)), ("arguments", Part::Raw(request.arguments.unwrap_or_default()))];
+        let exchange = Exchange {
+            era: live.version.era(),
+            method: request.method,
+            members: if request.arguments.is_some() { &members } else { members.split_at(1).0 },
+            name: Some(request.name),
+            meta: request.meta,
+            headers: request.headers,
+            session_key: request.session_key,
+            notices: request.notices,
+            log_level: request.log_level,
+            idempotent: request.idempotent,
+            tag: Some(request.tag),
+            sent: request.sent,
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = request.cancel.cancelled() => Err(exchange.fault(Code::Cancelled, "the call was cancelled")),
+            outcome = live.link.exchange(&exchange) => outcome,
+            () = tokio::time::sleep_until(request.deadline) => Err(exchange.broke(Code::UpstreamTimeout, "the tool server did not answer in time")),
+        };
+        slot.learn(&outcome);
+        outcome.and_then(|reply| bounded(reply, request.max_result_bytes))
+    }
+
+    /// Leaves the server little time to end by itself, from now on.
+    pub fn hurry(&self) {
+        self.0.shared.hurry.cancel();
+    }
+
+    /// Ends the connection, and the process with its group. Does not wait for calls: they end as disconnected.
+    pub async fn stop(&self) {
+        self.0.shared.stop.cancel();
+        self.0.shared.tasks.close();
+        self.0.shared.tasks.wait().await;
+    }
+}
+
+fn bounded(reply: Reply, limit: usize) -> Result<Reply, Error> {
+    match &reply.outcome {
+        Outcome::Result(span) if span.len() > limit => {
+            let message = format!("the result has {} bytes, and {limit} are allowed", span.len());
+            Err(Error::new(Code::ResultTooLarge, message).from_upstream().after_effect(Effect::Done, false))
+        }
+        _ => Ok(reply),
+    }
+}
+
+impl Slot {
+    /// Tells the breaker. Only what may pass counts as failure; an answer of any kind is a success; else nothing was learnt.
+    fn learn(&self, outcome: &Result<Reply, Error>) {
+        let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(permit) = permit else { return };
+        match outcome.as_ref().map_err(Error::code) {
+            Ok(_) => permit.succeeded(),
+            Err(Code::UpstreamUnavailable | Code::UpstreamTimeout | Code::UpstreamDisconnected | Code::UpstreamProtocolError) => {
+                permit.failed();
+            }
+            Err(_) => {}
+        }
+    }
+}

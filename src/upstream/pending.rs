@@ -1,0 +1,130 @@
+//! Who waits for which answer on a link that carries many.
+//!
+//! INVARIANT: each call is taken out exactly once: by its answer, by its end, or by the end of the link.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::request::{Notice, Outcome};
+
+/// Ended calls that are remembered, so that a late answer is told from an invented one.
+const MAX_REMEMBERED: usize = 1024;
+
+/// A call that waits.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) answer: oneshot::Sender<(Bytes, Outcome)>,
+    pub(super) notices: Option<mpsc::Sender<Notice>>,
+    pub(super) wants_log: bool,
+    pub(super) tag: Option<u128>,
+}
+
+/// Whose an answer is.
+#[derive(Debug)]
+pub(super) enum Owner {
+    /// A call that waits for it.
+    Waiting(Waiter),
+    /// A call that has ended, with its tag.
+    Ended(Option<u128>),
+    /// None that we remember.
+    Nobody,
+}
+
+/// All calls of one link.
+#[derive(Debug, Default)]
+pub(super) struct Pending(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    closed: bool,
+    calls: HashMap<u64, Waiter>,
+    ended: VecDeque<(u64, Option<u128>)>,
+}
+
+impl Pending {
+    /// Waits for the answer to `id`; false when the link is gone.
+    pub(super) fn add(&self, id: u64, waiter: Waiter) -> bool {
+        let mut inner = self.inner();
+        if !inner.closed {
+            inner.calls.insert(id, waiter);
+        }
+        !inner.closed
+    }
+
+    /// Takes out whoever waits for the answer to `id`.
+    pub(super) fn take(&self, id: u64) -> Owner {
+        let mut inner = self.inner();
+        if let Some(waiter) = inner.calls.remove(&id) {
+            inner.remember(id, waiter.tag);
+            return Owner::Waiting(waiter);
+        }
+        let ended = inner.ended.iter().find(|(ended, _)| *ended == id);
+        ended.map_or(Owner::Nobody, |(_, tag)| Owner::Ended(*tag))
+    }
+
+    /// Where the progress of `id` goes.
+    pub(super) fn notices(&self, id: u64) -> Option<mpsc::Sender<Notice>> {
+        self.inner().calls.get(&id)?.notices.clone()
+    }
+
+    /// Where a log message goes that names no call: only one call alone can have caused it.
+    pub(super) fn only_log(&self) -> Option<mpsc::Sender<Notice>> {
+        let inner = self.inner();
+        let mut calls = inner.calls.values();
+        match (calls.next(), calls.next()) {
+            (Some(call), None) if call.wants_log => call.notices.clone(),
+            _ => None,
+        }
+    }
+
+    /// Lets nobody in any more and gives out all that wait: dropping a waiter tells its call.
+    pub(super) fn close(&self) -> HashMap<u64, Waiter> {
+        let mut inner = self.inner();
+        inner.closed = true;
+        std::mem::take(&mut inner.calls)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn remember(&mut self, id: u64, tag: Option<u128>) {
+        if self.ended.len() >= MAX_REMEMBERED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((id, tag));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiter(tag: u128) -> Waiter {
+        Waiter { answer: oneshot::channel().0, notices: None, wants_log: false, tag: Some(tag) }
+    }
+
+    #[test]
+    fn an_ended_call_is_remembered_for_a_while() {
+        let pending = Pending::default();
+        for id in 0..=MAX_REMEMBERED as u64 {
+            assert!(pending.add(id, waiter(u128::from(id))));
+            assert!(matches!(pending.take(id), Owner::Waiting(_)));
+        }
+        assert!(matches!(pending.take(0), Owner::Nobody));
+        assert!(matches!(pending.take(1), Owner::Ended(Some(1))));
+    }
+
+    #[test]
+    fn a_closed_link_takes_no_calls() {
+        let pending = Pending::default();
+        pending.add(1, waiter(1));
+        assert_eq!(pending.close().len(), 1);
+        assert!(!pending.add(2, waiter(2)));
+    }
+}

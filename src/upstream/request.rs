@@ -1,0 +1,213 @@
+//! One request as the gateway hands it over, its answer as the server gave it, and whether its first byte has left.
+//!
+//! Leaves to others: the bytes on the wire (`wire`), and the way there (`http`, `stdio`).
+//! INVARIANT: a request that was withdrawn before its first byte left is never written; so `effect: none` is the truth.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Code, Effect, Error};
+use crate::mcp::revision::{Era, Revision};
+
+/// One call of a target on a tool server.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The method: `tools/call`, `prompts/get`, `resources/read`.
+    pub method: &'a str,
+    /// The server's own name of the target; the URI for `resources/read`.
+    pub name: &'a str,
+    /// The arguments, a JSON object; these bytes are forwarded as they are.
+    pub arguments: Option<&'a [u8]>,
+    /// Members of `_meta` to relay: name and JSON text. The protocol's own (`io.modelcontextprotocol/…`, `progressToken`)
+    /// are left out: they are between the server and us.
+    pub meta: &'a [(&'a str, &'a [u8])],
+    /// The `Mcp-Param-NAME` headers that the tool's schema asks for: NAME and value (2026-07-28, streamable HTTP).
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Who calls. Sessions of legacy HTTP servers are kept per key and never shared.
+    pub session_key: &'a str,
+    /// Where progress and log messages go; dropped where it is full or absent.
+    pub notices: Option<&'a mpsc::Sender<Notice>>,
+    /// The least severe log message wanted; none where absent.
+    pub log_level: Option<&'a str>,
+    /// Ends the call when the agent has given up.
+    pub cancel: &'a CancellationToken,
+    /// When the call has lasted too long.
+    pub deadline: Instant,
+    /// Longest result, in bytes of JSON text.
+    pub max_result_bytes: usize,
+    /// Whether the manifest declares that calling twice is calling once.
+    pub idempotent: bool,
+    /// Comes back in [`super::Event::Late`] when an answer arrives after the call has ended.
+    pub tag: u128,
+    /// Tells whether the first byte has left; the caller keeps a clone, for when the call is abandoned.
+    pub sent: &'a Sent,
+}
+
+/// What a server tells while a call is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The `params` of `notifications/progress` without `progressToken`, a JSON object.
+    Progress(Bytes),
+    /// The `params` of `notifications/message`, a JSON object.
+    Log(Bytes),
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The JSON-RPC message as it was received, or the transmission that it stands in.
+    pub body: Bytes,
+    /// The revision that the server speaks: what the result's shape follows.
+    pub version: Revision,
+    /// Which answer it is, and where in `body`.
+    pub outcome: Outcome,
+}
+
+/// The two answers of JSON-RPC, as spans of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The value of `result`.
+    Result(Range<usize>),
+    /// The value of `error`, an object.
+    Failure(Range<usize>),
+}
+
+impl Reply {
+    /// The JSON text of the result or the error object.
+    pub fn text(&self) -> &[u8] {
+        let (Outcome::Result(span) | Outcome::Failure(span)) = &self.outcome;
+        self.body.get(span.clone()).unwrap_or_default()
+    }
+}
+
+/// Whether the first byte of a request has left. Clones tell of the same request.
+#[derive(Clone, Debug, Default)]
+pub struct Sent(Arc<AtomicU8>);
+
+const WAITING: u8 = 0;
+const LEFT: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+impl Sent {
+    /// Whether it has; from then on the effect of a call without an answer is unknown.
+    pub fn has_left(&self) -> bool {
+        self.0.load(Ordering::Acquire) == LEFT
+    }
+
+    /// Taken by what writes, right before the first byte. False when the request must not be written.
+    pub(super) fn claim(&self) -> bool {
+        self.0.compare_exchange(WAITING, LEFT, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The effect of a call that ends without an answer. Where it is `none`, it stays so: the request is withdrawn.
+    pub(super) fn settle(&self) -> Effect {
+        match self.0.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) | Err(WITHDRAWN) => Effect::None,
+            Err(_) => Effect::Unknown,
+        }
+    }
+
+    /// The server has said that it did not process the request: it may be written once more.
+    pub(super) fn unprocessed(&self) {
+        let _ = self.0.compare_exchange(LEFT, WAITING, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// A member of `params`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part<'a> {
+    /// A string.
+    Text(&'a str),
+    /// JSON text.
+    Raw(&'a [u8]),
+}
+
+/// A request on its way over a link: the gateway's, or one of ours (`tools/list`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exchange<'a> {
+    pub(super) era: Era,
+    pub(super) method: &'a str,
+    pub(super) members: &'a [(&'a str, Part<'a>)],
+    /// The value of `Mcp-Name`.
+    pub(super) name: Option<&'a str>,
+    pub(super) meta: &'a [(&'a str, &'a [u8])],
+    pub(super) headers: &'a [(&'a str, &'a str)],
+    pub(super) session_key: &'a str,
+    pub(super) notices: Option<&'a mpsc::Sender<Notice>>,
+    pub(super) log_level: Option<&'a str>,
+    pub(super) idempotent: bool,
+    pub(super) tag: Option<u128>,
+    pub(super) sent: &'a Sent,
+}
+
+/// The session key of the gateway's own requests; no principal has an empty name.
+pub(super) const OWN_SESSION: &str = "";
+
+impl<'a> Exchange<'a> {
+    /// A request of our own.
+    pub(super) fn own(era: Era, method: &'a str, members: &'a [(&'a str, Part<'a>)], sent: &'a Sent) -> Self {
+        Self {
+            era,
+            method,
+            members,
+            name: None,
+            meta: &[],
+            headers: &[],
+            session_key: OWN_SESSION,
+            notices: None,
+            log_level: None,
+            idempotent: true,
+            tag: None,
+            sent,
+        }
+    }
+
+    /// The error of a call that ends here without an answer.
+    pub(super) fn fault(&self, code: Code, message: &'static str) -> Error {
+        Error::new(code, message).from_upstream().after_effect(self.sent.settle(), self.idempotent)
+    }
+
+    /// Like [`Exchange::fault`], but `upstream_unavailable` when nothing has left.
+    pub(super) fn broke(&self, code: Code, message: &'static str) -> Error {
+        match self.sent.settle() {
+            Effect::None => {
+                Error::new(Code::UpstreamUnavailable, "the tool server could not be reached").from_upstream().retry_after_ms(1_000)
+            }
+            effect => Error::new(code, message).from_upstream().after_effect(effect, self.idempotent),
+        }
+    }
+
+    /// The error when the server has said that it did not process the request.
+    pub(super) fn refused(&self, message: &'static str) -> Error {
+        self.sent.unprocessed();
+        Error::new(Code::UpstreamUnavailable, message).from_upstream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_withdrawn_request_is_never_written() {
+        let sent = Sent::default();
+        assert_eq!(sent.settle(), Effect::None);
+        assert!(!sent.claim());
+        assert_eq!(sent.settle(), Effect::None);
+    }
+
+    #[test]
+    fn a_written_request_has_an_unknown_effect_until_the_server_disowns_it() {
+        let sent = Sent::default();
+        assert!(sent.claim() && sent.has_left());
+        assert_eq!(sent.settle(), Effect::Unknown);
+        sent.unprocessed();
+        assert!(sent.claim());
+    }
+}

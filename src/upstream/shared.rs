@@ -1,0 +1,137 @@
+//! What one upstream tells the gateway, and what its parts share to do so.
+//!
+//! INVARIANT: a report from a reader never waits for whoever reads the reports: over the channel's bound it is dropped and
+//! logged. `Listed` and `Lost` are waited for, by the task that has nothing else to do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::mcp::revision::Revision;
+
+/// An event and where it happened.
+#[derive(Debug)]
+pub struct Report {
+    /// The upstream's id.
+    pub upstream: Arc<str>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happens to an upstream beside its calls.
+#[derive(Debug)]
+pub enum Event {
+    /// Its tools were listed: after each connection, and again when they may have changed.
+    Listed {
+        /// The tools and the server's own words.
+        listing: Box<Listing>,
+        /// To be answered when the definitions were compared with the lock: before that no call is forwarded over a new
+        /// connection. Dropped unanswered, the connection is given up.
+        compared: oneshot::Sender<()>,
+    },
+    /// The connection is gone, and calls under way have failed, or none could be made; it is tried again.
+    Lost {
+        /// Why, for the operator.
+        reason: String,
+    },
+    /// An answer to a call that had ended, or a second one.
+    Late {
+        /// The call's [`super::Request::tag`].
+        tag: u128,
+    },
+    /// A server asked us for something that we do not do, and was refused.
+    Refused {
+        /// The method that it asked for.
+        method: String,
+    },
+}
+
+/// The tools of a server and what it says of itself.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// All tools, in the server's order.
+    pub tools: Vec<Definition>,
+    /// The revision; its era is worth remembering.
+    pub version: Revision,
+    /// The server's `Implementation`, as JSON text.
+    pub server_info: Option<Bytes>,
+    /// How the server wants to be used. Words of a stranger: not for a model unread.
+    pub instructions: Option<String>,
+    /// The server's capabilities, as JSON text.
+    pub capabilities: Option<Bytes>,
+}
+
+/// One tool as the server defines it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// The server's own name of it.
+    pub name: String,
+    /// The whole definition, JSON text as received.
+    pub json: Bytes,
+}
+
+/// Longest method that is reported; a stranger chooses it.
+const MAX_METHOD: usize = 128;
+/// Notifications and answers to the server under way at once over HTTP; further ones are left out.
+const MAX_SIDE_POSTS: usize = 64;
+
+/// What the parts of one upstream share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) id: Arc<str>,
+    pub(super) max_message_bytes: usize,
+    /// The tools may have changed.
+    pub(super) changed: Notify,
+    /// A call met something that a connected server does not do: look whether it still is.
+    pub(super) suspect: Notify,
+    /// All tasks of the upstream; `stop` waits for them.
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    /// The process is to end sooner than it would be asked to.
+    pub(super) hurry: CancellationToken,
+    pub(super) side: Arc<Semaphore>,
+    events: mpsc::Sender<Report>,
+}
+
+impl Shared {
+    pub(super) fn new(id: &str, max_message_bytes: usize, events: mpsc::Sender<Report>, stop: CancellationToken) -> Self {
+        Self {
+            id: id.into(),
+            max_message_bytes,
+            changed: Notify::new(),
+            suspect: Notify::new(),
+            tasks: TaskTracker::new(),
+            stop,
+            hurry: CancellationToken::new(),
+            side: Arc::new(Semaphore::new(MAX_SIDE_POSTS)),
+            events,
+        }
+    }
+
+    /// Reports without waiting.
+    pub(super) fn report(&self, event: Event) {
+        let report = Report { upstream: Arc::clone(&self.id), event };
+        if let Err(error) = self.events.try_send(report) {
+            tracing::debug!(upstream = %self.id, %error, "an event of the upstream could not be reported");
+        }
+    }
+
+    /// Reports, waiting for room; false when nobody reads any more.
+    pub(super) async fn announce(&self, event: Event) -> bool {
+        self.events.send(Report { upstream: Arc::clone(&self.id), event }).await.is_ok()
+    }
+
+    pub(super) fn late(&self, tag: Option<u128>) {
+        if let Some(tag) = tag {
+            self.report(Event::Late { tag });
+        }
+    }
+
+    pub(super) fn refused(&self, method: &str) {
+        let method = method.chars().take(MAX_METHOD).flat_map(char::escape_debug).collect();
+        self.report(Event::Refused { method });
+    }
+}

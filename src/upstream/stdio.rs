@@ -1,0 +1,321 @@
+//! The link to a server on pipes.
+//!
+//! Owns: our ids, the queue of lines, the reader and the writer. Leaves to others: the process (`child`), and who waits for
+//! which answer (`pending`).
+//! INVARIANT: each waiting call gets exactly one answer or the news that the link is gone.
+//! INVARIANT: no lock is held across an await; a pipe that takes no more bytes delays a call no longer than its deadline.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{ChildStdin, ChildStdout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::child::{self, Process};
+use super::inbound::{self, Inbound};
+use super::pending::{Owner, Pending, Waiter};
+use super::request::{Exchange, Notice, Outcome, Part, Reply, Sent};
+use super::shared::Shared;
+use super::wire;
+use crate::catalog::transport::Command;
+use crate::error::{Code, Effect, Error};
+use crate::mcp::revision::{Era, Revision};
+
+/// Lines that wait for the pipe; a call beyond that waits for room until its deadline.
+const MAX_QUEUED_LINES: usize = 64;
+/// What is read at once, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+/// How long the last lines of a server that has ended may take to be read.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long standard error is read on once the link is gone: the time that the group's end may take.
+const LAST_LOG: Duration = Duration::from_secs(5);
+
+/// Why a link is gone.
+#[derive(Clone, Debug)]
+pub(super) enum Gone {
+    /// The server ended, or was ended.
+    Ended(String),
+    /// The server broke the protocol.
+    Protocol(String),
+}
+
+/// A link to one process.
+#[derive(Debug)]
+pub(super) struct StdioLink {
+    shared: Arc<Shared>,
+    version: OnceLock<Revision>,
+    lines: mpsc::Sender<Line>,
+    next_id: AtomicU64,
+    pending: Pending,
+    /// Cancelled when the link is gone, or is to go.
+    gone: CancellationToken,
+    why: OnceLock<Gone>,
+    /// The id of `subscriptions/listen`, 0 while there is none.
+    listening: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Line {
+    bytes: Bytes,
+    sent: Sent,
+}
+
+impl StdioLink {
+    /// Starts the process and its tasks; they end when [`StdioLink::close`] is called or the upstream stops.
+    ///
+    /// # Errors
+    /// When the process cannot be started; the text is for the operator.
+    pub(super) fn open(command: &Command, base: &std::path::Path, shared: &Arc<Shared>) -> Result<Arc<Self>, String> {
+        let (process, (stdin, stdout, stderr)) =
+            Process::start(command, base).map_err(|error| format!("`{}` cannot be started: {error}", command.command))?;
+        let (lines, queue) = mpsc::channel(MAX_QUEUED_LINES);
+        let link = Arc::new(Self {
+            shared: Arc::clone(shared),
+            version: OnceLock::new(),
+            lines,
+            next_id: AtomicU64::new(1),
+            pending: Pending::default(),
+            gone: shared.stop.child_token(),
+            why: OnceLock::new(),
+            listening: AtomicU64::new(0),
+        });
+        let tasks = &shared.tasks;
+        let (log, gone) = (child::log(Arc::clone(&shared.id), stderr), link.gone.clone());
+        tasks.spawn(async move {
+            // Its last words matter most; but whoever inherited standard error and left the group must not hold us up.
+            let over = async {
+                gone.cancelled().await;
+                sleep(LAST_LOG).await;
+            };
+            tokio::select! { () = log => {}, () = over => {} }
+        });
+        tasks.spawn(Arc::clone(&link).write(stdin, queue));
+        tasks.spawn(Arc::clone(&link).read(stdout));
+        tasks.spawn(Arc::clone(&link).watch(process));
+        Ok(link)
+    }
+
+    /// Tells which revision was agreed on.
+    pub(super) fn agreed(&self, version: Revision) {
+        let _ = self.version.set(version);
+    }
+
+    /// Ends the link and the process; does not wait for them.
+    pub(super) fn close(&self) {
+        self.gone.cancel();
+    }
+
+    /// Ends the link with what holds the returned guard.
+    pub(super) fn closer(&self) -> tokio_util::sync::DropGuard {
+        self.gone.clone().drop_guard()
+    }
+
+    /// Waits until the link is gone and says why.
+    pub(super) async fn lost(&self) -> String {
+        self.gone.cancelled().await;
+        match self.why.get() {
+            Some(Gone::Ended(reason) | Gone::Protocol(reason)) => reason.clone(),
+            None => "stopped".to_owned(),
+        }
+    }
+
+    /// Sends the request and waits for its answer. Dropped before that, the request is withdrawn or cancelled.
+    ///
+    /// # Errors
+    /// When the link is gone first.
+    pub(super) async fn exchange(&self, exchange: &Exchange<'_>) -> Result<Reply, Error> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut bytes = wire::request(exchange, id);
+        bytes.push(b'\n');
+        let (answer, answered) = oneshot::channel();
+        let Some(_call) = self.enlist(id, exchange, answer) else { return Err(self.broke(exchange)) };
+        let Ok(room) = self.lines.reserve().await else { return Err(self.broke(exchange)) };
+        room.send(Line { bytes: bytes.into(), sent: exchange.sent.clone() });
+        match answered.await {
+            Ok((body, outcome)) => Ok(Reply { body, version: self.version.get().copied().unwrap_or(Revision::NEWEST), outcome }),
+            Err(_) => Err(self.broke(exchange)),
+        }
+    }
+
+    /// Sends a notification, if the queue has room.
+    pub(super) fn notify(&self, message: Vec<u8>) {
+        let mut bytes = message;
+        bytes.push(b'\n');
+        if self.lines.try_send(Line { bytes: bytes.into(), sent: Sent::default() }).is_err() {
+            tracing::debug!(upstream = %self.shared.id, "a notification to the tool server was left out: its input is full");
+        }
+    }
+
+    /// Asks a modern server to tell when its tools change, unless it does so already.
+    pub(super) fn listen(&self) {
+        if self.listening.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.listening.store(id, Ordering::Relaxed);
+        let members = [("notifications", Part::Raw(br#"{"toolsListChanged":true}"#))];
+        self.notify(wire::request(&Exchange::own(Era::Modern, "subscriptions/listen", &members, &Sent::default()), id));
+    }
+
+    fn broke(&self, exchange: &Exchange<'_>) -> Error {
+        match self.why.get() {
+            Some(Gone::Protocol(reason)) => {
+                exchange.broke(Code::UpstreamProtocolError, "the tool server broke the protocol").operator(reason)
+            }
+            Some(Gone::Ended(reason)) => exchange.broke(Code::UpstreamDisconnected, "the tool server ended").operator(reason),
+            None => exchange.broke(Code::UpstreamDisconnected, "the tool server was stopped"),
+        }
+    }
+
+    fn enlist<'l>(&'l self, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<(Bytes, Outcome)>) -> Option<Call<'l>> {
+        let waiter = Waiter { answer, notices: exchange.notices.cloned(), wants_log: exchange.log_level.is_some(), tag: exchange.tag };
+        if !self.pending.add(id, waiter) {
+            return None;
+        }
+        // A handshake must not be cancelled (2025-11-25, cancellation).
+        let cancels = exchange.method != "initialize" && exchange.method != "server/discover";
+        Some(Call { link: self, id, sent: exchange.sent.clone(), cancels })
+    }
+
+    fn lose(&self, why: Gone) {
+        let _ = self.why.set(why);
+        self.gone.cancel();
+        drop(self.pending.close());
+    }
+
+    async fn write(self: Arc<Self>, mut stdin: ChildStdin, mut queue: mpsc::Receiver<Line>) {
+        let writing = async {
+            while let Some(line) = queue.recv().await {
+                if line.sent.claim()
+                    && let Err(error) = stdin.write_all(&line.bytes).await
+                {
+                    self.lose(Gone::Ended(format!("its input is closed: {error}")));
+                    return;
+                }
+            }
+        };
+        self.gone.run_until_cancelled(writing).await;
+    }
+
+    async fn read(self: Arc<Self>, mut stdout: ChildStdout) {
+        let why = self.gone.run_until_cancelled(self.read_lines(&mut stdout)).await;
+        if let Some(why) = why {
+            self.lose(why);
+        }
+    }
+
+    async fn read_lines(&self, stdout: &mut ChildStdout) -> Gone {
+        let (mut buffer, mut scanned) = (BytesMut::with_capacity(READ_BYTES), 0);
+        let limit = self.shared.max_message_bytes;
+        loop {
+            let found = buffer.get(scanned..).unwrap_or_default().iter().position(|byte| *byte == b'\n');
+            let length = found.map_or(buffer.len(), |found| scanned + found);
+            if length > limit {
+                return Gone::Protocol(format!("a line is longer than {limit} bytes"));
+            }
+            if found.is_some() {
+                let mut line = buffer.split_to(length + 1);
+                line.truncate(length);
+                scanned = 0;
+                self.line(line.freeze());
+                continue;
+            }
+            scanned = buffer.len();
+            buffer.reserve(READ_BYTES);
+            match stdout.read_buf(&mut buffer).await {
+                Ok(0) => return Gone::Ended("its output has ended".to_owned()),
+                Ok(_) => {}
+                Err(error) => return Gone::Ended(format!("its output cannot be read: {error}")),
+            }
+        }
+    }
+
+    fn line(&self, line: Bytes) {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        let read = inbound::read(&line, self.version.get().copied(), |message| self.message(&line, message));
+        if let Err(fault) = read {
+            // Banners on standard output are common, and harmless once they are left out.
+            let start = child::printable(line.get(..line.len().min(80)).unwrap_or_default());
+            tracing::debug!(upstream = %self.shared.id, fault = %fault.0, %start, "a line of the tool server is not MCP and was left out");
+        }
+    }
+
+    fn message(&self, line: &Bytes, message: Inbound) {
+        match message {
+            Inbound::Answer { id, outcome } => self.answer(line, id, outcome),
+            Inbound::Progress { id, params } => tell(self.pending.notices(id), Notice::Progress(params)),
+            Inbound::Log(params) => tell(self.pending.only_log(), Notice::Log(params)),
+            Inbound::ToolsChanged => self.shared.changed.notify_one(),
+            Inbound::Asked { id, method } => {
+                if method != "ping" {
+                    self.shared.refused(&method);
+                }
+                // A modern server asks nothing, and no client answers one (2026-07-28, basic).
+                if self.version.get().is_none_or(|version| version.era() == Era::Legacy) {
+                    self.notify(wire::answer(&id, &method));
+                }
+            }
+            Inbound::Other => {}
+        }
+    }
+
+    fn answer(&self, line: &Bytes, id: Option<u64>, outcome: Outcome) {
+        let Some(id) = id else { return };
+        if self.listening.compare_exchange(id, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            return;
+        }
+        match self.pending.take(id) {
+            Owner::Waiting(call) => {
+                if call.answer.send((line.clone(), outcome)).is_err() {
+                    self.shared.late(call.tag);
+                }
+            }
+            Owner::Ended(tag) => self.shared.late(tag),
+            Owner::Nobody => tracing::debug!(upstream = %self.shared.id, id, "the tool server answered a request that it was never sent"),
+        }
+    }
+
+    async fn watch(self: Arc<Self>, mut process: Process) {
+        tokio::select! {
+            status = process.ended() => {
+                // Its last lines may still be in the pipe, an answer among them; the reader ends the link behind them.
+                let _ = timeout(LAST_WORDS, self.gone.cancelled()).await;
+                let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                self.lose(Gone::Ended(format!("the process has ended ({status})")));
+            }
+            () = self.gone.cancelled() => self.lose(Gone::Ended("the process was stopped".to_owned())),
+        }
+        process.end(&self.shared.hurry).await;
+    }
+}
+
+fn tell(notices: Option<mpsc::Sender<Notice>>, notice: Notice) {
+    if let Some(notices) = notices {
+        let _ = notices.try_send(notice);
+    }
+}
+
+/// A call under way. Its end without an answer, for whatever reason, withdraws or cancels the request.
+struct Call<'l> {
+    link: &'l StdioLink,
+    id: u64,
+    sent: Sent,
+    cancels: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let unanswered = matches!(self.link.pending.take(self.id), Owner::Waiting(_));
+        if unanswered && self.sent.settle() == Effect::Unknown && self.cancels {
+            self.link.notify(wire::cancelled(self.id));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The life of one upstream: connect, list, watch, and all over again when it is lost.
+//!
+//! Leaves to others: the handshake, the listing, and what a new list means (the gateway answers `Listed`).
+//! INVARIANT: a connection takes calls only after the gateway has compared its tools with the lock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::backoff::Backoff;
+use super::handshake::{self, NotOpened, Opened};
+use super::inbound::Greeting;
+use super::link::Link;
+use super::listing::{self, Unlisted};
+use super::shared::{Definition, Event, Listing};
+use super::{Core, Live, State, Way, listen};
+use crate::mcp::revision::Era;
+
+/// The first and the longest wait before a new connection.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// How long after a hint the tools are listed again: a server that registers ten tools tells so ten times.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// How often the tools are listed without a hint.
+const RELIST: Duration = Duration::from_secs(300);
+
+/// Runs until the upstream is stopped.
+pub(super) async fn run(core: Arc<Core>) {
+    let stop = core.shared.stop.clone();
+    stop.run_until_cancelled(live(&core)).await;
+    core.state.send_replace(State::Stopped);
+    if let Some(live) = core.live.swap(None) {
+        live.link.close();
+    }
+}
+
+async fn live(core: &Core) {
+    let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+    let mut memory = core.spec.remembered_era;
+    loop {
+        core.state.send_replace(State::Connecting);
+        let connected = Instant::now();
+        let reason = match connect(core, memory).await {
+            Ok((opened, tools)) => {
+                memory = Some(opened.greeting.version.era());
+                serve(core, opened, tools).await
+            }
+            Err(refused) => {
+                memory = refused.memory;
+                refused.reason
+            }
+        };
+        if core.shared.stop.is_cancelled() {
+            return;
+        }
+        // A server that ends right after each start must not be started in a tight circle.
+        if connected.elapsed() > backoff.longest() {
+            backoff.reset();
+        }
+        let retry_in = backoff.step();
+        tracing::warn!(upstream = %core.shared.id, %reason, ?retry_in, "the tool server is not connected");
+        core.state.send_replace(State::Failed { reason: reason.clone(), retry_in });
+        core.shared.announce(Event::Lost { reason }).await;
+        sleep(retry_in).await;
+    }
+}
+
+/// A connection whose tools were listed and compared, and what they were.
+async fn connect(core: &Core, memory: Option<Era>) -> Result<(Opened, Fingerprint), NotOpened> {
+    let connect = core.spec.connect_timeout();
+    let opening = async {
+        match &core.spec.way {
+            Way::Http(address, endpoint) => handshake::http(address, endpoint, &core.shared, memory, connect, core.spec.concurrency).await,
+            Way::Stdio(command) => {
+                let silence = if memory == Some(Era::Modern) { connect } else { core.spec.probe_timeout() };
+                handshake::stdio(command, &core.spec.base, &core.shared, memory, silence).await
+            }
+        }
+    };
+    let opened = timeout(connect, opening).await.map_err(|_| NotOpened::from("the server did not answer in time".to_owned()))??;
+    let learnt = Some(opened.greeting.version.era());
+    let listed = list(core, &opened.link, &opened.greeting, None).await;
+    let tools = listed.map_err(|(Unlisted::Unreachable(reason) | Unlisted::Refused(reason))| NotOpened { reason, memory: learnt })?;
+    Ok((opened, tools))
+}
+
+/// SHA-256 of all definitions: a list that has not changed is not worth comparing again.
+type Fingerprint = [u8; 32];
+
+fn fingerprint(tools: &[Definition]) -> Fingerprint {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    for tool in tools {
+        hash.update(&tool.json.len().to_le_bytes());
+        hash.update(&tool.json);
+    }
+    let mut out = [0; 32];
+    out.iter_mut().zip(hash.finish().as_ref()).for_each(|(out, byte)| *out = *byte);
+    out
+}
+
+/// Lists the tools and, unless they are `known`, waits until the gateway has compared them.
+async fn list(core: &Core, link: &Link, greeting: &Greeting, known: Option<Fingerprint>) -> Result<Fingerprint, Unlisted> {
+    let page = core.spec.connect_timeout();
+    let tools = if greeting.tools { listing::tools(link, greeting.version.era(), page).await? } else { Vec::new() };
+    let found = fingerprint(&tools);
+    if known == Some(found) {
+        return Ok(found);
+    }
+    let listing = Listing {
+        tools,
+        version: greeting.version,
+        server_info: greeting.server_info.clone(),
+        instructions: greeting.instructions.clone(),
+        capabilities: greeting.capabilities.clone(),
+    };
+    let (compared, done) = oneshot::channel();
+    core.shared.announce(Event::Listed { listing: Box::new(listing), compared }).await;
+    match timeout(page, done).await {
+        Ok(Ok(())) => Ok(found),
+        _ => Err(Unlisted::Refused("the tools were not compared with the lock".to_owned())),
+    }
+}
+
+/// Takes calls until the connection is lost; says why it was.
+async fn serve(core: &Core, opened: Opened, tools: Fingerprint) -> String {
+    let Opened { link, closer, greeting } = opened;
+    let version = greeting.version;
+    core.live.store(Some(Arc::new(Live { link: link.clone(), version })));
+    core.state.send_replace(State::Connected { version });
+    tracing::info!(upstream = %core.shared.id, %version, "the tool server is connected");
+    if greeting.tells_changes
+        && let Link::Http(link) = &link
+    {
+        listen::listen(link, version);
+    }
+    let reason = watch(core, &link, &greeting, tools).await;
+    core.live.store(None);
+    link.close();
+    drop(closer);
+    reason
+}
+
+async fn watch(core: &Core, link: &Link, greeting: &Greeting, mut tools: Fingerprint) -> String {
+    let mut next = Instant::now() + RELIST;
+    loop {
+        if let (Link::Stdio(link), true, Era::Modern) = (link, greeting.tells_changes, greeting.version.era()) {
+            link.listen();
+        }
+        let hint = async {
+            tokio::select! {
+                () = core.shared.changed.notified() => {}
+                () = core.shared.suspect.notified() => {}
+                () = sleep_until(next) => return,
+            }
+            sleep(DEBOUNCE).await;
+        };
+        tokio::select! {
+            reason = link.lost() => return reason,
+            () = hint => {}
+        }
+        next = Instant::now() + RELIST;
+        if let Link::Http(link) = link {
+            link.sweep();
+        }
+        let listed = tokio::select! {
+            reason = link.lost() => return reason,
+            listed = list(core, link, greeting, Some(tools)) => listed,
+        };
+        match (listed, link) {
+            (Err(Unlisted::Unreachable(reason)), Link::Http(_)) => return reason,
+            // A process may be busy with a call, and ending it would end the call: its own end is what counts.
+            (Err(Unlisted::Unreachable(reason) | Unlisted::Refused(reason)), _) => {
+                tracing::warn!(upstream = %core.shared.id, %reason, "the tools could not be listed again");
+            }
+            (Ok(found), _) => tools = found,
+        }
+    }
+}

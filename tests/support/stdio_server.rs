@@ -1,0 +1,177 @@
+//! A tool server on pipes that misbehaves on purpose: how is said by its arguments and by the tool that is called.
+//!
+//! `modern` and `legacy` choose the era; `silent` is legacy and drops what it does not know; `slow` is modern and answers
+//! nothing before it has been asked twice; `fragile` is legacy and ends over an unknown method; `stubborn` is modern and
+//! ignores SIGTERM and the end of its input; `park PORT` only waits, on a connection that ends with it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "it is part of a test")]
+
+use std::io::{BufRead, Write};
+use std::net::TcpStream;
+use std::process::{Command, exit};
+
+use serde_json::{Value, json};
+
+fn main() {
+    let mode = std::env::args().nth(1).unwrap_or_default();
+    if mode == "park" {
+        let _connection = connect(&std::env::args().nth(2).unwrap_or_default());
+        park();
+    }
+    let mut server = Server { mode: mode.clone(), seen: Vec::new(), held: Vec::new(), changed: false };
+    if mode == "stubborn" {
+        ignore_sigterm();
+    }
+    eprintln!("ready \u{1b}[31mred");
+    for line in std::io::stdin().lock().lines() {
+        let Ok(message) = serde_json::from_str::<Value>(&line.expect("a line")) else { exit(3) };
+        server.message(&message);
+    }
+    if mode == "stubborn" {
+        park();
+    }
+}
+
+fn park() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+fn connect(port: &str) -> TcpStream {
+    TcpStream::connect(format!("127.0.0.1:{port}")).expect("a listening test")
+}
+
+fn ignore_sigterm() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _inside = runtime.enter();
+    std::mem::forget(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a handler"));
+    std::mem::forget(runtime);
+}
+
+struct Server {
+    mode: String,
+    seen: Vec<String>,
+    held: Vec<Value>,
+    changed: bool,
+}
+
+impl Server {
+    fn modern(&self) -> bool {
+        ["modern", "slow", "stubborn"].contains(&self.mode.as_str())
+    }
+
+    fn message(&mut self, message: &Value) {
+        let (id, method) = (&message["id"], message["method"].as_str().unwrap_or("answer"));
+        self.seen.push(method.to_owned());
+        match method {
+            "server/discover" if self.mode == "slow" => self.held.push(id.clone()),
+            "server/discover" if self.modern() => discovered(id),
+            "server/discover" if self.mode == "silent" => {}
+            "server/discover" if self.mode == "fragile" => exit(4),
+            "initialize" if self.mode == "slow" => {
+                self.held.drain(..).for_each(|id| discovered(&id));
+                say(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no"}}));
+            }
+            "initialize" if !self.modern() => result(
+                id,
+                &json!({"protocolVersion": "2025-06-18",
+                "capabilities": {"tools": {"listChanged": true}}, "serverInfo": {"name": "stdio", "version": "1"}}),
+            ),
+            "tools/list" => self.list(id),
+            "tools/call" => self.call(id, &message["params"]),
+            "notifications/cancelled" => self.cancelled(&message["params"]["requestId"]),
+            "subscriptions/listen" => {}
+            "answer" => self.answered(message),
+            method if method.starts_with("notifications/") => {}
+            _ => say(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no"}})),
+        }
+    }
+
+    fn list(&self, id: &Value) {
+        let mut tools = vec![json!({"name": "echo", "inputSchema": {"type": "object"}})];
+        if self.changed {
+            tools.push(json!({"name": "new", "inputSchema": {"type": "object"}}));
+        }
+        result(id, &json!({"tools": tools}));
+    }
+
+    fn call(&mut self, id: &Value, params: &Value) {
+        match params["name"].as_str().unwrap_or_default() {
+            "die" => exit(5),
+            "die_answering" => {
+                result(id, &json!({"said": "last words"}));
+                exit(0)
+            }
+            "long_line" => say(&json!("x".repeat(200_000))),
+            "junk" => {
+                println!("Welcome!\n\n{{\"half\":\n[1,2]\n\u{1b}[2J");
+                result(id, &json!({"said": "after junk"}));
+            }
+            "never" => self.held.push(id.clone()),
+            "twice" => (0..2).for_each(|_| result(id, &json!({}))),
+            "progress" => {
+                let token = &params["_meta"]["progressToken"];
+                say(&json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}}));
+                result(id, &json!({"token_is_id": token == id}));
+            }
+            "ask" => {
+                self.held.push(id.clone());
+                say(&json!({"jsonrpc": "2.0", "id": "p", "method": "ping"}));
+                say(&json!({"jsonrpc": "2.0", "id": "s", "method": "sampling/createMessage", "params": {}}));
+            }
+            "change" => {
+                self.changed = true;
+                say(&json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
+                result(id, &json!({}));
+            }
+            "seen" => result(id, &json!(self.seen)),
+            "environment" => result(id, &json!(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>())),
+            "grandchild" => {
+                let port = params["arguments"]["port"].to_string();
+                std::mem::forget(connect(&port));
+                std::mem::forget(Command::new(std::env::current_exe().expect("a path")).args(["park", &port]).spawn().expect("a child"));
+                result(id, &json!({}));
+            }
+            "deaf" => {
+                result(id, &json!({}));
+                park()
+            }
+            _ => result(id, params),
+        }
+    }
+
+    fn cancelled(&mut self, id: &Value) {
+        // Late, as if the cancellation had crossed the answer.
+        if self.held.contains(id) {
+            result(id, &json!({"said": "too late"}));
+        }
+    }
+
+    fn answered(&mut self, message: &Value) {
+        if message["id"] == "s" {
+            let asked = self.held.pop().unwrap_or_default();
+            result(&asked, &json!({"refused_with": message["error"]["code"]}));
+        } else if message["result"] != json!({}) {
+            exit(6);
+        }
+    }
+}
+
+fn discovered(id: &Value) {
+    result(
+        id,
+        &json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {"listChanged": true}},
+        "instructions": "be kind", "ttlMs": 0, "cacheScope": "private",
+        "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "stdio", "version": "1"}}}),
+    );
+}
+
+fn result(id: &Value, result: &Value) {
+    say(&json!({"jsonrpc": "2.0", "id": id, "result": result}));
+}
+
+fn say(message: &Value) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{message}").and_then(|()| out.flush());
+}

@@ -1,0 +1,171 @@
+//! Upstreams against real servers that misbehave on purpose.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test may fail it")]
+
+#[path = "upstream/http_eras.rs"]
+mod http_eras;
+#[path = "upstream/http_faults.rs"]
+mod http_faults;
+#[path = "support/http_server.rs"]
+mod http_server;
+#[path = "upstream/independent.rs"]
+mod independent;
+#[path = "upstream/stdio_servers.rs"]
+mod stdio_servers;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use doorward::catalog::transport::Transport;
+use doorward::error::Error;
+use doorward::upstream::{Event, Listing, Reply, Report, Request, Sent, Slot, Spec, State, Upstream};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// An upstream whose lists are taken as they come, and what else it reports.
+struct Fixture {
+    upstream: Upstream,
+    listings: mpsc::Receiver<Listing>,
+    events: mpsc::Receiver<Event>,
+    compare: Arc<AtomicBool>,
+}
+
+fn spec(transport: &Value) -> Spec {
+    let transport: Transport = serde_json::from_value(transport.clone()).unwrap();
+    let mut spec = Spec::new("tools", &transport, std::path::PathBuf::new()).unwrap();
+    spec.probe_timeout_ms = 100;
+    spec
+}
+
+impl Fixture {
+    fn start(spec: Spec) -> Self {
+        let (reports, mut read) = mpsc::channel::<Report>(64);
+        let (listed, listings) = mpsc::channel(64);
+        let (other, events) = mpsc::channel(64);
+        let compare = Arc::new(AtomicBool::new(true));
+        let comparing = Arc::clone(&compare);
+        tokio::spawn(async move {
+            while let Some(report) = read.recv().await {
+                match report.event {
+                    Event::Listed { listing, compared } => {
+                        if comparing.load(Ordering::Relaxed) {
+                            let _ = compared.send(());
+                        }
+                        let _ = listed.try_send(*listing);
+                    }
+                    event => {
+                        let _ = other.try_send(event);
+                    }
+                }
+            }
+        });
+        Self { upstream: Upstream::start(spec, reports, &CancellationToken::new()), listings, events, compare }
+    }
+
+    async fn connected(spec: Spec) -> Self {
+        let fixture = Self::start(spec);
+        fixture.upstream.ready(Duration::from_secs(30)).await.unwrap();
+        fixture
+    }
+
+    async fn event(&mut self) -> Event {
+        soon(self.events.recv()).await.unwrap()
+    }
+
+    async fn listing(&mut self) -> Listing {
+        soon(self.listings.recv()).await.unwrap()
+    }
+
+    /// The reason of the next failed attempt.
+    async fn failure(&self) -> String {
+        loop {
+            let _ = self.upstream.ready(Duration::ZERO).await;
+            if let State::Failed { reason, .. } = self.upstream.state() {
+                return reason;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn call(&self, name: &str) -> Result<Value, Error> {
+        Call::of(name).send(&self.upstream).await.map(|reply| serde_json::from_slice(reply.text()).unwrap())
+    }
+}
+
+/// What is waited for comes, or the test fails rather than hangs.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it did not come")
+}
+
+/// A call whose every part can be set.
+struct Call {
+    name: &'static str,
+    arguments: String,
+    principal: &'static str,
+    cancel: CancellationToken,
+    limit: Duration,
+    notices: Option<mpsc::Sender<doorward::upstream::Notice>>,
+    log_level: Option<&'static str>,
+    max_result_bytes: usize,
+    sent: Sent,
+}
+
+impl Call {
+    fn of(name: &str) -> Self {
+        Self {
+            name: name.to_owned().leak(),
+            arguments: "{ \"n\": 1.0 }".to_owned(),
+            principal: "agent:a",
+            cancel: CancellationToken::new(),
+            limit: Duration::from_secs(30),
+            notices: None,
+            log_level: None,
+            max_result_bytes: 1 << 20,
+            sent: Sent::default(),
+        }
+    }
+
+    async fn send(&self, upstream: &Upstream) -> Result<Reply, Error> {
+        let slot = upstream.reserve()?;
+        self.send_in(upstream, &slot).await
+    }
+
+    async fn send_in(&self, upstream: &Upstream, slot: &Slot) -> Result<Reply, Error> {
+        let request = Request {
+            method: "tools/call",
+            name: self.name,
+            arguments: Some(self.arguments.as_bytes()),
+            meta: &[("traceparent", b"\"00-1-2-01\"")],
+            headers: &[("Region", "eu")],
+            session_key: self.principal,
+            notices: self.notices.as_ref(),
+            log_level: self.log_level,
+            cancel: &self.cancel,
+            deadline: Instant::now() + self.limit,
+            max_result_bytes: self.max_result_bytes,
+            idempotent: false,
+            tag: 7,
+            sent: &self.sent,
+        };
+        upstream.call(slot, request).await
+    }
+}
+
+/// A code and the effect it claims.
+fn told(error: &Error) -> (&'static str, &'static str) {
+    (error.facts().code, error.effect().as_str())
+}
+
+/// What a server was sent, in order.
+type Seen<T> = Arc<Mutex<Vec<T>>>;
+
+fn names(listing: &Listing) -> Vec<String> {
+    listing.tools.iter().map(|tool| tool.name.clone()).collect()
+}
+
+fn echo_list() -> Value {
+    json!({"tools": [{"name": "echo", "inputSchema": {"type": "object"}}], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"})
+}
