@@ -54,4 +54,5 @@ pub mod limit;
 pub mod policy;
 
 pub mod audit;
+pub mod inspect;
 pub mod upstream;
