@@ -54,5 +54,6 @@ pub mod limit;
 pub mod policy;
 
 pub mod audit;
+pub mod gateway;
 pub mod inspect;
 pub mod upstream;

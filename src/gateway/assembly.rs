@@ -1,0 +1,394 @@
+//! From files to a running gateway: what is opened once, what each snapshot is built from, and what upstreams report.
+//!
+//! Owns: the connections to upstreams, which carry over from snapshot to snapshot. Leaves to `cli` when to build and swap.
+//!
+//! INVARIANT: a fault in any file leaves the running snapshot as it is.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::listing::Listings;
+use super::{Gateway, Shared};
+use crate::audit::disk::Disk;
+use crate::audit::log::{Log, OpenError, Opened, Options as LogOptions};
+use crate::audit::record::{Kind, Record};
+use crate::audit::redact::ValueKey;
+use crate::audit::trail::Audit;
+use crate::catalog::lock::{Definition, changes};
+use crate::catalog::{Catalog, Listing, Live, Source};
+use crate::clock::Clock;
+use crate::config::{Config, Fault};
+use crate::identity::Identity;
+use crate::limit::{Limits, Time};
+use crate::mcp::json;
+use crate::policy::{Names, Options as PolicyOptions, Policy, TargetFacts, Warning};
+use crate::schema::Schemas;
+use crate::seal;
+use crate::state::{State, StateError};
+use crate::telemetry::Telemetry;
+use crate::upstream::{BadTransport, Era, Event, Report, Spec, Upstream};
+
+/// Which origin of the audit log a process writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOrigin {
+    /// `main`, of which there is one: `serve`.
+    Main {
+        /// Go on after damage that no crash does; recorded.
+        accept_damage: bool,
+    },
+    /// The first free of `local-1`, `local-2` …: everything that runs beside or without a server.
+    FirstFree,
+}
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state folder.
+    #[error("{0}")]
+    State(#[from] StateError),
+    /// A key, or a folder of the log.
+    #[error("{0}")]
+    Disk(#[from] std::io::Error),
+    /// The audit log.
+    #[error("{0}")]
+    Audit(#[from] OpenError),
+    /// The cryptographic library.
+    #[error("the cryptographic library does not work on this machine")]
+    Crypto,
+}
+
+/// Everything that decides, read from files or made for `wrap`, and not yet running.
+pub struct Loaded {
+    /// The reviewed tools.
+    pub catalog: Catalog,
+    /// Who may do what.
+    pub policy: Policy,
+    /// How often.
+    pub limits: Limits,
+    /// What is odd, and no fault.
+    pub warnings: Vec<Warning>,
+}
+
+/// Where [`Loaded`] comes from.
+pub trait Plan: Send + Sync {
+    /// Reads everything anew. `live` gives each upstream's live state, so that it carries over.
+    ///
+    /// # Errors
+    /// All faults found.
+    fn load(&self, live: &dyn Fn(&str) -> Arc<Live>, schemas: &Schemas, previous: Option<&Limits>) -> Result<Loaded, Vec<Fault>>;
+}
+
+/// The folders that people write.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// `tool-manifests/`.
+    pub manifests: PathBuf,
+    /// `policies/`.
+    pub policies: PathBuf,
+}
+
+impl Folders {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Self {
+        Self { manifests: config.manifests.as_ref().to_owned(), policies: config.policies.as_ref().to_owned() }
+    }
+}
+
+impl Plan for Folders {
+    fn load(&self, live: &dyn Fn(&str) -> Arc<Live>, schemas: &Schemas, previous: Option<&Limits>) -> Result<Loaded, Vec<Fault>> {
+        let catalog = Catalog::load(&self.manifests, live, schemas)?;
+        let upstreams: Vec<String> = catalog.sources().iter().map(|source| source.manifest.upstream.clone()).collect();
+        let targets = targets(&catalog);
+        // Agents may also be added to the state database at any time, so rows may name any.
+        let names = Names { upstreams: &upstreams, agents: None, targets: &targets };
+        let limits = Limits::load(&self.policies, &names, &Time::machine())?;
+        let limits = carried(limits, previous, &targets);
+        let options = PolicyOptions { upstreams: upstreams.clone(), limits: limits.text().to_owned(), ..PolicyOptions::default() };
+        let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
+        drop(targets);
+        Ok(Loaded { catalog, policy, limits, warnings })
+    }
+}
+
+/// The catalog's tools as the policy's targets, in the order of their indices.
+pub fn targets(catalog: &Catalog) -> Vec<TargetFacts<'_>> {
+    catalog.tools().iter().map(|tool| TargetFacts { name: &tool.target, tier: tool.tier }).collect()
+}
+
+/// Limits with the buckets of the previous ones, so that a reload forgives nothing.
+pub fn carried(limits: Limits, previous: Option<&Limits>, targets: &[TargetFacts<'_>]) -> Limits {
+    match previous {
+        Some(previous) => limits.carrying(previous, targets),
+        None => limits,
+    }
+}
+
+/// What a process opens once.
+pub struct Assembly {
+    plan: Box<dyn Plan>,
+    state: Arc<State>,
+    shared: Arc<Shared>,
+    base: PathBuf,
+    lives: Mutex<HashMap<String, Arc<Live>>>,
+    running: Mutex<HashMap<String, (String, Upstream)>>,
+    drifted: Mutex<HashSet<String>>,
+    limits: Mutex<Option<Arc<Limits>>>,
+    events: mpsc::Sender<Report>,
+    stop: CancellationToken,
+}
+
+impl Assembly {
+    /// Opens state, keys and log. The events of upstreams come out of the receiver; hand them to [`Assembly::take`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(
+        config: &Config,
+        plan: Box<dyn Plan>,
+        base: PathBuf,
+        origin: LogOrigin,
+    ) -> Result<(Self, Opened, mpsc::Receiver<Report>), StartError> {
+        let clock = Clock::system();
+        let state = State::open(config.state.as_ref())?;
+        let (log, opened) = open_log(config, origin, &clock)?;
+        let values = ValueKey::new(&seal::key(&state.keys_folder(), "values.key")?);
+        let shared = Shared {
+            audit: Audit::new(log, values, config.audit.durability.clone(), clock),
+            identity: ArcSwap::from_pointee(Identity::load(config, &state)?),
+            schemas: Schemas::default(),
+            telemetry: Telemetry::default(),
+        };
+        let (events, received) = mpsc::channel(256);
+        let assembly = Self {
+            plan,
+            state: Arc::new(state),
+            shared: Arc::new(shared),
+            base,
+            lives: Mutex::default(),
+            running: Mutex::default(),
+            drifted: Mutex::default(),
+            limits: Mutex::default(),
+            events,
+            stop: CancellationToken::new(),
+        };
+        Ok((assembly, opened, received))
+    }
+
+    /// What carries over between snapshots.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The state database.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Builds a snapshot from the files as they are now, and starts, keeps or stops upstreams to match.
+    ///
+    /// # Errors
+    /// All faults found; nothing has changed then.
+    pub fn build(&self) -> Result<(Gateway, Vec<Warning>), Vec<Fault>> {
+        let previous = lock(&self.limits).clone();
+        let loaded = self.plan.load(&|id| self.live(id), &self.shared.schemas, previous.as_deref())?;
+        let limits = Arc::new(loaded.limits);
+        let upstreams = self.connect(&loaded.catalog)?;
+        *lock(&self.limits) = Some(Arc::clone(&limits));
+        self.shared.audit.count_by(limits.floods());
+        let gateway = Gateway {
+            catalog: loaded.catalog,
+            policy: loaded.policy,
+            limits,
+            upstreams,
+            listings: Listings::default(),
+            shared: Arc::clone(&self.shared),
+        };
+        Ok((gateway, loaded.warnings))
+    }
+
+    /// Reads the keys of agents anew.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn reload_identity(&self, config: &Config) -> Result<(), StateError> {
+        self.shared.identity.store(Arc::new(Identity::load(config, &self.state)?));
+        Ok(())
+    }
+
+    fn live(&self, id: &str) -> Arc<Live> {
+        Arc::clone(lock(&self.lives).entry(id.to_owned()).or_default())
+    }
+
+    /// An upstream that is reached as before goes on; another is stopped and begun anew.
+    fn connect(&self, catalog: &Catalog) -> Result<Vec<Upstream>, Vec<Fault>> {
+        let mut running = lock(&self.running);
+        let (mut upstreams, mut begin, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, source) in catalog.sources().iter().enumerate() {
+            let id = &source.manifest.upstream;
+            let print = fingerprint(source);
+            if let Some((_, upstream)) = running.get(id).filter(|(known, _)| *known == print) {
+                upstreams.push(upstream.clone());
+                continue;
+            }
+            match self.spec(source, &print) {
+                Ok(spec) => begin.push((at, id.clone(), print, spec)),
+                Err(error) => faults.push(Fault::file(Path::new(&format!("{id}.yaml")), error.to_string())),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        for (at, id, print, spec) in begin {
+            let upstream = Upstream::start(spec, self.events.clone(), &self.stop);
+            if let Some((_, old)) = running.insert(id, (print, upstream.clone())) {
+                tokio::spawn(async move { old.stop().await });
+            }
+            upstreams.insert(at, upstream);
+        }
+        let kept: HashSet<&str> = catalog.sources().iter().map(|source| source.manifest.upstream.as_str()).collect();
+        let gone: Vec<String> = running.keys().filter(|id| !kept.contains(id.as_str())).cloned().collect();
+        for (_, old) in gone.iter().filter_map(|id| running.remove(id)) {
+            tokio::spawn(async move { old.stop().await });
+        }
+        Ok(upstreams)
+    }
+
+    fn spec(&self, source: &Source, print: &str) -> Result<Spec, BadTransport> {
+        let manifest = &source.manifest;
+        let mut spec = Spec::new(&manifest.upstream, &manifest.transport, self.base.clone())?;
+        spec.remembered_era = self.state.era(&manifest.upstream, print).and_then(|era| Era::parse(&era));
+        spec.concurrency = manifest.defaults.concurrency.size();
+        Ok(spec)
+    }
+
+    /// Takes what an upstream reports; compares a listing with the locks of the snapshot that is in force.
+    pub fn take(&self, report: Report, gateway: &Gateway) {
+        let upstream = &*report.upstream;
+        match report.event {
+            Event::Listed { listing, compared } => {
+                if let Some((print, _)) = lock(&self.running).get(upstream) {
+                    let _ = self.state.remember_era(upstream, print, listing.version.era().as_str());
+                }
+                let listed = read(listing.tools.iter().map(|tool| &tool.json));
+                for reason in &listed.unreadable {
+                    tracing::warn!(upstream, reason, "a tool cannot be read and is left out");
+                }
+                tracing::info!(upstream, tools = listed.tools.len(), revision = listing.version.as_str(), "connected");
+                self.live(upstream).set(listed);
+                self.note_drift(gateway);
+                // From here on a call finds the live definitions, so the connection may carry calls.
+                let _ = compared.send(());
+            }
+            // The log has it already, with the time of the next attempt.
+            Event::Lost { .. } => {}
+            Event::Late { tag } => {
+                let call_id = uuid::Uuid::from_u128(tag).to_string();
+                let note = Some("an answer came after its call had ended, and was dropped".into());
+                let upstream = Some(upstream.into());
+                let late = Record { call_id: Some(call_id.into()), upstream, note, ..Record::new(Kind::Late) };
+                self.shared.audit.note_upstream("late answers", &late);
+            }
+            Event::Refused { method } => {
+                let note = Some(format!("the server asked `{method}`, which this gateway did not offer").into());
+                let asked = Record { upstream: Some(upstream.into()), note, ..Record::new(Kind::Late) };
+                self.shared.audit.note_upstream("requests of a server", &asked);
+            }
+        }
+    }
+
+    /// Records and logs each tool whose live definition has come to differ from the reviewed one, once for each change.
+    pub fn note_drift(&self, gateway: &Gateway) {
+        let mut known = lock(&self.drifted);
+        for source in gateway.catalog().sources() {
+            let Some(live) = source.live.listing() else { continue };
+            for (name, reviewed) in &source.lock.tools {
+                let Some(found) = live.tools.get(name) else { continue };
+                let target = format!("{}__{name}", source.manifest.upstream);
+                if found.hash == reviewed.hash {
+                    known.remove(&target);
+                } else if known.insert(target.clone()) {
+                    self.record_drift(&target, reviewed, found);
+                }
+            }
+        }
+    }
+
+    fn record_drift(&self, target: &str, reviewed: &Definition, found: &Definition) {
+        let pointers = match (reviewed.node(), found.node()) {
+            (Some(was), Some(is)) => changes(&was, &is).into_iter().map(|change| change.pointer).collect::<Vec<_>>().join(", "),
+            _ => String::new(),
+        };
+        tracing::warn!(target, changed = pointers, "withheld: the definition differs from the reviewed one; see `doorward tools diff`");
+        self.shared.audit.note(&Record {
+            target: Some(target.into()),
+            action: Some("drift".into()),
+            before: Some(format!("sha256:{}", seal::hex(&reviewed.hash)).into()),
+            after: Some(format!("sha256:{}", seal::hex(&found.hash)).into()),
+            note: Some(pointers.chars().take(300).collect::<String>().into()),
+            ..Record::new(Kind::CatalogChange)
+        });
+    }
+
+    /// Leaves the processes of upstreams little time to end by themselves.
+    pub fn hurry(&self) {
+        lock(&self.running).values().for_each(|(_, upstream)| upstream.hurry());
+    }
+
+    /// Ends every upstream, with its processes.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let running: Vec<Upstream> = lock(&self.running).values().map(|(_, upstream)| upstream.clone()).collect();
+        let stops = running.into_iter().map(|upstream| tokio::spawn(async move { upstream.stop().await }));
+        for stop in stops.collect::<Vec<_>>() {
+            let _ = stop.await;
+        }
+    }
+}
+
+fn open_log(config: &Config, origin: LogOrigin, clock: &Clock) -> Result<(Log, Opened), StartError> {
+    let options = LogOptions {
+        clock: clock.clone(),
+        deadline_ms: config.audit.deadline_ms.value(),
+        segment_max_bytes: config.audit.segment_max_bytes.value(),
+        reserve_bytes: config.audit.reserve_bytes.value(),
+        ..LogOptions::default()
+    };
+    let dir: &Path = config.audit.dir.as_ref();
+    Ok(match origin {
+        LogOrigin::Main { accept_damage } => {
+            let disk = Disk::open(dir, "main")?;
+            Log::open(LogOptions { origin: "main".to_owned(), accept_damage, ..options }, Arc::new(disk))?
+        }
+        LogOrigin::FirstFree => Log::open_first_free(&options, dir, "local")?,
+    })
+}
+
+/// The definitions that can be read, and why the others cannot.
+pub fn read<'t>(tools: impl Iterator<Item = &'t bytes::Bytes>) -> Listing {
+    let mut listing = Listing::default();
+    for tool in tools {
+        let read = json::parse(tool, crate::catalog::lock::LIMITS).map_err(|error| error.to_string());
+        match read.and_then(|node| Definition::new(&node)) {
+            Ok(definition) => {
+                listing.tools.insert(definition.name.clone(), definition);
+            }
+            Err(reason) => listing.unreadable.push(reason),
+        }
+    }
+    listing
+}
+
+/// Tells whether an upstream is still reached in the same way.
+fn fingerprint(source: &Source) -> String {
+    let reached = serde_json::to_vec(&(&source.manifest.transport, source.manifest.defaults.concurrency)).unwrap_or_default();
+    seal::hex(&seal::sha256(&reached))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,31 @@
+//! How the gateway stands: for the console and for `doorward` on the admin socket.
+
+use super::Gateway;
+use crate::telemetry::Readings;
+
+impl Gateway {
+    /// Each upstream's id and state in words.
+    pub fn upstream_states(&self) -> Vec<(String, String)> {
+        let ids = self.catalog.sources().iter().map(|source| source.manifest.upstream.clone());
+        ids.zip(self.upstreams.iter().map(|upstream| upstream.state().to_string())).collect()
+    }
+
+    /// All metrics as text.
+    pub fn metrics(&self) -> String {
+        let health = self.shared.audit.log().health();
+        let connected = self.upstreams.iter().map(|upstream| upstream.state().is_connected());
+        let ids = self.catalog.sources().iter().map(|source| source.manifest.upstream.clone());
+        self.shared.telemetry.render(&Readings {
+            running: health.running,
+            audit_open: health.is_open,
+            audit_records: health.records,
+            audit_refused: health.refused,
+            upstreams: ids.zip(connected).collect(),
+        })
+    }
+
+    /// Why no call would go through now, whatever it is.
+    pub fn unready(&self) -> Option<&'static str> {
+        (!self.shared.audit.log().is_open()).then_some("the audit log takes no intents")
+    }
+}
