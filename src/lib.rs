@@ -57,3 +57,5 @@ pub mod audit;
 pub mod gateway;
 pub mod inspect;
 pub mod upstream;
+
+pub mod listen;

@@ -1,0 +1,195 @@
+//! What each method does, whatever transport it came by: a few are answered here, `tools/call` takes the gateway's path.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::Service;
+use crate::error::{Code, Error};
+use crate::gateway::{Answer, Gateway};
+use crate::invocation::Caller;
+use crate::mcp::json::Node;
+use crate::mcp::jsonrpc::Id;
+use crate::mcp::messages::{CallTool, Downstream, client_name, invalid_params};
+use crate::mcp::respond;
+use crate::mcp::revision::Revision;
+
+/// How long a client may keep what we list, in milliseconds. Short: a list follows policy edits within seconds.
+const LIST_TTL_MS: u32 = 5_000;
+
+/// One message on its way through dispatch.
+pub struct Turn<'t> {
+    /// The service.
+    pub service: &'t Service,
+    /// The snapshot that serves this message.
+    pub gateway: &'t Gateway,
+    /// Who sent it.
+    pub caller: &'t Caller,
+    /// The message's revision.
+    pub revision: Revision,
+    /// The conversation whose calls a `notifications/cancelled` can name.
+    pub conversation: Option<&'t Arc<str>>,
+    /// The message's bytes.
+    pub text: &'t [u8],
+    /// Back to the agent.
+    pub downstream: &'t dyn Downstream,
+    /// Ends when the agent cancels.
+    pub cancel: &'t CancellationToken,
+}
+
+/// An answer on its way out.
+pub struct Wire {
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON-RPC response.
+    pub body: Bytes,
+    /// What `initialize` settled: the revision, and the client's name.
+    pub negotiated: Option<(Revision, Option<String>)>,
+}
+
+impl Wire {
+    fn ok(body: Bytes) -> Self {
+        Self { status: 200, body, negotiated: None }
+    }
+}
+
+impl Turn<'_> {
+    /// Answers a request.
+    pub async fn request(&self, id: &Id, method: &str, params: Option<&Node<'_>>) -> Wire {
+        match (self.revision.is_modern(), method) {
+            (_, "tools/call") => self.call(id, params).await,
+            (_, "tools/list") => match params.and_then(|params| params.get("cursor")) {
+                None => Wire::ok(self.list(id)),
+                Some(_) => {
+                    let error = Error::new(Code::StateInvalid, "the cursor is not one of this gateway").wire(-32602, 200);
+                    self.refuse(id, method, error).await
+                }
+            },
+            (true, "server/discover") => Wire::ok(discover(id)),
+            (false, "initialize") => self.initialize(id, params).await,
+            (false, "ping") => Wire::ok(respond::result(id, &[])),
+            _ => self.refuse(id, method, Error::new(Code::MethodNotFound, "the method is not served here")).await,
+        }
+    }
+
+    /// Takes a notification. Those that mean nothing here are ignored, as JSON-RPC asks.
+    pub fn notification(&self, method: &str, params: Option<&Node<'_>>) {
+        if method != "notifications/cancelled" {
+            return;
+        }
+        let id = params.and_then(|params| params.get("requestId")).and_then(Id::of);
+        if let (Some(conversation), Some(id)) = (self.conversation, id)
+            && let Some(call) = self.service.0.in_flight.get(&(Arc::clone(conversation), id))
+        {
+            call.cancel();
+        }
+    }
+
+    /// Records a refusal and puts it into the form that the revision has for it.
+    pub async fn refuse(&self, id: &Id, method: &str, error: Error) -> Wire {
+        let answer = self.gateway.refuse(self.caller, method, Some(id), error).await;
+        self.wire(id, method == "tools/call", answer)
+    }
+
+    async fn call(&self, id: &Id, params: Option<&Node<'_>>) -> Wire {
+        let call = match CallTool::read(params) {
+            Ok(call) => call,
+            // The envelope is not sound, so this is no call yet: a JSON-RPC error.
+            Err(error) => return self.refuse(id, "tools/call (malformed)", error).await,
+        };
+        let Ok(_place) = self.service.0.calls.try_acquire() else {
+            let error = Error::new(Code::Overloaded, "the gateway has as many calls under way as it takes").retry_after_ms(100);
+            return self.refuse(id, "tools/call", error).await;
+        };
+        if self.service.is_draining() {
+            let error = Error::new(Code::ShuttingDown, "the gateway is stopping").retry_after_ms(1_000);
+            return self.refuse(id, "tools/call", error).await;
+        }
+        let _listed = match self.conversation.map(|conversation| InFlight::enter(self.service, conversation, id, self.cancel)) {
+            Some(None) => {
+                let error = Error::new(Code::MalformedRequest, "the id is that of a call which is still under way");
+                return self.refuse(id, "tools/call (malformed)", error).await;
+            }
+            listed => listed,
+        };
+        let answer = self.gateway.call(self.caller, id, call, self.text, self.downstream).await;
+        self.wire(id, true, answer)
+    }
+
+    fn wire(&self, id: &Id, is_call: bool, answer: Answer) -> Wire {
+        match answer.outcome {
+            Ok(result) => Wire::ok(respond::tool_result(id, self.revision, &result)),
+            // What a model can act on is a result; a name that does not exist is the protocol's -32602.
+            Err(error) if is_call && error.code() != Code::ToolNotFound => {
+                Wire::ok(respond::tool_error(id, self.revision, &error, &answer.invocation))
+            }
+            Err(error) => {
+                let status = if self.revision.is_modern() { error.http() } else { 200 };
+                Wire { status, body: respond::error(Some(id), &error, &answer.invocation), negotiated: None }
+            }
+        }
+    }
+
+    fn list(&self, id: &Id) -> Bytes {
+        let tools = self.gateway.list(&self.caller.principal, self.revision);
+        if !self.revision.is_modern() {
+            return respond::result(id, &[b"\"tools\":", &tools]);
+        }
+        let tail = format!(
+            ",\"resultType\":\"complete\",\"ttlMs\":{LIST_TTL_MS},\"cacheScope\":\"private\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{}}}",
+            respond::SERVER_INFO
+        );
+        respond::result(id, &[b"\"tools\":", &tools, tail.as_bytes()])
+    }
+
+    async fn initialize(&self, id: &Id, params: Option<&Node<'_>>) -> Wire {
+        let asked = params.and_then(|params| params.get("protocolVersion")).and_then(Node::as_str);
+        let Some(asked) = asked else {
+            return self.refuse(id, "initialize", invalid_params("`params.protocolVersion` is missing")).await;
+        };
+        let revision = Revision::parse(asked).filter(|revision| !revision.is_modern()).unwrap_or(Revision::NEWEST_LEGACY);
+        let client = params.and_then(|params| params.get("clientInfo")).map(client_name);
+        let head = format!(
+            "\"protocolVersion\":\"{}\",\"capabilities\":{{\"tools\":{{}}}},\"serverInfo\":{}",
+            revision.as_str(),
+            respond::SERVER_INFO
+        );
+        Wire { status: 200, body: respond::result(id, &[head.as_bytes()]), negotiated: Some((revision, client)) }
+    }
+}
+
+fn discover(id: &Id) -> Bytes {
+    let members = format!(
+        "\"supportedVersions\":[\"{}\"],\"capabilities\":{{\"tools\":{{}}}},\"resultType\":\"complete\",\"ttlMs\":3600000,\"cacheScope\":\"public\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{}}}",
+        Revision::NEWEST.as_str(),
+        respond::SERVER_INFO
+    );
+    respond::result(id, &[members.as_bytes()])
+}
+
+/// A call's entry among those that can be cancelled by id; leaves with the call.
+struct InFlight<'s> {
+    service: &'s Service,
+    key: (Arc<str>, Id),
+}
+
+impl<'s> InFlight<'s> {
+    /// `None` when another call of the conversation has this id: a cancellation could not tell them apart.
+    fn enter(service: &'s Service, conversation: &Arc<str>, id: &Id, cancel: &CancellationToken) -> Option<Self> {
+        let key = (Arc::clone(conversation), id.clone());
+        match service.0.in_flight.entry(key.clone()) {
+            dashmap::Entry::Occupied(_) => None,
+            dashmap::Entry::Vacant(free) => {
+                free.insert(cancel.clone());
+                Some(Self { service, key })
+            }
+        }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.service.0.in_flight.remove(&self.key);
+    }
+}

@@ -1,0 +1,115 @@
+//! What agents and operators connect to: bytes to MCP and back.
+//!
+//! Owns: transports, sessions of the handshake revisions, and which revision a message is of. Knows the gateway, and no
+//! stage of its path.
+
+pub mod admin;
+pub mod console;
+pub mod dispatch;
+pub mod headers;
+pub mod http;
+pub mod orphans;
+pub mod session;
+pub mod stdio;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::session::Sessions;
+use crate::clock::Clock;
+use crate::config::Listen;
+use crate::gateway::Gateway;
+use crate::mcp::jsonrpc::Id;
+use crate::seal::Seal;
+
+/// What all listeners share. Cheap to clone.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    gateway: ArcSwap<Gateway>,
+    bounds: Listen,
+    sessions: Sessions,
+    calls: Arc<Semaphore>,
+    in_flight: DashMap<(Arc<str>, Id), CancellationToken>,
+    tasks: TaskTracker,
+    draining: AtomicBool,
+    no_new: CancellationToken,
+    give_up: CancellationToken,
+}
+
+impl Service {
+    /// A service in front of the gateway.
+    pub fn new(gateway: Arc<Gateway>, bounds: Listen, seal: Seal, clock: Clock) -> Self {
+        let sessions = Sessions::new(seal, clock, bounds.session_seconds.value());
+        Self(Arc::new(Inner {
+            calls: Arc::new(Semaphore::new(bounds.max_concurrent_calls.size())),
+            gateway: ArcSwap::new(gateway),
+            sessions,
+            bounds,
+            in_flight: DashMap::new(),
+            tasks: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+            no_new: CancellationToken::new(),
+            give_up: CancellationToken::new(),
+        }))
+    }
+
+    /// The snapshot that a message arriving now is served by.
+    pub fn gateway(&self) -> Arc<Gateway> {
+        self.0.gateway.load_full()
+    }
+
+    /// Serves messages that arrive from now on by another snapshot.
+    pub fn swap(&self, gateway: Arc<Gateway>) {
+        self.0.gateway.store(gateway);
+    }
+
+    /// The bounds of messages and connections.
+    pub fn bounds(&self) -> &Listen {
+        &self.0.bounds
+    }
+
+    /// Whether the service is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// Why no call would go through now.
+    pub fn unready(&self) -> Option<&'static str> {
+        if self.is_draining() { Some("stopping") } else { self.gateway().unready() }
+    }
+
+    /// Ends when no new connection is to be taken.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.0.no_new
+    }
+
+    /// Calls under way.
+    pub fn calls_under_way(&self) -> usize {
+        self.0.bounds.max_concurrent_calls.size().saturating_sub(self.0.calls.available_permits())
+    }
+
+    /// Takes no new message, waits for the calls under way until `patience` ends, then cancels them and waits for their
+    /// records.
+    pub async fn drain(&self, patience: impl Future<Output = ()>) {
+        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.no_new.cancel();
+        self.0.tasks.close();
+        tokio::select! {
+            biased;
+            () = self.0.tasks.wait() => return,
+            () = patience => self.0.give_up.cancel(),
+        }
+        // A cancelled call still stores its outcome; what does not end by then ends with the process, as `unresolved`.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.0.tasks.wait()).await;
+    }
+}

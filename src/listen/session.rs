@@ -1,0 +1,94 @@
+//! Sessions of the handshake revisions over HTTP, without a store: the session id is the sealed state.
+//!
+//! INVARIANT: an id proves nothing about who sends it: it is bound to the principal that began the session, who must
+//! authenticate on every request.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+
+use crate::clock::Clock;
+use crate::error::{Code, Error};
+use crate::identity::Principal;
+use crate::mcp::revision::Revision;
+use crate::seal::hex;
+use crate::seal::{Seal, random};
+
+const PURPOSE: &str = "session";
+/// Ended sessions that are remembered until they would have expired. At the bound the oldest knowledge goes first.
+const MAX_ENDED: usize = 65_536;
+
+/// One session, as its id says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The negotiated revision.
+    pub revision: Revision,
+    /// What the client called itself.
+    pub client: Option<String>,
+    /// Its short name in records and for its calls in flight.
+    pub name: Arc<str>,
+    expires: i64,
+}
+
+/// Opens and makes session ids.
+pub struct Sessions {
+    seal: Seal,
+    clock: Clock,
+    seconds: u64,
+    ended: DashMap<Arc<str>, i64>,
+}
+
+impl Sessions {
+    /// Sessions that last so many seconds.
+    pub fn new(seal: Seal, clock: Clock, seconds: u64) -> Self {
+        Self { seal, clock, seconds, ended: DashMap::new() }
+    }
+
+    /// A new session's id.
+    ///
+    /// # Errors
+    /// `internal` when the machine gives no randomness.
+    pub fn begin(&self, principal: &Principal, revision: Revision, client: Option<&str>) -> Result<String, Error> {
+        let fault = || Error::new(Code::Internal, "no session could be made");
+        let mut name = [0; 8];
+        random(&mut name).map_err(|_| fault())?;
+        let expires = self.clock.unix_seconds().saturating_add(i64::try_from(self.seconds).unwrap_or(i64::MAX));
+        let client: String = client.unwrap_or_default().chars().filter(|letter| *letter != '\n').collect();
+        let plain = format!("{}\n{}\n{expires}\n{}\n{client}", revision.as_str(), principal.id, hex(&name));
+        self.seal.seal(PURPOSE, plain.as_bytes()).ok_or_else(fault)
+    }
+
+    /// The session of this id, if it is this principal's and has neither expired nor ended.
+    ///
+    /// # Errors
+    /// `session_invalid`, without saying why.
+    pub fn open(&self, id: &str, principal: &Principal) -> Result<Session, Error> {
+        let session = self
+            .unsealed(id, principal)
+            .filter(|session| session.expires > self.clock.unix_seconds() && !self.ended.contains_key(&session.name));
+        session.ok_or_else(|| Error::new(Code::SessionInvalid, "the session is not known, or has ended"))
+    }
+
+    fn unsealed(&self, id: &str, principal: &Principal) -> Option<Session> {
+        let plain = self.seal.open(PURPOSE, id)?;
+        let mut fields = std::str::from_utf8(&plain).ok()?.splitn(5, '\n');
+        let revision = Revision::parse(fields.next()?)?;
+        let bound = fields.next()? == &*principal.id;
+        let expires = fields.next()?.parse().ok()?;
+        let name = fields.next()?.into();
+        let client = Some(fields.next()?.to_owned()).filter(|client| !client.is_empty());
+        bound.then_some(Session { revision, client, name, expires })
+    }
+
+    /// Ends a session: its id is refused from now on by this process.
+    pub fn end(&self, session: &Session) {
+        if self.ended.len() >= MAX_ENDED {
+            let now = self.clock.unix_seconds();
+            self.ended.retain(|_, expires| *expires > now);
+            if self.ended.len() >= MAX_ENDED {
+                self.ended.clear();
+            }
+        }
+        self.ended.insert(Arc::clone(&session.name), session.expires);
+    }
+}

@@ -1,0 +1,270 @@
+//! MCP over a pair of byte streams, one message a line, both eras on one pipe: `doorward stdio`, `doorward wrap`, and what
+//! comes through the admin socket.
+//!
+//! INVARIANT: nothing but MCP is written; a line beyond the bound is skipped to its end and answered with an error.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::dispatch::Turn;
+use super::stream::notification;
+use super::{Service, headers};
+use crate::error::{Code, Error};
+use crate::identity::Principal;
+use crate::invocation::Caller;
+use crate::mcp::json::{self, Limits, Node};
+use crate::mcp::jsonrpc::{Id, Message, message};
+use crate::mcp::messages::{Downstream, Meta};
+use crate::mcp::respond;
+use crate::mcp::revision::Revision;
+
+/// Messages that wait for a slow reader; then its requests wait too.
+const MAX_WAITING: usize = 256;
+
+static CONVERSATIONS: AtomicU64 = AtomicU64::new(1);
+
+/// Serves one client until it closes its side, then lets its calls finish.
+pub async fn serve(
+    service: Service,
+    principal: Principal,
+    transport: &'static str,
+    peer: Option<Arc<str>>,
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin + Send + 'static,
+) {
+    let (out, lines) = mpsc::channel(MAX_WAITING);
+    let writing = tokio::spawn(write(lines, writer));
+    let conversation: Arc<str> = format!("{transport}-{}", CONVERSATIONS.fetch_add(1, Ordering::Relaxed)).into();
+    let mut client = Client {
+        caller: Caller { principal, transport, revision: None, client: None, peer, session: Some(Arc::clone(&conversation)) },
+        conversation,
+        negotiated: None,
+        calls: TaskTracker::new(),
+        service,
+        out,
+    };
+    let mut reader = BufReader::with_capacity(64 << 10, reader);
+    let stopping = client.service.stopping().clone();
+    loop {
+        let line = tokio::select! {
+            line = line(&mut reader, client.service.bounds().max_line_bytes.size()) => line,
+            () = stopping.cancelled() => break,
+        };
+        match line {
+            Line::Whole(line) => client.take(line).await,
+            Line::TooLong => client.too_long().await,
+            Line::End => break,
+        }
+    }
+    client.calls.close();
+    client.calls.wait().await;
+    drop(client);
+    let _ = writing.await;
+}
+
+async fn write(mut lines: mpsc::Receiver<Bytes>, mut writer: impl AsyncWrite + Unpin) {
+    while let Some(line) = lines.recv().await {
+        let written = async {
+            writer.write_all(&line).await?;
+            writer.write_all(b"\n").await?;
+            writer.flush().await
+        };
+        if written.await.is_err() {
+            // Nobody reads any more; what is under way still ends with its record.
+            return;
+        }
+    }
+}
+
+enum Line {
+    Whole(Bytes),
+    TooLong,
+    End,
+}
+
+async fn line(reader: &mut (impl AsyncBufReadExt + Unpin), limit: usize) -> Line {
+    let (mut line, mut skipping) = (Vec::new(), false);
+    loop {
+        let available = match reader.fill_buf().await {
+            Ok(available) if !available.is_empty() => available,
+            _ => return Line::End,
+        };
+        let end = available.iter().position(|byte| *byte == b'\n');
+        let taken = available.get(..end.unwrap_or(available.len())).unwrap_or_default();
+        if line.len() + taken.len() > limit {
+            skipping = true;
+            line.clear();
+        }
+        if !skipping {
+            line.extend_from_slice(taken);
+        }
+        let used = end.map_or(available.len(), |end| end + 1);
+        reader.consume(used);
+        if end.is_some() {
+            return if skipping { Line::TooLong } else { Line::Whole(line.into()) };
+        }
+    }
+}
+
+struct Client {
+    caller: Caller,
+    conversation: Arc<str>,
+    negotiated: Option<Revision>,
+    calls: TaskTracker,
+    service: Service,
+    out: mpsc::Sender<Bytes>,
+}
+
+impl Client {
+    async fn too_long(&self) {
+        let limit = self.service.bounds().max_line_bytes.value();
+        let error = Error::new(Code::PayloadTooLarge, format!("the line has more than {limit} bytes"));
+        self.refuse(&self.caller, "unread", None, error).await;
+    }
+
+    async fn refuse(&self, caller: &Caller, method: &str, id: Option<&Id>, error: Error) {
+        let answer = self.service.gateway().refuse(caller, method, id, error).await;
+        if let Err(error) = answer.outcome {
+            let _ = self.out.send(respond::error(id, &error, &answer.invocation)).await;
+        }
+    }
+
+    async fn take(&mut self, line: Bytes) {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        let bounds = self.service.bounds();
+        let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
+        let document = match json::parse(&line, limits) {
+            Ok(document) => document,
+            Err(fault) => {
+                let error = Error::new(Code::MalformedRequest, format!("the line cannot be read: {fault}")).wire(-32700, 400);
+                return self.refuse(&self.caller, "unread", None, error).await;
+            }
+        };
+        match message(&document) {
+            Err(error) => self.refuse(&self.caller, "unread", None, error).await,
+            Ok(Message::Request { id, method, params }) => match self.settle(method, params) {
+                Err(error) => self.refuse(&self.caller, method, Some(&id), error).await,
+                // The handshake is answered in order: what follows it depends on it.
+                Ok((revision, caller)) if method == "initialize" => self.initialize(revision, &caller, &id, params, &line).await,
+                Ok((revision, caller)) => self.request(revision, caller, line.clone()),
+            },
+            Ok(Message::Notification { method, params }) => self.notification(method, params, &line),
+            // No request of ours is ever sent to an agent, so nobody waits for an answer.
+            Ok(Message::Result { .. } | Message::Failure { .. }) => {}
+        }
+    }
+
+    fn settle(&self, method: &str, params: Option<&Node<'_>>) -> Result<(Revision, Caller), Error> {
+        let meta = Meta::of(params);
+        let mut caller = self.caller.clone();
+        let revision = if meta.is_modern() {
+            caller.client = meta.client();
+            headers::check_modern(None, method, params)?
+        } else if method == "initialize" || method == "ping" {
+            self.negotiated.unwrap_or(Revision::NEWEST_LEGACY)
+        } else {
+            self.negotiated.ok_or_else(|| {
+                let message = "the request came before `initialize` and describes itself by no `_meta`";
+                Error::new(Code::SessionInvalid, message).wire(-32600, 400)
+            })?
+        };
+        caller.revision = Some(revision);
+        Ok((revision, caller))
+    }
+
+    async fn initialize(&mut self, revision: Revision, caller: &Caller, id: &Id, params: Option<&Node<'_>>, line: &Bytes) {
+        let gateway = self.service.gateway();
+        let cancel = CancellationToken::new();
+        let downstream = StdioDownstream { out: self.out.clone(), cancel: cancel.clone() };
+        let turn = Turn {
+            service: &self.service,
+            gateway: &gateway,
+            caller,
+            revision,
+            conversation: None,
+            text: line,
+            downstream: &downstream,
+            cancel: &cancel,
+        };
+        let wire = turn.request(id, "initialize", params).await;
+        if let Some((revision, client)) = wire.negotiated {
+            self.negotiated = Some(revision);
+            self.caller.client = client;
+        }
+        let _ = self.out.send(wire.body).await;
+    }
+
+    fn notification(&self, method: &str, params: Option<&Node<'_>>, line: &Bytes) {
+        let gateway = self.service.gateway();
+        let cancel = CancellationToken::new();
+        let downstream = StdioDownstream { out: self.out.clone(), cancel: cancel.clone() };
+        let turn = Turn {
+            service: &self.service,
+            gateway: &gateway,
+            caller: &self.caller,
+            revision: self.negotiated.unwrap_or(Revision::NEWEST),
+            conversation: Some(&self.conversation),
+            text: line,
+            downstream: &downstream,
+            cancel: &cancel,
+        };
+        turn.notification(method, params);
+    }
+
+    /// Runs a request in a task of its own. Both the task and the service count it, so that either can wait for it.
+    fn request(&self, revision: Revision, caller: Caller, line: Bytes) {
+        let (service, out, conversation) = (self.service.clone(), self.out.clone(), Arc::clone(&self.conversation));
+        let counted = service.0.tasks.token();
+        self.calls.spawn(async move {
+            let _counted = counted;
+            let bounds = service.bounds();
+            let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
+            let cancel = service.0.give_up.child_token();
+            let downstream = StdioDownstream { out: out.clone(), cancel: cancel.clone() };
+            let gateway = service.gateway();
+            // Parsed once more because the document borrows from the line, which now belongs to this task.
+            let Ok(document) = json::parse(&line, limits) else { return };
+            let Ok(Message::Request { id, method, params }) = message(&document) else { return };
+            let turn = Turn {
+                service: &service,
+                gateway: &gateway,
+                caller: &caller,
+                revision,
+                conversation: Some(&conversation),
+                text: &line,
+                downstream: &downstream,
+                cancel: &cancel,
+            };
+            let wire = turn.request(&id, method, params).await;
+            // A request that the client has cancelled is not answered any more (2025-11-25 and 2026-07-28, cancellation).
+            if !cancel.is_cancelled() || service.0.give_up.is_cancelled() {
+                let _ = out.send(wire.body).await;
+            }
+        });
+    }
+}
+
+/// The way back to an agent on a pipe.
+struct StdioDownstream {
+    out: mpsc::Sender<Bytes>,
+    cancel: CancellationToken,
+}
+
+impl Downstream for StdioDownstream {
+    fn notify(&self, method: &str, params: &[u8]) {
+        // Progress is worth less than the answers behind it: with a full queue it is dropped.
+        let _ = self.out.try_send(notification(method, params));
+    }
+
+    fn cancelled(&self) -> &CancellationToken {
+        &self.cancel
+    }
+}
