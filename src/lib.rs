@@ -59,3 +59,5 @@ pub mod inspect;
 pub mod upstream;
 
 pub mod listen;
+
+pub mod demo;
