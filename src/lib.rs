@@ -58,6 +58,7 @@ pub mod gateway;
 pub mod inspect;
 pub mod upstream;
 
+pub mod cli;
 pub mod listen;
 
 pub mod demo;

@@ -1,0 +1,163 @@
+//! Tests of what the questions print.
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+use crate::audit::disk::Disk;
+use crate::audit::{Durability, Log, Options, Record};
+use crate::clock::Clock;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+fn ask(dir: &Path, words: &[&str]) -> (u8, String) {
+    let line = Line::try_parse_from([&["audit"], words].concat()).unwrap();
+    let mut out = Vec::new();
+    let exit = run(&line.args, dir, line.json, &mut out).unwrap();
+    (exit, String::from_utf8(out).unwrap())
+}
+
+/// A log with a refusal whose agent chose a hostile target, and a call that ended.
+async fn log(dir: &Path) -> Log {
+    let clock = Clock::fixed(1_795_255_200_000_000_000);
+    let options = Options { clock, reserve_bytes: 0, ..Options::default() };
+    let (log, _) = Log::open(options, std::sync::Arc::new(Disk::open(dir, "main").unwrap())).unwrap();
+    let refusal = Record {
+        agent: Some("demo".into()),
+        target: Some("demo__delete\u{1b}[2J\n".into()),
+        decision: Some("deny".into()),
+        code: Some("policy_denied".into()),
+        rule_ids: vec!["D1".into(), "D2".into()],
+        call_id: Some("c1".into()),
+        ..Record::new(Kind::Refusal)
+    };
+    log.append(log.encode(&refusal), Durability::Write).await.unwrap();
+    let intent =
+        Record { agent: Some("other".into()), target: Some("demo__read".into()), call_id: Some("c2".into()), ..Record::new(Kind::Intent) };
+    let intent_seq = Some(log.append(log.encode(&intent), Durability::Write).await.unwrap().seq);
+    let outcome = Record { call_id: Some("c2".into()), intent_seq, outcome: Some("ok".into()), ..Record::new(Kind::Outcome) };
+    log.append(log.encode(&outcome), Durability::Write).await.unwrap();
+    log
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_time_agent_target_decision_code_rules_and_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let _log = log(dir.path()).await;
+    let (exit, text) = ask(dir.path(), &["tail"]);
+    let row = text.lines().find(|row| row.contains("refused")).unwrap();
+    assert_eq!(exit, 0);
+    for part in ["2026-11-2", "demo ", "demo__delete", " deny ", "code=policy_denied", "rules=D1,D2", "call=c1", "record=main:2"] {
+        assert!(row.contains(part), "{part} in {row}");
+    }
+}
+
+#[tokio::test]
+async fn a_hostile_name_cannot_steer_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let _log = log(dir.path()).await;
+    for words in [&["tail"][..], &["show", "c1"], &["find"], &["unresolved"], &["verify"]] {
+        let (_, text) = ask(dir.path(), words);
+        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{words:?}");
+    }
+    assert!(ask(dir.path(), &["tail"]).1.contains("demo__delete\\u{1b}[2J\\u{a}"));
+}
+
+#[tokio::test]
+async fn find_keeps_what_every_condition_admits() {
+    let dir = tempfile::tempdir().unwrap();
+    let _log = log(dir.path()).await;
+    let found = |words: &[&str]| ask(dir.path(), &[&["find", "--json"], words].concat()).1.lines().count();
+    assert_eq!(found(&[]), 4);
+    assert_eq!(found(&["--agent", "demo"]), 1);
+    assert_eq!(found(&["--tool", "demo__*"]), 2);
+    assert_eq!(found(&["--tool", "demo__read"]), 1);
+    assert_eq!(found(&["--kind", "refusal", "--decision", "deny", "--code", "policy_denied"]), 1);
+    assert_eq!(found(&["--kind", "refusal", "--agent", "other"]), 0);
+    assert_eq!(found(&["--since", "2026-11-21T10:00:00Z"]), 4);
+    assert_eq!(found(&["--until", "2026-11-21T10:00:00Z"]), 0);
+    assert_eq!(found(&["--limit", "2"]), 2);
+}
+
+#[tokio::test]
+async fn show_tells_a_whole_call_by_id_or_by_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let _log = log(dir.path()).await;
+    let by_id = ask(dir.path(), &["show", "c2", "--json"]);
+    assert_eq!((by_id.0, by_id.1.lines().count()), (0, 2));
+    assert_eq!(ask(dir.path(), &["show", "4", "--json"]), by_id);
+    assert_eq!(ask(dir.path(), &["show", "main:3", "--json"]), by_id);
+    assert_eq!(ask(dir.path(), &["show", "nobody"]).0, 1);
+}
+
+#[tokio::test]
+async fn verify_exits_with_3_when_a_record_was_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    log(dir.path()).await.close("done").await.unwrap();
+    assert_eq!(ask(dir.path(), &["verify"]).0, 0);
+    let path = dir.path().join("main/segments/00000000000000000001.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("\"deny\"", "\"allow\"", 1)).unwrap();
+    let (exit, told) = ask(dir.path(), &["verify"]);
+    assert_eq!(exit, 3);
+    assert!(told.contains("main record 2 (00000000000000000001.jsonl:2): the record was changed"), "{told}");
+    assert!(ask(dir.path(), &["verify", "--json"]).1.contains("\"sound\":false"));
+}
+
+#[tokio::test]
+async fn a_running_call_is_told_apart_from_one_that_nobody_will_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = log(dir.path()).await;
+    let intent = Record { call_id: Some("c3".into()), ..Record::new(Kind::Intent) };
+    log.append(log.encode(&intent), Durability::Write).await.unwrap();
+    assert!(ask(dir.path(), &["unresolved"]).1.starts_with("running "));
+    log.close("done").await.unwrap();
+    assert!(ask(dir.path(), &["unresolved"]).1.starts_with("abandoned "));
+    let (_log, opened) =
+        Log::open(Options { reserve_bytes: 0, ..Options::default() }, std::sync::Arc::new(Disk::existing(dir.path(), "main"))).unwrap();
+    assert_eq!(opened.unresolved.len(), 1);
+    let told = ask(dir.path(), &["unresolved"]).1;
+    assert!(told.starts_with("unresolved ") && told.contains("call=c3"), "{told}");
+}
+
+#[tokio::test]
+async fn following_goes_on_across_rotation_and_new_origins() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = log(dir.path()).await;
+    let mut new = Follow::from_end(dir.path()).unwrap();
+    assert!(new.more().unwrap().records.is_empty());
+    log.append(log.encode(&Record::new(Kind::Person)), Durability::Sync).await.unwrap();
+    log.rotate();
+    log.append(log.encode(&Record::new(Kind::Late)), Durability::Sync).await.unwrap();
+    let options = Options { origin: "local-1".into(), reserve_bytes: 0, ..Options::default() };
+    let _other = Log::open(options, std::sync::Arc::new(Disk::open(dir.path(), "local-1").unwrap())).unwrap();
+    log.close("done").await.unwrap();
+    let kinds: Vec<_> =
+        new.more().unwrap().records.iter().map(|stored| stored.record.kind).filter(|kind| *kind != Kind::Lifecycle).collect();
+    assert_eq!(kinds, [Kind::Person, Kind::Late]);
+    assert!(new.more().unwrap().records.is_empty());
+}
+
+#[test]
+fn times_are_rfc_3339_or_how_long_ago() {
+    let now: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
+    let shown = |text: &str| time(text, now).map(crate::clock::rfc3339).ok();
+    assert_eq!(shown("2026-11-21T09:00:00+01:00").as_deref(), Some("2026-11-21T08:00:00.000000000Z"));
+    assert_eq!(shown("15m").as_deref(), Some("2026-11-21T09:45:00.000000000Z"));
+    assert_eq!(shown("2d").as_deref(), Some("2026-11-19T10:00:00.000000000Z"));
+    for wrong in ["", "m", "-1h", "1 h", "yesterday", "1é", "99999999999999999999d"] {
+        assert_eq!(shown(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn every_verb_shows_an_example() {
+    for verb in Line::command().get_subcommands() {
+        assert!(verb.get_after_help().is_some_and(|help| help.to_string().contains("doorward audit ")), "{}", verb.get_name());
+    }
+}

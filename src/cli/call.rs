@@ -1,0 +1,152 @@
+//! `doorward call`: one call through the whole gateway.
+
+use serde_json::{Map, Value, json};
+
+use super::{Context, Failure, local, table};
+use crate::config::check_name;
+use crate::error::Code;
+use crate::identity::Principal;
+use crate::listen::admin::{self, Command};
+use crate::mcp::revision::Revision;
+
+/// Bytes of the pipe to a gateway in this process.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// Arguments of `doorward call`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  doorward call demo__list_notes --as demo\n  doorward call demo__write_note name=todo text='buy milk' --as demo\n  doorward call demo__search_notes query=milk limit:=3 --as demo\n\n`key=text` is a string; `key:=JSON` is any JSON value. With a running gateway the call goes through it, else through the same path in this process."
+)]
+pub struct Args {
+    /// The tool's public name, UPSTREAM__TOOL.
+    tool: String,
+    /// The arguments: `key=text` or `key:=JSON`.
+    arguments: Vec<String>,
+    /// The agent to call as.
+    #[arg(long = "as", value_name = "AGENT")]
+    agent: String,
+    /// All arguments as one JSON object, in place of the single ones.
+    #[arg(long, value_name = "JSON", conflicts_with = "arguments")]
+    arguments_json: Option<String>,
+}
+
+/// Calls and prints what came back.
+pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
+    check_name(&args.agent).map_err(Failure::Usage)?;
+    let message = request(args)?;
+    let config = context.config()?;
+    let command = Command::Mcp { agent: args.agent.clone(), stdio: false };
+    let answer = match admin::connect(config.state.as_ref(), &command).await? {
+        Some(socket) => local::ask_one(socket, &message).await?,
+        None => {
+            let (running, mut events) = local::start(context, &config).await?;
+            let (here, there) = tokio::io::duplex(PIPE_BYTES);
+            let (reader, writer) = tokio::io::split(there);
+            let principal = Principal::local(&args.agent, "admin");
+            let answer = tokio::select! {
+                answer = local::ask_one(here, &message) => answer,
+                () = local::serve(&running, &mut events, principal, "admin", reader, writer) => {
+                    Err(std::io::Error::other("the gateway ended without an answer"))
+                }
+            };
+            running.stop("the call has ended").await;
+            answer?
+        }
+    };
+    show(context, &answer)
+}
+
+fn request(args: &Args) -> Result<String, Failure> {
+    let arguments: Value = match &args.arguments_json {
+        // Kept as text, so that the gateway sees digits and duplicate names as they were written.
+        Some(text) => {
+            let shape: Value = serde_json::from_str(text).map_err(|error| Failure::Usage(format!("--arguments-json: {error}")))?;
+            if !shape.is_object() {
+                return Err(Failure::Usage("--arguments-json is not a JSON object".to_owned()));
+            }
+            Value::Null
+        }
+        None => Value::Object(args.arguments.iter().map(|argument| single(argument)).collect::<Result<Map<_, _>, _>>()?),
+    };
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": Revision::NEWEST.as_str(),
+        "io.modelcontextprotocol/clientInfo": { "name": "doorward call", "version": env!("CARGO_PKG_VERSION") },
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let text = match &args.arguments_json {
+        Some(text) => text.replace(['\n', '\r'], " "),
+        None => arguments.to_string(),
+    };
+    let name = Value::String(args.tool.clone());
+    Ok(format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":{name},"arguments":{text},"_meta":{meta}}}}}"#))
+}
+
+fn single(argument: &str) -> Result<(String, Value), Failure> {
+    let Some((key, value)) = argument.split_once('=') else {
+        return Err(Failure::Usage(format!("`{}` is neither `key=text` nor `key:=JSON`", table::safe(argument))));
+    };
+    match key.strip_suffix(':') {
+        Some(key) => {
+            let value = serde_json::from_str(value).map_err(|error| Failure::Usage(format!("`{}`: {error}", table::safe(argument))))?;
+            Ok((key.to_owned(), value))
+        }
+        None => Ok((key.to_owned(), Value::String(value.to_owned()))),
+    }
+}
+
+fn show(context: &Context, answer: &Value) -> Result<u8, Failure> {
+    let result = answer.get("result");
+    let body = result.and_then(|result| result.pointer("/_meta/dev.doorward~1error")).or_else(|| answer.pointer("/error/data"));
+    let failed = result.and_then(|result| result.get("isError")).and_then(Value::as_bool).unwrap_or(false);
+    let exit = match body {
+        Some(body) => exit_of(body),
+        None if answer.get("error").is_some() => 1,
+        None if failed => 5,
+        None => 0,
+    };
+    if context.json {
+        println!("{}", result.or_else(|| answer.get("error")).unwrap_or(answer));
+        return Ok(exit);
+    }
+    match body {
+        Some(body) => tell(body),
+        None => tell_content(result.or_else(|| answer.get("error")).unwrap_or(answer), failed),
+    }
+    Ok(exit)
+}
+
+fn exit_of(body: &Value) -> u8 {
+    let code = body.get("code").and_then(Value::as_str).unwrap_or_default();
+    Code::ALL.iter().map(|known| known.facts()).find(|facts| facts.code == code).map_or(1, |facts| facts.exit)
+}
+
+fn tell(body: &Value) {
+    let text = |key: &str| table::safe(body.get(key).and_then(Value::as_str).unwrap_or("-"));
+    eprintln!("{}: {}", text("code"), text("message"));
+    for detail in body.get("details").and_then(Value::as_array).into_iter().flatten() {
+        let text = |key: &str| table::safe(detail.get(key).and_then(Value::as_str).unwrap_or_default());
+        eprintln!("  {} {} ({})", text("pointer"), text("expected"), text("keyword"));
+    }
+    let rules: Vec<_> = body.get("rules").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    if !rules.is_empty() {
+        eprintln!("  rules       {}", table::safe(&rules.join(", ")));
+    }
+    eprintln!("  effect      {}", text("effect"));
+    eprintln!("  next        {}", text("suggestion"));
+    eprintln!("  invocation  {}", text("invocation"));
+}
+
+fn tell_content(result: &Value, failed: bool) {
+    let mut out = String::new();
+    for block in result.get("content").and_then(Value::as_array).into_iter().flatten() {
+        match block.get("text").and_then(Value::as_str) {
+            Some(text) => out.extend(text.lines().map(|line| table::safe(line) + "\n")),
+            None => out.push_str(&(table::safe(&block.to_string()) + "\n")),
+        }
+    }
+    if failed {
+        eprint!("the tool says that it failed:\n{out}");
+    } else {
+        print!("{out}");
+    }
+}

@@ -1,0 +1,139 @@
+//! `doorward check`: loads everything as `serve` would, and prints what each tool comes to.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::{Context, Failure, table};
+use crate::catalog::manifest::Label;
+use crate::catalog::{Catalog, Live, Standing, TargetIndex, Tool};
+use crate::gateway::{Folders, Loaded, Plan};
+use crate::limit::Limits;
+use crate::policy::{Decision, Equivalence, Policy, RuleId};
+use crate::schema::Schemas;
+
+/// Tools that a start lists by name.
+const LISTED_AT_START: usize = 60;
+
+/// Arguments of `doorward check`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  doorward check --config doorward.yaml")]
+pub struct Args {
+    /// Leave the exhaustive comparison of the decision table with Casbin out.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Loads, compares and prints.
+pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
+    let config = context.config()?;
+    let schemas = Schemas::default();
+    let live = |_: &str| Arc::new(Live::default());
+    let Loaded { catalog, policy, limits, warnings } = Folders::of(&config).load(&live, &schemas, None)?;
+    super::serve::tls(&config.listen)?;
+    if !args.quick {
+        Equivalence::exhaustive(&policy).map_err(|difference| Failure::Other(difference.to_string()))?;
+    }
+    let withheld = catalog.tools().iter().filter(|tool| tool.withheld.is_some()).count();
+    if context.json {
+        let tools: Vec<_> = rows(&catalog, &policy).map(|(tool, allows)| json(tool, &allows, &limits)).collect();
+        let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        println!(
+            "{}",
+            serde_json::json!({ "policy_version": policy.version(), "tools": tools, "warnings": warnings, "withheld": withheld })
+        );
+    } else {
+        print!("{}", chains(&catalog, &policy, &limits));
+        warnings.iter().for_each(|warning| println!("warning: {warning}"));
+        println!("{} tools, {withheld} withheld; policy {}", catalog.tools().len(), policy.version());
+    }
+    // A withheld tool is safe, and not what its operator wants: say so to scripts.
+    Ok(if withheld > 0 { 3 } else { 0 })
+}
+
+fn rows<'c>(catalog: &'c Catalog, policy: &'c Policy) -> impl Iterator<Item = (&'c Tool, Vec<String>)> {
+    catalog.tools().iter().enumerate().map(|(index, tool)| {
+        let target = TargetIndex(u32::try_from(index).unwrap_or(u32::MAX));
+        (tool, policy.rules_about(target))
+    })
+}
+
+fn chains(catalog: &Catalog, policy: &Policy, limits: &Limits) -> String {
+    let line = |(tool, rules): (&Tool, Vec<String>)| {
+        let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(" ") };
+        vec![
+            tool.target.to_string(),
+            tier(tool),
+            list(tool.labels.iter().map(|label| label_word(*label).to_owned()).collect()),
+            schema(tool),
+            list(rules),
+            list(limits.ids_for(&tool.target).map(str::to_owned).collect()),
+        ]
+    };
+    let rows: Vec<_> = rows(catalog, policy).map(line).collect();
+    table::render(&["TOOL", "TIER", "LABELS", "SCHEMA", "RULES", "LIMITS"], &rows)
+}
+
+fn tier(tool: &Tool) -> String {
+    match (tool.raised_from, tool.tier_claimed) {
+        (Some(from), _) => format!("{} (raised from {from} by the server's annotations)", tool.tier),
+        (None, true) => format!("{} (claimed)", tool.tier),
+        (None, false) => tool.tier.to_string(),
+    }
+}
+
+fn label_word(label: Label) -> &'static str {
+    match label {
+        Label::Private => "private",
+        Label::Untrusted => "untrusted",
+        Label::Outward => "outward",
+    }
+}
+
+fn schema(tool: &Tool) -> String {
+    match &tool.withheld {
+        None => format!("sha256:{}", crate::seal::hex(&tool.hash).get(..12).unwrap_or_default()),
+        Some(Standing::NotPinned) => "withheld: not pinned; run `doorward tools pin`".to_owned(),
+        Some(standing) => standing.to_string(),
+    }
+}
+
+fn json(tool: &Tool, rules: &[String], limits: &Limits) -> serde_json::Value {
+    serde_json::json!({
+        "tool": tool.target, "name": tool.name, "upstream": tool.upstream_id, "tier": tool.tier.as_str(), "tier_claimed": tool.tier_claimed,
+        "labels": tool.labels, "definition": format!("sha256:{}", crate::seal::hex(&tool.hash)),
+        "withheld": tool.withheld.as_ref().map(ToString::to_string), "rules": rules, "limits": limits.ids_for(&tool.target).collect::<Vec<_>>(),
+        "timeout_ms": tool.timeout_ms, "max_result_bytes": tool.max_result_bytes, "compensation": tool.compensation,
+    })
+}
+
+fn refusal(policy: &Policy, principal: &str, tool: &Tool) -> Option<String> {
+    match policy.decide(policy.class(principal), policy.target(&tool.target)?) {
+        Decision::Permit { .. } => None,
+        Decision::Deny { rules } if rules.is_empty() => Some("  not allowed".to_owned()),
+        Decision::Deny { rules } => Some(format!("  denied by {}", rules.iter().map(RuleId::as_str).collect::<Vec<_>>().join(", "))),
+    }
+}
+
+/// What a start prints of the tools: short, and what is wrong first. With a principal, what it may not call is marked.
+pub fn overview(catalog: &Catalog, policy: &Policy, principal: Option<&str>) -> String {
+    let mut out = String::new();
+    for source in catalog.sources() {
+        let id = &source.manifest.upstream;
+        let of_source = || catalog.tools().iter().filter(|tool| *tool.upstream_id == **id);
+        let withheld = of_source().filter(|tool| tool.withheld.is_some()).count();
+        let note = if withheld > 0 { format!(", {withheld} withheld: see `doorward check`") } else { String::new() };
+        let _ = writeln!(out, "upstream {id}: {} tools{note}", of_source().count());
+        if catalog.tools().len() <= LISTED_AT_START {
+            for tool in of_source() {
+                let standing = tool.withheld.as_ref().map(|standing| format!("  {standing}"));
+                let refused = || principal.and_then(|principal| refusal(policy, principal, tool));
+                let _ = writeln!(out, "  {:<32} {}{}", tool.name, tier(tool), standing.or_else(refused).unwrap_or_default());
+            }
+        }
+    }
+    if catalog.sources().is_empty() {
+        out.push_str("no upstreams: write a manifest, or try `doorward wrap NAME -- COMMAND`\n");
+    }
+    let _ = writeln!(out, "policy {}", policy.version());
+    out
+}

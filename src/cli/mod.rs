@@ -1,0 +1,244 @@
+//! The command line: verbs, what they print, and their exit codes.
+//!
+//! Exit codes: 0 done, 2 usage or configuration, 3 refused, 4 try later, 5 the tool or its server failed, 1 anything else.
+
+mod agent;
+mod audit;
+mod call;
+mod check;
+mod errors;
+mod local;
+mod schema;
+mod serve;
+mod stdio;
+mod table;
+mod tools;
+mod wrap;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Fault};
+use crate::error::Error;
+
+/// How long tasks may take to end once a verb is done.
+const LAST_TASKS: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// A gateway between agents and MCP tool servers: every call is validated against its reviewed schema, authorized, limited and
+/// recorded before anything is done.
+#[derive(Debug, Parser)]
+#[command(
+    name = "doorward",
+    version,
+    after_help = "Without a verb it serves. Examples:\n  doorward\n  doorward call demo__list_notes --as demo\n  doorward audit tail\n  doorward wrap fs -- npx -y @modelcontextprotocol/server-filesystem .\n\nExit codes: 0 done, 2 usage or configuration, 3 refused, 4 try later, 5 the tool or its server failed, 1 anything else."
+)]
+pub struct Cli {
+    /// The configuration file; what it names is relative to its folder.
+    #[arg(long, global = true, env = "DOORWARD_CONFIG", default_value = "doorward.yaml")]
+    config: PathBuf,
+    /// Print JSON for programs instead of tables for people.
+    #[arg(long, global = true)]
+    json: bool,
+    /// What the log on standard error shows: error, warn, info, debug or trace, or a filter such as `doorward=debug`.
+    /// Default: info for `serve`, warn and what servers write to standard error for `stdio`, `wrap` and `tools`, else error.
+    #[arg(long, global = true, env = "DOORWARD_LOG")]
+    log: Option<String>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the gateway (the default).
+    Serve(serve::Args),
+    /// Be an MCP server on standard input and output, for clients that start a command.
+    Stdio(stdio::Args),
+    /// Put the whole gateway in front of one server, with no files to write.
+    Wrap(wrap::Args),
+    /// Load everything, print each tool's resolved chain, and exit non-zero on any fault.
+    Check(check::Args),
+    /// Make one call through the whole gateway.
+    Call(call::Args),
+    /// Review what tool servers say of their tools.
+    #[command(subcommand)]
+    Tools(tools::Verb),
+    /// Ask the audit log.
+    Audit(audit::Args),
+    /// Make, list and revoke the API keys of agents.
+    #[command(subcommand)]
+    Agent(agent::Verb),
+    /// Print every error code and what it means.
+    Errors(errors::Args),
+    /// Print the JSON Schema of a file that people write.
+    Schema(schema::Args),
+    /// Be the built-in tool server: a folder of notes, on standard input and output.
+    DemoServer(serve::DemoArgs),
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// Files that the operator has to mend: exit code 2.
+    Faults(Vec<Fault>),
+    /// A refusal or failure of the gateway: its own exit code.
+    Refused(Error),
+    /// The command cannot be carried out as it was given: exit code 2.
+    Usage(String),
+    /// Anything else: exit code 1.
+    Other(String),
+}
+
+impl Failure {
+    /// Anything else.
+    pub fn other(error: impl std::fmt::Display) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Faults(vec![fault])
+    }
+}
+
+impl From<Vec<Fault>> for Failure {
+    fn from(faults: Vec<Fault>) -> Self {
+        Self::Faults(faults)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// What every verb knows.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The configuration file.
+    pub file: PathBuf,
+    /// Whether programs read the output.
+    pub json: bool,
+}
+
+impl Context {
+    /// The configuration. A file that was not asked for and is not there means all defaults.
+    pub fn config(&self) -> Result<Config, Failure> {
+        if !self.file.exists() {
+            let help = "run in the folder that holds `doorward.yaml`, or name it with --config; `doorward wrap` needs no file";
+            return Err(Fault::file(&self.file, "there is no such file").help(help).into());
+        }
+        Ok(Config::load(&self.file)?)
+    }
+
+    /// The folder that the configuration's paths are relative to.
+    pub fn base(&self) -> PathBuf {
+        let folder = self.file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
+    }
+}
+
+/// What `doorward demo-server` runs, with its folder of notes and its outbox.
+pub type Demo = fn(&Path, &Path) -> std::io::Result<()>;
+
+/// Reads the arguments, does what they ask, and says how it went.
+pub fn main(demo: Demo) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    end_quietly_when_nobody_reads();
+    let context = Context { file: cli.config, json: cli.json };
+    let verb = cli.verb.unwrap_or(Verb::Serve(serve::Args::default()));
+    let usual = match verb {
+        Verb::Serve(_) => "info",
+        // Who wraps a server sees what he saw without us: its standard error, and whether it runs.
+        Verb::Stdio(_) | Verb::Wrap(_) | Verb::Tools(_) => "warn,doorward::upstream::child=info",
+        _ => "error",
+    };
+    log_to_stderr(cli.log.as_deref().unwrap_or(usual));
+    match run(&context, verb, demo) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => ExitCode::from(report(&context, &failure)),
+    }
+}
+
+fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
+    match verb {
+        Verb::Serve(args) => block_on(serve::run(context, &args)),
+        Verb::Stdio(args) => block_on(stdio::run(context, &args)),
+        Verb::Wrap(args) => block_on(wrap::run(context, &args)),
+        Verb::Check(args) => check::run(context, &args),
+        Verb::Call(args) => block_on(interruptible(call::run(context, &args))),
+        Verb::Tools(verb) => block_on(interruptible(tools::run(context, &verb))),
+        Verb::Audit(args) => {
+            // The log can be read without a configuration, when its folder is named.
+            let dir = match &args.dir {
+                Some(dir) => dir.clone(),
+                None => AsRef::<Path>::as_ref(&context.config()?.audit.dir).to_owned(),
+            };
+            audit::run(&args, &dir, context.json, &mut std::io::stdout().lock()).map_err(Failure::other)
+        }
+        Verb::Agent(verb) => block_on(agent::run(context, &verb)),
+        Verb::Errors(args) => errors::run(context, &args),
+        Verb::Schema(args) => schema::run(&args),
+        Verb::DemoServer(args) => Ok(demo(&args.folder, &args.outbox).map(|()| 0)?),
+    }
+}
+
+fn block_on(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::other)?;
+    let ended = runtime.block_on(verb);
+    // Tasks end here, and with them the servers that they started. A read of standard input that nobody answers must not
+    // keep the process, so this does not wait for threads.
+    runtime.shutdown_timeout(LAST_TASKS);
+    ended
+}
+
+/// A verb that ends with its servers when it is told to end.
+async fn interruptible(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+    tokio::select! {
+        ended = verb => ended,
+        () = local::terminated() => Err(Failure::Other("told to end before it was done".to_owned())),
+    }
+}
+
+/// `doorward … | head` ends when `head` does, without a word.
+fn end_quietly_when_nobody_reads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(|message| message.starts_with("failed printing to stdout")) {
+            std::process::exit(0);
+        }
+        usual(panic);
+    }));
+}
+
+fn log_to_stderr(filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+}
+
+fn report(context: &Context, failure: &Failure) -> u8 {
+    let (code, lines) = match failure {
+        Failure::Faults(faults) => (2, faults.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        Failure::Usage(message) => (2, vec![message.clone()]),
+        Failure::Refused(error) => (error.facts().exit, vec![format!("{}: {error}\n  help: {}", error.facts().code, error.suggestion())]),
+        Failure::Other(message) => (1, vec![message.clone()]),
+    };
+    for line in &lines {
+        eprintln!("doorward: {line}");
+    }
+    if context.json {
+        println!("{}", serde_json::json!({ "error": lines, "exit": code }));
+    }
+    code
+}

@@ -1,0 +1,317 @@
+//! `doorward serve`: start-up, what it prints, reload and stop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Context, Failure, check, local};
+use crate::audit::Opened;
+use crate::audit::record::{Kind, Record};
+use crate::clock::Clock;
+use crate::config::{Config, Fault, Listen};
+use crate::gateway::{Assembly, Folders, Gateway, LogOrigin};
+use crate::listen::admin::{Asked, Command, Socket};
+use crate::listen::orphans::Orphans;
+use crate::listen::{Service, console, http};
+use crate::policy::watch::{Watch, Watched};
+use crate::seal::{self, Seal};
+use crate::upstream::Report;
+
+/// How often counted refusals are stored.
+const COUNTED_EVERY: Duration = Duration::from_secs(1);
+
+/// Arguments of `doorward serve`.
+#[derive(Debug, Default, clap::Args)]
+#[command(
+    after_help = "Example:\n  doorward serve --config /etc/doorward/doorward.yaml\n\nSIGHUP reads all files again; SIGTERM lets running calls finish, a second one does not wait for them."
+)]
+pub struct Args {
+    /// Start although the audit log is damaged before its end; what is damaged is recorded and stays named by `audit verify`.
+    #[arg(long)]
+    accept_damage: bool,
+}
+
+/// Arguments of `doorward demo-server`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  doorward demo-server --folder ./notes")]
+pub struct DemoArgs {
+    /// The folder of notes; made with three notes when it is missing.
+    #[arg(long, default_value = "var/notes")]
+    pub(super) folder: PathBuf,
+    /// The folder that shared copies go to.
+    #[arg(long, default_value = "var/outbox")]
+    pub(super) outbox: PathBuf,
+}
+
+/// A gateway with everything that keeps it current.
+pub(super) struct Running {
+    /// What was opened once.
+    pub assembly: Arc<Assembly>,
+    /// What listeners share.
+    pub service: Service,
+    config: Config,
+    file: Option<PathBuf>,
+}
+
+impl Running {
+    /// Makes the service for an assembly that has built its first snapshot.
+    pub fn new(assembly: Assembly, gateway: Gateway, config: Config, file: Option<PathBuf>) -> Result<Self, Failure> {
+        let key = seal::key(&assembly.state().keys_folder(), "seal.key")?;
+        let seal = Seal::new(&key).ok_or_else(|| Failure::other("the cryptographic library does not work on this machine"))?;
+        let service = Service::new(Arc::new(gateway), config.listen.clone(), seal, Clock::system());
+        Ok(Self { assembly: Arc::new(assembly), service, config, file })
+    }
+
+    /// Reads all files again and swaps the snapshot; with a fault anywhere the old one stays.
+    pub async fn reload(&mut self, who: &str) -> Result<String, Vec<Fault>> {
+        let outcome = self.rebuilt();
+        let (action, note) = match &outcome {
+            Ok(version) => ("reload", version.clone()),
+            Err(faults) => ("reload_refused", faults.first().map(ToString::to_string).unwrap_or_default()),
+        };
+        let record =
+            Record { actor: Some(who.into()), action: Some(action.into()), note: Some(note.into()), ..Record::new(Kind::PolicyChange) };
+        if let Err(error) = self.assembly.shared().audit.event(&record).await {
+            tracing::error!(%error, "the reload could not be recorded");
+        }
+        outcome
+    }
+
+    fn rebuilt(&mut self) -> Result<String, Vec<Fault>> {
+        if let Some(file) = &self.file {
+            // Listeners are bound once; what else the file says holds from now on.
+            self.config = Config::load(file).map_err(|fault| vec![fault])?;
+            let reloaded = self.assembly.reload_identity(&self.config);
+            reloaded.map_err(|error| vec![Fault::file(file, error.to_string())])?;
+        }
+        let (gateway, warnings) = self.assembly.build()?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let version = gateway.policy().version().to_owned();
+        self.service.swap(Arc::new(gateway));
+        Ok(version)
+    }
+
+    /// Takes what an upstream reports.
+    pub fn take(&self, report: Report) {
+        self.assembly.take(report, &self.service.gateway());
+    }
+
+    /// Lets running calls finish, ends the upstreams, and closes the log. Told to end once more, it waits for nobody.
+    pub async fn stop(self, why: &str) {
+        let patience = async {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(self.service.bounds().drain_timeout_ms.value())) => {}
+                () = local::terminated() => self.assembly.hurry(),
+            }
+        };
+        self.service.drain(patience).await;
+        let told = async {
+            local::terminated().await;
+            self.assembly.hurry();
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = self.assembly.stop() => {}
+            () = told => {}
+        }
+        let audit = &self.assembly.shared().audit;
+        audit.store_all_counted();
+        if let Err(error) = audit.log().clone().close(why).await {
+            tracing::error!(%error, "the stop could not be recorded");
+        }
+    }
+}
+
+/// Tells what a start found in the log.
+pub(super) fn tell_opened(opened: &Opened, dir: &std::path::Path) {
+    for torn in &opened.torn {
+        tracing::warn!(file = torn.file, bytes = torn.bytes, "the audit log ended in half a record, which was set aside");
+    }
+    for damage in &opened.damage {
+        tracing::warn!(damage, "damage of the audit log was accepted");
+    }
+    if !opened.unresolved.is_empty() {
+        let calls = opened.unresolved.len();
+        let dir = dir.display();
+        tracing::warn!(calls, "calls were cut off by the last end of the process; see `doorward audit unresolved --dir {dir}`");
+    }
+}
+
+/// Serves until a signal ends it.
+pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
+    let config = context.config()?;
+    let tls = tls(&config.listen)?;
+    let plan = Box::new(Folders::of(&config));
+    let opened =
+        Assembly::open(&config, plan, context.base(), LogOrigin::Main { accept_damage: args.accept_damage }).map_err(Failure::other)?;
+    let (assembly, opened, mut events) = opened;
+    tell_opened(&opened, config.audit.dir.as_ref());
+    let mut attended = Attended::begin(&config)?;
+    let (gateway, warnings) = assembly.build()?;
+    let listener = bind(&config).await?;
+    let console = match config.console.http {
+        Some(address) => {
+            Some(TcpListener::bind(address).await.map_err(|error| Failure::Other(format!("console.http {address}: {error}")))?)
+        }
+        None => None,
+    };
+    let socket = Socket::bind(config.state.as_ref()).await.map_err(|error| Failure::Other(format!("the admin socket: {error}")))?;
+    announce(context, &config, &gateway, &listener, console.as_ref());
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let mut running = Running::new(assembly, gateway, config.clone(), Some(context.file.clone()))?;
+    let start = Record {
+        action: Some("start".into()),
+        after: Some(running.service.gateway().policy().version().to_owned().into()),
+        note: Some(concat!("doorward ", env!("CARGO_PKG_VERSION")).into()),
+        ..Record::new(Kind::Lifecycle)
+    };
+    running.assembly.shared().audit.event(&start).await.map_err(Failure::Refused)?;
+    let (asked, mut questions) = mpsc::channel(16);
+    tokio::spawn(http::serve(running.service.clone(), listener, tls));
+    let admin = tokio::spawn(socket.serve(running.service.clone(), asked));
+    let health = console.map(|listener| tokio::spawn(console::serve(running.service.clone(), listener)));
+    let why = attend(&mut running, &mut attended, &mut events, &mut questions).await;
+    tracing::info!(why, "stopping: running calls may finish");
+    running.stop(why).await;
+    let _ = admin.await;
+    health.inspect(tokio::task::JoinHandle::abort);
+    Ok(0)
+}
+
+/// What the gateway attends to from outside.
+///
+/// INVARIANT: begun before the files are read and before anything is announced, so that no edit and no signal is missed.
+struct Attended {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    watch: Watch,
+    orphans: Orphans,
+}
+
+impl Attended {
+    fn begin(config: &Config) -> Result<Self, Failure> {
+        let folders = vec![config.policies.as_ref().to_owned(), config.manifests.as_ref().to_owned()];
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            watch: Watch::start(Watched::folders(folders))?,
+            orphans: Orphans::adopt()?,
+        })
+    }
+}
+
+/// Keeps the gateway current until something ends it.
+async fn attend(
+    running: &mut Running,
+    attended: &mut Attended,
+    events: &mut mpsc::Receiver<Report>,
+    questions: &mut mpsc::Receiver<Asked>,
+) -> &'static str {
+    let mut counted = tokio::time::interval(COUNTED_EVERY);
+    loop {
+        tokio::select! {
+            _ = attended.terminate.recv() => return "SIGTERM",
+            _ = attended.interrupt.recv() => return "SIGINT",
+            _ = attended.hangup.recv() => tell_reload(&running.reload("SIGHUP").await),
+            Some(_) = attended.watch.changed() => tell_reload(&running.reload("a change of files").await),
+            Some(event) = events.recv() => running.take(event),
+            Some(asked) = questions.recv() => answer(running, asked).await,
+            _ = counted.tick() => {
+                running.assembly.shared().audit.store_counted();
+                attended.orphans.reap();
+            }
+        }
+    }
+}
+
+fn tell_reload(outcome: &Result<String, Vec<Fault>>) {
+    match outcome {
+        Ok(version) => tracing::info!(version, "policy, limits and manifests are read again"),
+        Err(faults) => {
+            faults.iter().for_each(|fault| tracing::error!("{fault}"));
+            tracing::error!("the files have faults: what was in force before stays in force");
+        }
+    }
+}
+
+async fn answer(running: &mut Running, asked: Asked) {
+    let who = format!("uid:{}", asked.uid);
+    let answer = match asked.command {
+        Command::Reload => match running.reload(&who).await {
+            Ok(version) => serde_json::json!({ "policy_version": version }),
+            Err(faults) => serde_json::json!({ "faults": faults.iter().map(ToString::to_string).collect::<Vec<_>>() }),
+        },
+        Command::Did { action, subject } => {
+            let record =
+                Record { actor: Some(who.into()), action: Some(action.into()), subject: Some(subject.into()), ..Record::new(Kind::Person) };
+            match running.assembly.shared().audit.event(&record).await {
+                Ok(()) => serde_json::json!({ "recorded": true }),
+                Err(error) => serde_json::json!({ "error": error.to_string() }),
+            }
+        }
+        Command::Status => status(running),
+        // The listener takes this verb itself.
+        Command::Mcp { .. } => serde_json::json!({ "error": "not a question" }),
+    };
+    let _ = asked.answer.send(answer.to_string());
+}
+
+fn status(running: &Running) -> serde_json::Value {
+    let gateway = running.service.gateway();
+    let health = running.assembly.shared().audit.log().health();
+    serde_json::json!({
+        "policy_version": gateway.policy().version(),
+        "calls_under_way": running.service.calls_under_way(),
+        "audit": { "open": health.is_open, "records": health.records, "refused": health.refused, "running": health.running },
+        "upstreams": gateway.upstream_states(),
+    })
+}
+
+async fn bind(config: &Config) -> Result<TcpListener, Failure> {
+    let address = config.listen.http;
+    TcpListener::bind(address).await.map_err(|error| {
+        let help = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; another gateway may run already, or take a free port with `listen: { http: 127.0.0.1:0 }`",
+            _ => "",
+        };
+        Failure::Other(format!("listen.http {address}: {error}{help}"))
+    })
+}
+
+fn announce(context: &Context, config: &Config, gateway: &Gateway, listener: &TcpListener, console: Option<&TcpListener>) {
+    let scheme = if config.listen.tls.is_some() { "https" } else { "http" };
+    let address = listener.local_addr().unwrap_or(config.listen.http);
+    eprintln!("doorward {}", env!("CARGO_PKG_VERSION"));
+    eprintln!("listening on {scheme}://{address}{}", config.listen.path);
+    if let Some(address) = console.and_then(|console| console.local_addr().ok()) {
+        eprintln!("health and metrics at http://{address}/healthz, /readyz, /metrics");
+    }
+    eprintln!("configuration {}, audit log {}", context.file.display(), AsRef::<std::path::Path>::as_ref(&config.audit.dir).display());
+    eprint!("{}", check::overview(gateway.catalog(), gateway.policy(), None));
+}
+
+/// The listener's TLS, from the files that the configuration names.
+pub(super) fn tls(listen: &Listen) -> Result<Option<TlsAcceptor>, Failure> {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let Some(files) = &listen.tls else { return Ok(None) };
+    let fault = |file: &std::path::Path, error: &dyn std::fmt::Display| Fault::file(file, format!("cannot be used for TLS: {error}"));
+    let chain = CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.map_err(|error| fault(&files.certificate, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| fault(&files.key, &error))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = versions.and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
+    let mut config = config.map_err(|error| fault(&files.certificate, &error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
