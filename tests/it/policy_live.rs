@@ -1,0 +1,145 @@
+//! An edit of the policy is in force while the gateway runs, as a whole or not at all.
+
+use serde_json::json;
+
+use crate::support::{Serving, Site, Upstream, until};
+
+const ALLOW: &str = "p, R1, agent:demo, up__*, reversible, -, allow\n";
+
+async fn code(gateway: &Serving) -> String {
+    gateway.client().call("up__echo", json!({})).await.code()
+}
+
+async fn becomes(gateway: &Serving, wanted: &str) {
+    until(&format!("the answer {wanted}"), async || (code(gateway).await == wanted).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_new_row_allows_while_the_gateway_runs_and_is_recorded() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy("");
+    let gateway = site.serve().await;
+    assert_eq!(code(&gateway).await, "tool_not_found");
+    let before = site.recorded("refusal", "code", "tool_not_found").await["policy_version"].clone();
+
+    site.write("policies/policy.csv", ALLOW);
+    becomes(&gateway, "ok").await;
+
+    let reload = site.recorded("policy_change", "action", "reload").await;
+    let after = &site.of_kind("intent")[0]["policy_version"];
+    assert_ne!(*after, before);
+    assert_eq!(reload["note"], *after);
+    assert_eq!(gateway.client().tools().await, ["up__echo", "up__save", "up__typed"]);
+}
+
+#[tokio::test]
+async fn a_removed_row_is_gone_as_soon() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(ALLOW);
+    let gateway = site.serve().await;
+    assert_eq!(code(&gateway).await, "ok");
+    site.write("policies/policy.csv", "# nothing\n");
+    becomes(&gateway, "tool_not_found").await;
+    assert!(gateway.client().tools().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_broken_edit_leaves_the_old_policy_and_says_where() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(ALLOW);
+    let mut gateway = site.serve().await;
+
+    site.write("policies/policy.csv", &format!("{ALLOW}p, R2, agent:demo, up__save, reversible, -, permit\n"));
+
+    let said = gateway.says("what was in force before stays in force").await;
+    assert!(said.contains("policy.csv:2:45"), "{said}");
+    assert_eq!(code(&gateway).await, "ok");
+    let refused = site.recorded("policy_change", "action", "reload_refused").await;
+    assert!(refused["note"].as_str().unwrap().contains("policy.csv:2:"), "{refused}");
+    site.write("policies/policy.csv", "");
+    becomes(&gateway, "tool_not_found").await;
+}
+
+#[tokio::test]
+async fn a_fault_in_the_limits_keeps_the_policy_too() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(ALLOW);
+    let mut gateway = site.serve().await;
+
+    site.write("policies/limits.yaml", "limits:\n  - { id: L1, per: [agent], of: \"*\", rate: often }\n");
+
+    let said = gateway.says("what was in force before stays in force").await;
+    assert!(said.contains("limits.yaml:2:"), "{said}");
+    assert_eq!(code(&gateway).await, "ok");
+}
+
+#[tokio::test]
+async fn a_manifest_that_appears_brings_its_tools() {
+    let upstream = Upstream::start().await;
+    let site = Site::empty();
+    let gateway = site.serve().await;
+    assert!(gateway.client().tools().await.is_empty());
+
+    let site = site.upstream("up", &upstream).policy(ALLOW);
+
+    becomes(&gateway, "ok").await;
+    std::fs::remove_file(site.path("tool-manifests/up.yaml")).unwrap();
+    // The rows name an upstream that is gone, which is a fault: they go with it.
+    site.write("policies/policy.csv", "");
+    becomes(&gateway, "tool_not_found").await;
+}
+
+#[tokio::test]
+async fn an_answer_under_way_keeps_the_policy_that_it_began_with() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(ALLOW);
+    let gateway = site.serve().await;
+    let go = tokio_util::sync::CancellationToken::new();
+    upstream.does("save", crate::support::Does::Waits(go.clone()));
+    let open = gateway.client().open(&crate::support::Ask::call("up__save", json!({}))).await;
+    upstream.got(1).await;
+
+    site.write("policies/policy.csv", "");
+    becomes(&gateway, "tool_not_found").await;
+    go.cancel();
+
+    assert_eq!(open.answer().await.code(), "ok");
+}
+
+#[tokio::test]
+async fn a_file_that_is_still_being_written_is_not_enforced() {
+    use std::io::Write;
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(ALLOW);
+    let gateway = site.serve().await;
+    let file = site.path("policies/policy.csv");
+    let denies = "p, D1, agent:demo, up__echo, any, -, deny\n";
+
+    // A writer truncates, writes a first half that ends a line, and is slow with the rest.
+    let mut writer = std::fs::File::create(&file).unwrap();
+    writer.write_all(b"p, R9, agent:demo, up__echo, irreversible, -, allow\n").unwrap();
+    writer.flush().unwrap();
+    site.write("policies/limits.yaml.tmp", "");
+    assert_eq!(code(&gateway).await, "ok");
+    writer.write_all(denies.as_bytes()).unwrap();
+    drop(writer);
+
+    becomes(&gateway, "policy_denied").await;
+    assert_eq!(site.of_kind("policy_change").len(), 1, "one reload, of the whole file");
+}
+
+#[tokio::test]
+async fn a_pipe_in_place_of_the_policy_holds_nothing_up() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(ALLOW);
+    let mut gateway = site.serve().await;
+    let file = site.path("policies/policy.csv");
+    std::fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status().unwrap();
+    assert!(made.success());
+    gateway.says("what was in force before stays in force").await;
+    assert_eq!(code(&gateway).await, "ok");
+    std::fs::remove_file(&file).unwrap();
+    site.write("policies/policy.csv", "");
+    becomes(&gateway, "tool_not_found").await;
+}

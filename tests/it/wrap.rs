@@ -1,0 +1,136 @@
+//! `doorward wrap`: the whole gateway in front of one server, with nothing written by hand.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::pipe::{Pipe, code};
+use crate::support::{Ask, Client, Serving, Site, Upstream};
+
+/// Wraps the built-in server, with these flags.
+fn wrapped(site: &Site, flags: &[&str]) -> Pipe {
+    let server = ["--", env!("CARGO_BIN_EXE_doorward"), "demo-server", "--folder", "notes", "--outbox", "outbox"];
+    site.pipe(&[&["wrap", "notes", "--state", "state"], flags, &server].concat())
+}
+
+fn records(site: &Site) -> String {
+    let origins = fs::read_dir(site.path("state/audit")).unwrap().map(|origin| origin.unwrap().path().join("segments"));
+    let segments = origins.filter_map(|segments| fs::read_dir(segments).ok()).flatten();
+    segments.map(|segment| fs::read_to_string(segment.unwrap().path()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn the_first_use_pins_what_the_server_lists_and_records_that_nobody_reviewed_it() {
+    let site = Site::empty();
+    let mut pipe = wrapped(&site, &[]);
+
+    assert_eq!(code(&pipe.call("notes__list_notes", json!({})).await), "ok");
+
+    let (status, _, said) = pipe.leave().await;
+    assert!(status.success() && said.contains("pinned 8 tools"), "{said}");
+    let log = records(&site);
+    assert!(log.contains("\"waiver\":\"first_use\"") && log.contains("\"tier_claimed\":true"), "{log}");
+    let mut again = wrapped(&site, &[]);
+    assert_eq!(again.tools().await.len(), 8);
+    let (.., said) = again.leave().await;
+    assert!(!said.contains("pinned"), "{said}");
+}
+
+#[tokio::test]
+async fn a_denied_tool_is_refused_by_a_rule_of_its_own() {
+    let site = Site::empty();
+    let mut pipe = wrapped(&site, &["--deny", "delete_note", "--deny", "share_note"]);
+    let refused = pipe.call("notes__delete_note", json!({ "name": "welcome" })).await;
+    assert_eq!(code(&refused), "policy_denied");
+    assert_eq!(refused["result"]["_meta"]["dev.doorward/error"]["rules"], json!(["DENY1"]));
+    let tools = pipe.tools().await;
+    assert!(!tools.contains(&"notes__delete_note".to_owned()) && tools.len() == 6, "{tools:?}");
+}
+
+#[tokio::test]
+async fn a_denial_that_names_no_tool_is_refused_at_the_start() {
+    let site = Site::empty();
+    let (status, _, said) = wrapped(&site, &["--deny", "delete_notes"]).leave().await;
+    assert_eq!(status.code(), Some(2));
+    assert!(said.contains("did you mean `delete_note`"), "{said}");
+}
+
+#[tokio::test]
+async fn read_only_leaves_what_claims_to_have_no_effect() {
+    let site = Site::empty();
+    let mut pipe = wrapped(&site, &["--read-only"]);
+    let tools = pipe.tools().await;
+    assert!(tools.contains(&"notes__read_note".to_owned()) && !tools.contains(&"notes__write_note".to_owned()), "{tools:?}");
+    let refused = pipe.call("notes__write_note", json!({ "name": "x", "text": "y" })).await;
+    assert_eq!(code(&refused), "policy_denied");
+    assert!(!site.path("notes/x.md").exists() && !site.path("notes/x").exists());
+}
+
+#[tokio::test]
+async fn without_a_prefix_tools_have_their_own_names() {
+    let site = Site::empty();
+    let mut pipe = wrapped(&site, &["--prefix", "none", "--deny", "delete_note"]);
+    assert_eq!(code(&pipe.call("list_notes", json!({})).await), "ok");
+    assert_eq!(code(&pipe.call("delete_note", json!({ "name": "welcome" })).await), "policy_denied");
+}
+
+#[tokio::test]
+async fn two_at_once_share_one_state_folder() {
+    let site = Site::empty();
+    let mut one = wrapped(&site, &[]);
+    assert_eq!(code(&one.call("notes__list_notes", json!({})).await), "ok");
+    let mut other = wrapped(&site, &[]);
+    assert_eq!(code(&other.call("notes__list_notes", json!({})).await), "ok");
+    assert_eq!(code(&one.call("notes__list_notes", json!({})).await), "ok");
+    one.leave().await;
+    other.leave().await;
+    let state = site.path("state/audit");
+    assert_eq!(site.run(&["audit", "verify", "--dir", state.to_str().unwrap()]).await.code, 0);
+    assert_eq!(records(&site).matches("\"kind\":\"intent\"").count(), 3);
+}
+
+#[tokio::test]
+async fn a_definition_that_changes_after_the_first_use_is_withheld_until_approved() {
+    let upstream = Upstream::start().await;
+    let site = Site::empty();
+    let (flags, url) = (["wrap", "up", "--state", "state", "--url"], upstream.url());
+    let wrapped = |more: &[&str]| site.pipe(&[&flags[..], &[url.as_str()], more].concat());
+    let mut first = wrapped(&[]);
+    assert_eq!(code(&first.call("up__save", json!({})).await), "ok");
+    first.leave().await;
+    upstream.redefine(|tools| tools[1]["description"] = "changed".into());
+
+    let mut second = wrapped(&[]);
+    assert_eq!(code(&second.call("up__save", json!({})).await), "tool_withheld");
+    assert_eq!(code(&second.call("up__echo", json!({})).await), "ok");
+    second.leave().await;
+
+    let mut third = wrapped(&["--approve"]);
+    assert_eq!(code(&third.call("up__save", json!({})).await), "ok");
+    third.leave().await;
+    assert!(records(&site).contains("approved_on_command_line"));
+}
+
+#[tokio::test]
+async fn it_listens_on_loopback_for_anybody_and_nowhere_else() {
+    let upstream = Upstream::start().await;
+    let site = Site::empty();
+    let args = |address| ["wrap", "up", "--state", "state", "--listen", address, "--url"];
+    let refused = site.run(&[&args("0.0.0.0:0")[..], &[&upstream.url()]].concat()).await;
+    assert_eq!((refused.code, refused.err.contains("reachable from other machines")), (2, true), "{refused:?}");
+
+    let url = upstream.url();
+    let serving = Serving::start(&site, site.command(&[&args("127.0.0.1:0")[..], &[url.as_str()]].concat())).await;
+
+    let client = Client::new(serving.address, None);
+    assert_eq!(client.call("up__echo", json!({})).await.code(), "ok");
+    assert_eq!(client.send(&Ask::call("up__echo", json!({})).with("Origin", "https://evil.example")).await.status, 403);
+    assert!(serving.stop().await.0.success());
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_started_is_named() {
+    let site = Site::empty();
+    let done = site.run(&["wrap", "x", "--state", "state", "--", "/nowhere/server"]).await;
+    assert_eq!((done.code, done.err.contains("/nowhere/server")), (1, true), "{done:?}");
+}
