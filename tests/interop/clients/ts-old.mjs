@@ -1,0 +1,39 @@
+// The official TypeScript SDK, line 1.x: knows the revisions with a handshake only. `ts-old.mjs JOB`, JOB as in driver/clients.py.
+
+import { packaged } from '../packages.mjs';
+import { exercise } from './exercise.mjs';
+
+const { Client } = packaged('@modelcontextprotocol/sdk/client/index.js');
+const { StdioClientTransport } = packaged('@modelcontextprotocol/sdk/client/stdio.js');
+const { StreamableHTTPClientTransport } = packaged('@modelcontextprotocol/sdk/client/streamableHttp.js');
+
+const job = JSON.parse(process.argv[2]);
+const client = new Client({ name: 'interop-ts-old', version: '1.0.0' });
+
+function transport() {
+    if (job.command) {
+        const [command, ...args] = job.command;
+        return new StdioClientTransport({ command, args, env: job.env, cwd: job.cwd });
+    }
+    const headers = job.key ? { Authorization: `Bearer ${job.key}` } : {};
+    return new StreamableHTTPClientTransport(new URL(job.url), { requestInit: { headers } });
+}
+
+await exercise(job, {
+    async connect() {
+        const over = transport();
+        // Only the HTTP transport tells what was agreed on; over stdio it is read off on its way there.
+        let revision;
+        const agreed = over.setProtocolVersion?.bind(over);
+        over.setProtocolVersion = version => {
+            revision = version;
+            agreed?.(version);
+        };
+        await client.connect(over);
+        return { revision, server: client.getServerVersion()?.name };
+    },
+    tools: cursor => client.listTools(cursor === undefined ? {} : { cursor }),
+    call: (params, onprogress) => client.callTool(params, undefined, onprogress ? { onprogress } : {}),
+    errorCode: error => error.code,
+    close: () => client.close(),
+});

@@ -1,0 +1,63 @@
+"""The clients, and the one form in which they are told what to do and report what they did.
+
+A job is the last argument of a client, as JSON:
+  url, key?        where to connect over streamable HTTP, and the API key to send, or
+  command, env?, cwd?   what to start and speak to over stdio, and where
+  mode             legacy (handshake), auto (probe first), modern (2026-07-28 and nothing else); the 1.x lines have only one
+  strict           whether an unknown tool must be the error -32602
+  calls            per upstream: tool, arguments, expect (in the result's text), bad (arguments), unknown (a tool's name),
+                   progress? {tool, arguments, atLeast}, denied? {tool, arguments}
+A report is one line of JSON on stdout:
+  revision, server what was negotiated, and the server's name for itself where the client got to know it
+  calls            per upstream: the steps that went well, and the fault that ended them or null
+  fault?           what went wrong outside of any call
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from . import places
+from .processes import Failed, finish
+
+LEGACY = "2025-11-25"
+MODERN = "2026-07-28"
+
+
+@dataclass(frozen=True)
+class Client:
+    """One SDK in one mode."""
+
+    sdk: str
+    mode: str
+    command: tuple[str, ...]
+
+    def revision(self, server: frozenset[str]) -> str | None:
+        """What it must agree on with a server of these eras; None when they cannot meet."""
+        eras = {"legacy": [LEGACY], "auto": [MODERN, LEGACY], "modern": [MODERN]}[self.mode]
+        return next((era for era in eras if era in server), None)
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Runs a job and answers its report; a client that dies has one too."""
+        job = {**job, "mode": self.mode}
+        try:
+            done = finish([*self.command, json.dumps(job)], places.TMP)
+            report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            report["stderr"] = done.stderr
+        except Failed as error:
+            return {"calls": [], "fault": str(error), "stderr": ""}
+        except (IndexError, ValueError):
+            return {"calls": [], "fault": f"no report; exit {done.returncode}", "stderr": done.stderr}
+        return report
+
+
+def _script(name: str) -> str:
+    return str(places.HERE / "clients" / name)
+
+
+CLIENTS = [
+    Client("typescript 1.x", "legacy", (places.NODE, _script("ts-old.mjs"))),
+    *(Client("typescript 2.x", mode, (places.NODE, _script("ts-new.mjs"))) for mode in ("legacy", "auto", "modern")),
+    Client("python 1.x", "legacy", (places.PY_OLD, _script("py_old.py"))),
+    *(Client("python 2.x", mode, (places.PY_NEW, _script("py_new.py"))) for mode in ("legacy", "auto", "modern")),
+]

@@ -1,0 +1,63 @@
+"""Folders for the gateway under test, and the gateway itself.
+
+The folders are what an operator would write, in the smallest form: nothing here is a default that we rely on.
+"""
+
+import json
+from pathlib import Path
+
+from . import places
+from .processes import Failed, Service, finish
+from .upstreams import Upstream
+
+CONFIG = """\
+listen:   { http: "127.0.0.1:0" }
+console:  { http: "127.0.0.1:0" }
+stdio:    { agent: local }
+agents:   [ { name: local } ]
+identity: { anonymous: { agent: local, from: loopback } }
+"""
+
+POLICY = """\
+p, R1, role:tester, *, reversible, -, allow
+p, D1, role:tester, everything__get-structured-content, any, -, deny
+p, D2, role:tester, everything-http__get-structured-content, any, -, deny
+g, agent:local, role:tester
+g, agent:interop, role:tester
+"""
+
+
+class Folder:
+    """One operator's folder, its tools pinned."""
+
+    def __init__(self, at: Path, upstreams: list[Upstream]) -> None:
+        self.at = at
+        self.config = str(at / "doorward.yaml")
+        for folder in ("tool-manifests", "policies"):
+            (at / folder).mkdir(parents=True)
+        (at / "doorward.yaml").write_text(CONFIG)
+        (at / "policies" / "policy.csv").write_text(POLICY)
+        for upstream in upstreams:
+            (at / "tool-manifests" / f"{upstream.name}.yaml").write_text(upstream.manifest())
+        self.run("tools", "pin")
+
+    def run(self, *words: str) -> str:
+        """Runs a command on this folder and answers what it printed."""
+        done = finish([places.doorward(), *words, "--config", self.config], self.at)
+        if done.returncode != 0:
+            raise Failed(f"doorward {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def add_agent(self, name: str) -> str:
+        """Makes an agent and answers its key."""
+        key: str = json.loads(self.run("agent", "add", name, "--json"))["key"]
+        return key
+
+    def serve(self) -> tuple[Service, str]:
+        """Starts the gateway; answers it and its address."""
+        gateway = Service([places.doorward(), "serve", "--config", self.config], self.at)
+        return gateway, gateway.wait_for(r"listening on (http://\S+/mcp)")[1]
+
+    def stdio(self) -> list[str]:
+        """The command that a client starts."""
+        return [places.doorward(), "stdio", "--config", self.config]

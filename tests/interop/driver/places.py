@@ -1,0 +1,27 @@
+"""Where things are."""
+
+import os
+import shutil
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+ROOT = HERE.parent.parent
+INSTALLED = ROOT / "target" / "interop"
+TMP = INSTALLED / "tmp"
+NODE_MODULES = INSTALLED / "node" / "node_modules"
+EVERYTHING = str(NODE_MODULES / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js")
+FILESYSTEM = str(NODE_MODULES / "@modelcontextprotocol" / "server-filesystem" / "dist" / "index.js")
+PY_OLD = str(INSTALLED / "py-old" / "bin" / "python")
+PY_NEW = str(INSTALLED / "py-new" / "bin" / "python")
+# In full, because a gateway may give its servers an environment without PATH.
+NODE = shutil.which("node") or "node"
+
+
+def doorward() -> str:
+    """The binary under test: DOORWARD_BIN, else the newest of what cargo has built here."""
+    if named := os.environ.get("DOORWARD_BIN"):
+        return str(Path(named).resolve())
+    built = [path for kind in ("release", "debug") if (path := ROOT / "target" / kind / "doorward").exists()]
+    if not built:
+        raise SystemExit("no doorward binary: run `cargo build --release`, or name one in DOORWARD_BIN")
+    return str(max(built, key=lambda path: path.stat().st_mtime))

@@ -1,0 +1,119 @@
+"""Processes that end with us.
+
+INVARIANT: each one leads a process group of its own, and the group is killed when its owner is done with it or we end.
+"""
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import threading
+from collections import deque
+from pathlib import Path
+
+READY_WITHIN_S = 30
+DONE_WITHIN_S = 90
+GONE_WITHIN_S = 5
+
+_running: set["Service"] = set()
+
+
+class Failed(Exception):
+    """A process did not do what it was started for."""
+
+
+class Service:
+    """A process that runs until it is stopped; what it says is kept for the report of a failure."""
+
+    def __init__(self, command: list[str], cwd: Path, env: dict[str, str] | None = None) -> None:
+        self.name = " ".join(Path(word).name for word in command[:3])
+        self.tail: deque[str] = deque(maxlen=40)
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        _running.add(self)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Waits for a line that matches, and for nothing else."""
+        while True:
+            try:
+                line = self._lines.get(timeout=READY_WITHIN_S)
+            except queue.Empty:
+                raise Failed(f"{self.name} said nothing like `{pattern}` in {READY_WITHIN_S} s:\n{self.said()}") from None
+            if line is None:
+                raise Failed(f"{self.name} ended before it said `{pattern}`:\n{self.said()}")
+            if found := re.search(pattern, line):
+                return found
+
+    def said(self) -> str:
+        """The last lines it wrote."""
+        return "".join(f"    | {line}" for line in self.tail)
+
+    def stop(self) -> None:
+        """Asks it to end, and makes it end."""
+        _running.discard(self)
+        _signal(self._process.pid, signal.SIGTERM)
+        try:
+            self._process.wait(GONE_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            pass
+        # Also when it went by itself: it may have left children.
+        _signal(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self.tail.append(line)
+            self._lines.put(line)
+        self._lines.put(None)
+
+
+def finish(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end; one that hangs is killed with its children and reported."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=DONE_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        _signal(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise Failed(f"{Path(command[0]).name} was not done in {DONE_WITHIN_S} s:\n{out[-2000:]}{err[-2000:]}") from None
+    except BaseException:
+        _signal(process.pid, signal.SIGKILL)
+        raise
+    _signal(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def stop_all() -> None:
+    """Stops what is still running."""
+    for service in list(_running):
+        service.stop()
+
+
+def _signal(group: int, which: signal.Signals) -> None:
+    try:
+        os.killpg(group, which)
+    except ProcessLookupError:
+        pass
