@@ -184,7 +184,10 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
                 Some(dir) => dir.clone(),
                 None => AsRef::<Path>::as_ref(&context.config()?.audit.dir).to_owned(),
             };
-            audit::run(&args, &dir, context.json, &mut std::io::stdout().lock()).map_err(Failure::other)
+            audit::run(&args, &dir, context.json, &mut std::io::stdout().lock()).or_else(|error| match error {
+                audit::Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+                error => Err(Failure::other(error)),
+            })
         }
         Verb::Agent(verb) => block_on(agent::run(context, &verb)),
         Verb::Errors(args) => errors::run(context, &args),
