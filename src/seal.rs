@@ -87,7 +87,8 @@ fn read_key(file: &Path) -> std::io::Result<Option<[u8; KEY_BYTES]>> {
     }
 }
 
-/// Fills with the kernel's randomness: the cryptographic library's own source takes 30 ms to start.
+/// Fills with the kernel's randomness: the cryptographic library's own source was seen to take some
+/// 30 ms at its first use.
 ///
 /// # Errors
 /// What the kernel says.

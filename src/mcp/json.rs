@@ -449,7 +449,7 @@ impl<'a> Parser<'a> {
 }
 
 fn distinct(members: &[Member<'_>]) -> bool {
-    // Comparing each with each is quicker than hashing up to about this size, and most objects are smaller.
+    // Small objects are compared each with each, without allocating; the bound is a guess and was not tuned.
     if members.len() <= 12 {
         return members.iter().enumerate().all(|(index, member)| members.iter().take(index).all(|other| other.key != member.key));
     }
