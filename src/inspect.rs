@@ -82,21 +82,21 @@ fn cut(message: &Bytes, result: &Node<'_>, is_error: bool) -> ToolResult {
     let whole = result.members();
     // Up to 2025-11-25 this is an object, and clients of those revisions refuse the whole result over anything else.
     let newest = |member: &json::Member<'_>| member.key == "structuredContent" && !member.node.is_object();
-    let newer = join(message, whole.iter().filter(|member| newest(member)));
+    let newer = join(message, whole.iter().filter(|member| newest(member)), 0);
     let members = if whole.iter().any(|member| ours(&member.key) || newest(member)) {
-        join(message, whole.iter().filter(|member| !ours(&member.key) && !newest(member)))
+        join(message, whole.iter().filter(|member| !ours(&member.key) && !newest(member)), result.span().len())
     } else {
         // Nothing to take out: the inside of the object is relayed as it stands, without a copy.
         let span = result.span();
         message.slice(span.start + 1..span.end - 1)
     };
     let relayed = result.get("_meta").map(Node::members).unwrap_or_default();
-    let meta = join(message, relayed.iter().filter(|member| !is_hop_local(&member.key)));
+    let meta = join(message, relayed.iter().filter(|member| !is_hop_local(&member.key)), 0);
     ToolResult { members, newer, meta, is_error }
 }
 
-fn join<'m, 'a: 'm>(message: &Bytes, members: impl Iterator<Item = &'m json::Member<'a>>) -> Bytes {
-    let mut out = Vec::new();
+fn join<'m, 'a: 'm>(message: &Bytes, members: impl Iterator<Item = &'m json::Member<'a>>, bytes: usize) -> Bytes {
+    let mut out = Vec::with_capacity(bytes);
     for member in members {
         if !out.is_empty() {
             out.push(b',');

@@ -109,12 +109,17 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// Lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut out = String::with_capacity(bytes.len() * 2);
+    push_hex(bytes, &mut out);
+    out
+}
+
+/// Appends the bytes in lower-case hexadecimal.
+pub fn push_hex(bytes: &[u8], out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
         for digit in [byte >> 4, byte & 15] {
             out.push(char::from(DIGITS.get(usize::from(digit)).copied().unwrap_or(b'0')));
         }
     }
-    out
 }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use super::record::{Kind, Record, Text, VERSION};
 use crate::clock;
+use crate::mcp::canonical::write_string;
 
 /// A record's bytes but for its `seq` and `chain`: made by the caller, outside the log's lock.
 #[derive(Clone, Debug)]
@@ -139,7 +140,7 @@ impl Fields {
     #[inline]
     fn word(&mut self, key: &'static str, value: &str) {
         self.key(key);
-        push_string(&mut self.0, value);
+        write_string(value, &mut self.0);
     }
 
     /// Canonical JSON text as it is. Text that could break the line is stored as a string instead.
@@ -147,7 +148,7 @@ impl Fields {
         let Some(value) = value else { return };
         self.key(key);
         if value.is_empty() || value.bytes().any(|byte| byte < 0x20) {
-            push_string(&mut self.0, value);
+            write_string(value, &mut self.0);
         } else {
             self.0.extend_from_slice(value.as_bytes());
         }
@@ -181,38 +182,10 @@ impl Fields {
         self.key(key);
         for (index, value) in values.iter().enumerate() {
             self.0.push(if index == 0 { b'[' } else { b',' });
-            push_string(&mut self.0, value);
+            write_string(value, &mut self.0);
         }
         self.0.push(b']');
     }
-}
-
-/// Appends `text` as a JSON string with the escapes of RFC 8785, section 3.2.2.2, and no others.
-fn push_string(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    out.push(b'"');
-    let mut plain_from = 0;
-    for (index, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[plain_from..index]);
-        plain_from = index + 1;
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            0x08 => out.extend_from_slice(b"\\b"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            0x0c => out.extend_from_slice(b"\\f"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            _ => {
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-            }
-        }
-    }
-    out.extend_from_slice(&bytes[plain_from..]);
-    out.push(b'"');
 }
 
 /// Appends the decimal digits of `value`.

@@ -247,7 +247,7 @@ impl Log {
         ack.wait(Duration::from_millis(core.options.deadline_ms)).await.map(|seq| Position { seq })
     }
 
-    /// Puts a record in the chain's order without waiting; it is written with the next append, or within some 2 ms.
+    /// Puts a record in the chain's order without waiting; it is written with the next append, or within some 8 ms.
     ///
     /// # Errors
     /// `Closed` for a record that is not an end while the gate is closed; `Backlog` when too many wait.

@@ -9,7 +9,7 @@ use aws_lc_rs::hmac;
 use crate::catalog::manifest::Treatment;
 use crate::mcp::canonical::{in_order, write_canonical, write_string};
 use crate::mcp::json::{Node, Value};
-use crate::seal::hex;
+use crate::seal::{hex, push_hex};
 
 /// Most values in a view; a keyed one costs an HMAC.
 const MAX_VALUES: usize = 64;
@@ -42,7 +42,7 @@ impl ValueKey {
         out.push_str("hmac:");
         out.push_str(&self.id);
         out.push(':');
-        out.push_str(&hex(tag.as_ref().get(..KEYED_BYTES).unwrap_or_default()));
+        push_hex(tag.as_ref().get(..KEYED_BYTES).unwrap_or_default(), &mut out);
         out
     }
 }

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::encode::Entry;
 use super::log::{AppendError, Durability, Log};
 use super::record::{Kind, Record};
 use super::redact::{self, ValueKey};
@@ -133,7 +134,7 @@ impl<'d> Trail<'d> {
             call_id: Some(text(&self.id_text)),
             principal: Some(text(&self.caller.principal.id)),
             agent: Some(text(self.caller.principal.name())),
-            target: tool.map(|tool| text(&tool.target)).or(self.named.map(|name| Cow::Owned(name.chars().take(MAX_NAME).collect()))),
+            target: tool.map(|tool| text(&tool.target)).or(self.named.map(|name| text(beginning(name)))),
             upstream: tool.map(|tool| text(&tool.upstream_id)),
             tier: tool.map(|tool| text(tool.tier.as_str())),
             run: self.run.map(text),
@@ -145,7 +146,7 @@ impl<'d> Trail<'d> {
         let text = Cow::Borrowed::<str>;
         let mut record = self.record(kind);
         record.jsonrpc_id = self.jsonrpc_id.map(|id| text(id.as_json()));
-        record.method = Some(Cow::Owned(self.method.chars().take(MAX_NAME).collect()));
+        record.method = Some(text(beginning(self.method)));
         record.credential_id = Some(text(&self.caller.principal.credential));
         record.client = self.caller.client.as_deref().map(text);
         record.peer = self.caller.peer.as_deref().map(text);
@@ -211,12 +212,17 @@ impl Audit {
     /// # Errors
     /// `audit_unavailable` when it could not be stored in time: nothing may be done then.
     pub async fn intent<'d>(&self, trail: &mut Trail<'_>, cleared: Cleared<'d>) -> Result<Recorded<'d>, Error> {
-        let mut record = trail.full(Kind::Intent, &self.key);
-        record.decision = Some("allow".into());
-        let entry = self.log.encode(&record);
-        let position = self.log.append(entry, self.durability_of(cleared.invocation().tool)).await.map_err(unavailable)?;
+        let position =
+            self.log.append(self.intent_entry(trail), self.durability_of(cleared.invocation().tool)).await.map_err(unavailable)?;
         trail.intent = Some((position.seq, Instant::now()));
         Ok(Recorded { cleared, seq: position.seq })
+    }
+
+    // Entries are made outside of what waits: a record held across a wait would make every call's state larger.
+    fn intent_entry(&self, trail: &Trail<'_>) -> Entry {
+        let mut record = trail.full(Kind::Intent, &self.key);
+        record.decision = Some("allow".into());
+        self.log.encode(&record)
     }
 
     fn durability_of(&self, tool: &Tool) -> Durability {
@@ -237,7 +243,7 @@ impl Audit {
         }
     }
 
-    async fn close_intent(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<ToolResult, Error>) {
+    fn outcome_entry(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<ToolResult, Error>) -> Entry {
         let mut record = trail.record(Kind::Outcome);
         record.intent_seq = Some(seq);
         record.duration_us = Some(micros(trail.started));
@@ -256,7 +262,11 @@ impl Audit {
                 record.note = error.detail().map(|detail| Cow::Owned(detail.chars().take(200).collect()));
             }
         }
-        let entry = self.log.encode(&record);
+        self.log.encode(&record)
+    }
+
+    async fn close_intent(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<ToolResult, Error>) {
+        let entry = self.outcome_entry(trail, seq, since, outcome);
         // Reply and record part ways here: a result is never hidden because its record could not be stored. The log has
         // closed its gate by then, so the next call is refused.
         let stored = match trail.tool.map(|tool| tool.tier) {
@@ -269,7 +279,6 @@ impl Audit {
     }
 
     async fn refuse(&self, trail: &Trail<'_>, error: &Error) {
-        let facts = error.facts();
         let named = match trail.tool {
             Some(tool) => &tool.target,
             // Names that the caller makes up are one flood, however many there are.
@@ -279,6 +288,13 @@ impl Audit {
         if verdict == Verdict::Count {
             return;
         }
+        if let Err(error) = self.log.append(self.refusal_entry(trail, error), Durability::Write).await {
+            tracing::warn!(invocation = trail.id_text, %error, "a refusal could not be stored");
+        }
+    }
+
+    fn refusal_entry(&self, trail: &Trail<'_>, error: &Error) -> Entry {
+        let facts = error.facts();
         let mut record = trail.full(Kind::Refusal, &self.key);
         record.decision = Some(decision(error).into());
         record.code = Some(facts.code.into());
@@ -286,10 +302,7 @@ impl Audit {
         record.rule_ids = error.rule_ids().iter().map(|rule| Cow::Borrowed(rule.as_str())).collect();
         record.duration_us = Some(micros(trail.started));
         record.note = Some(error.detail().map_or_else(|| error.to_string(), str::to_owned).chars().take(300).collect::<String>().into());
-        let entry = self.log.encode(&record);
-        if let Err(error) = self.log.append(entry, Durability::Write).await {
-            tracing::warn!(invocation = trail.id_text, %error, "a refusal could not be stored");
-        }
+        self.log.encode(&record)
     }
 
     /// Stores a record of something that is no call: what a person did, a change of policy, a start or a stop.
@@ -360,6 +373,11 @@ impl Audit {
 
 fn unavailable(error: AppendError) -> Error {
     Error::new(Code::AuditUnavailable, "the call could not be recorded, so nothing was done").retry_after_ms(1_000).operator(error)
+}
+
+/// As much of a name that a caller chose as a record keeps.
+fn beginning(name: &str) -> &str {
+    name.char_indices().nth(MAX_NAME).map_or(name, |(end, _)| &name[..end])
 }
 
 fn micros(since: Instant) -> u64 {

@@ -364,6 +364,7 @@ impl Core {
 
     /// Sleeps until there is something to do; `false` when the log was stopped.
     fn wait_for_work(&self) -> bool {
+        let mut busy = false;
         let mut queue = self.queue();
         loop {
             if queue.gate == Gate::Stopped {
@@ -376,18 +377,20 @@ impl Core {
             if queue.pressing > 0 || queue.wants_sync || queue.wants_rotation {
                 return true;
             }
-            if queue.items.is_empty() {
+            if queue.items.is_empty() && !busy {
                 queue.sleep = Sleep::Deep;
                 queue = self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 queue.sleep = Sleep::Awake;
                 continue;
             }
-            // Handed over: the next append will most likely take it along. If none comes it is flushed from here.
+            // Handed over: the next append takes it along. Only where none came in a whole pause is it flushed from here.
             queue.sleep = Sleep::Light;
+            let written = self.writes.load(Ordering::Relaxed);
             let (woken, pause) = self.bell.wait_timeout(queue, FLUSH_PAUSE).unwrap_or_else(PoisonError::into_inner);
             queue = woken;
             queue.sleep = Sleep::Awake;
-            if pause.timed_out() && !queue.items.is_empty() {
+            busy = self.writes.load(Ordering::Relaxed) != written;
+            if pause.timed_out() && !busy && !queue.items.is_empty() {
                 return queue.gate != Gate::Stopped;
             }
         }
@@ -467,8 +470,8 @@ impl Core {
 const LOOKS_FOR_TAIL: u32 = 32;
 const PAUSES_PER_LOOK: u32 = 4;
 const ROUNDS_FOR_OTHERS: u32 = 8;
-/// How long an outcome that was handed over may wait for an append to take it along.
-const FLUSH_PAUSE: Duration = Duration::from_millis(2);
+/// An outcome that was handed over waits less than two of these for an append to take it along.
+const FLUSH_PAUSE: Duration = Duration::from_millis(4);
 /// Between two attempts to repair, or looks for space.
 const REPAIR_PAUSE: Duration = Duration::from_millis(200);
 /// What must be free, besides the reserve, before intents are taken again.

@@ -43,7 +43,10 @@ fn write_members(members: &[Member<'_>], out: &mut Vec<u8>) {
 
 /// Visits the members in the order of their names' UTF-16 code units. Most objects are small or sorted already.
 pub fn in_order<'m, 'a>(members: &'m [Member<'a>], mut visit: impl FnMut(&'m Member<'a>)) {
-    let before = |one: &Member<'_>, other: &Member<'_>| one.key.encode_utf16().cmp(other.key.encode_utf16());
+    let before = |one: &Member<'_>, other: &Member<'_>| match one.key.is_ascii() && other.key.is_ascii() {
+        true => one.key.as_bytes().cmp(other.key.as_bytes()),
+        false => one.key.encode_utf16().cmp(other.key.encode_utf16()),
+    };
     if members.is_sorted_by(|one, other| before(one, other).is_le()) {
         return members.iter().for_each(visit);
     }
@@ -55,6 +58,11 @@ pub fn in_order<'m, 'a>(members: &'m [Member<'a>], mut visit: impl FnMut(&'m Mem
 /// Writes a JSON string with no more escapes than RFC 8785 asks for.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
+    // A loop without an early exit works on many bytes at once, and nearly every text needs no escape.
+    if !text.bytes().fold(false, |found, byte| found | (byte < 0x20) | (byte == b'"') | (byte == b'\\')) {
+        out.extend_from_slice(text.as_bytes());
+        return out.push(b'"');
+    }
     let mut plain = 0;
     for (index, byte) in text.bytes().enumerate() {
         let short = match byte {

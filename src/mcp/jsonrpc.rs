@@ -4,6 +4,7 @@
 //! has a method, a response has a result or an error and not both; `params` is an object or absent (MCP asks for it).
 
 use std::fmt;
+use std::ops::Range;
 
 use super::json::{Node, Value};
 use crate::error::{Code, Error};
@@ -120,6 +121,130 @@ fn id(node: &Node<'_>) -> Result<Option<Id>, Error> {
     }
 }
 
+/// The id and the span of `result` of an answer that consists of `jsonrpc`, a whole number as `id`, and an object as `result`;
+/// `None` where the text is anything else, and must be parsed to be understood.
+///
+/// The span is balanced and no more: whoever reads it parses it, and refuses what is unsound then. This spares the envelope of
+/// a result a parse of its own.
+pub fn plain_result(text: &[u8]) -> Option<(u64, Range<usize>)> {
+    let (mut rest, mut version, mut id, mut result) = (after(text, b"{")?, false, None, None);
+    loop {
+        if let Some(value) = after(rest, b"\"jsonrpc\"").filter(|_| !std::mem::replace(&mut version, true)) {
+            rest = after(after(value, b":")?, b"\"2.0\"")?;
+        } else if let Some(value) = after(rest, b"\"id\"").filter(|_| id.is_none()) {
+            let digits = after(value, b":")?;
+            let length = digits.iter().position(|byte| !byte.is_ascii_digit()).filter(|length| *length <= 20)?;
+            let (digits, behind) = digits.split_at(length);
+            // JSON has no leading zeros.
+            id = Some(std::str::from_utf8(digits).ok().filter(|id| *id == "0" || !id.starts_with('0'))?.parse().ok()?);
+            rest = behind;
+        } else {
+            let object = after(after(rest, b"\"result\"").filter(|_| result.is_none())?, b":")?;
+            let (start, length) = (text.len() - object.len(), object_length(object)?);
+            result = Some(start..start + length);
+            rest = &object[length..];
+        }
+        rest = rest.trim_ascii_start();
+        match rest.split_first()? {
+            (b',', behind) => rest = behind,
+            (b'}', behind) if behind.trim_ascii().is_empty() && version => return id.zip(result),
+            _ => return None,
+        }
+    }
+}
+
+/// What stands behind `token` and the white space around it.
+fn after<'t>(text: &'t [u8], token: &[u8]) -> Option<&'t [u8]> {
+    Some(text.trim_ascii_start().strip_prefix(token)?.trim_ascii_start())
+}
+
+/// How long the object is that the text begins with: up to the brace that closes it. Braces in strings do not count.
+fn object_length(text: &[u8]) -> Option<usize> {
+    let (mut at, mut depth) = (0, 0_usize);
+    loop {
+        let rest = &text[at..];
+        let next = memchr::memchr3(b'"', b'{', b'}', rest).filter(|next| depth > 0 || *next == 0)?;
+        at += next + 1;
+        match rest[next] {
+            b'{' => depth += 1,
+            b'}' => depth = depth.checked_sub(1)?,
+            _ => at += string_length(&text[at..])?,
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// How long the string is whose opening quote stands before the text, its closing quote included.
+fn string_length(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let next = memchr::memchr2(b'"', b'\\', &text[at..])?;
+        at += next + 1;
+        if text[at - 1] == b'"' {
+            return Some(at);
+        }
+        // Whatever is escaped is no quote that ends the string.
+        at = (at + 1).min(text.len());
+    }
+}
+
 fn malformed(message: &'static str) -> Error {
     Error::new(Code::MalformedRequest, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mcp::json::{self, Limits};
+
+    /// What a whole parse makes of the text.
+    fn parsed(text: &str) -> Option<(u64, Range<usize>)> {
+        let document = json::parse(text.as_bytes(), Limits::default()).ok()?;
+        match message(&document).ok()? {
+            Message::Result { id, result } => Some((id.as_json().parse().ok()?, result.span())),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_plain_result_is_found_where_a_parse_finds_it() {
+        for text in [
+            r#"{"jsonrpc":"2.0","id":7,"result":{}}"#,
+            r#" { "result" : {"a":[{"b":"}"},"\"}\\"],"c":{}} , "id" : 18446744073709551615 , "jsonrpc" : "2.0" } "#,
+            r#"{"id":0,"jsonrpc":"2.0","result":{"text":"\\"}}"#,
+        ] {
+            assert!(parsed(text).is_some(), "{text}");
+            assert_eq!(plain_result(text.as_bytes()), parsed(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_result_is_left_to_the_parser() {
+        for text in [
+            "",
+            "{",
+            "[]",
+            "{}",
+            r#"{"jsonrpc":"2.0","id":7}"#,
+            r#"{"jsonrpc":"2.0","result":{}}"#,
+            r#"{"id":7,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":"7","result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":7.0,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":07,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":18446744073709551616,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":7,"result":[]}"#,
+            r#"{"jsonrpc":"2.0","id":7,"result":{}}}"#,
+            r#"{"jsonrpc":"2.0","id":7,"result":{},}"#,
+            r#"{"jsonrpc":"2.0","id":7,"id":7,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":7,"result":{},"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":7,"result":{},"error":{}}"#,
+            r#"{"jsonrpc":"2.0","id":7,"result":{"a":"}}"#,
+            r#"{"jsonrpc":"2.0","id":7,"result":{"a":"\"#,
+            r#"{"jsonrpc":"2.0","id":7,"result"#,
+        ] {
+            assert_eq!(plain_result(text.as_bytes()), None, "{text}");
+        }
+    }
 }

@@ -1,7 +1,8 @@
-//! What a server sent, told apart: one strict parse, and spans of it.
+//! What a server sent, told apart: spans of it.
 //!
 //! Leaves to others: finding the waiting call (`stdio`, `stream`).
-//! INVARIANT: what is not one sound JSON-RPC message is refused whole.
+//! INVARIANT: what is not one sound JSON-RPC message is refused whole; of a plain result only the envelope is read here, and the
+//! result by whoever asked for it.
 
 use bytes::Bytes;
 
@@ -55,6 +56,10 @@ pub(super) struct NotMcp(pub(super) String);
 
 /// Reads one transmission and hands over each message in it; more than one only where the revision has batches.
 pub(super) fn read(body: &Bytes, version: Option<Revision>, mut each: impl FnMut(Inbound)) -> Result<(), NotMcp> {
+    if let Some((id, span)) = jsonrpc::plain_result(body) {
+        each(Inbound::Answer { id: Some(id), outcome: Outcome::Result(span) });
+        return Ok(());
+    }
     let document = json::parse(body, LIMITS).map_err(|fault| NotMcp(fault.to_string()))?;
     let batches = version.is_some_and(Revision::has_batches);
     match &document.value {
