@@ -46,24 +46,17 @@ pub fn rfc3339(unix_nanos: i64) -> String {
     let nanos = unix_nanos.rem_euclid(1_000_000_000);
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil(days);
-    let mut out = String::with_capacity(30);
-    for (number, width, behind) in [
-        (year, 4, '-'),
-        (month, 2, '-'),
-        (day, 2, 'T'),
-        (of_day / 3600, 2, ':'),
-        (of_day / 60 % 60, 2, ':'),
-        (of_day % 60, 2, '.'),
-        (nanos, 9, 'Z'),
-    ] {
-        let mut scale = 10_i64.pow(width - 1);
-        while scale > 0 {
-            out.push(char::from(b'0' + u8::try_from(number / scale % 10).unwrap_or(0)));
-            scale /= 10;
+    let mut out = *b"0000-00-00T00:00:00.000000000Z";
+    for (at, width, number) in
+        [(0, 4, year), (5, 2, month), (8, 2, day), (11, 2, of_day / 3600), (14, 2, of_day / 60 % 60), (17, 2, of_day % 60), (20, 9, nanos)]
+    {
+        let mut rest = u32::try_from(number).unwrap_or(0);
+        for digit in out[at..at + width].iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
         }
-        out.push(behind);
     }
-    out
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Days since 1970-01-01 as a date of the proleptic Gregorian calendar.

@@ -13,7 +13,7 @@ mod status;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -94,7 +94,7 @@ impl Gateway {
     /// One `tools/call`, from its arguments' bytes in `message` to its result. Every call leaves here, and is recorded here.
     pub async fn call(&self, caller: &Caller, id: &Id, request: CallTool<'_, '_>, message: &[u8], downstream: &dyn Downstream) -> Answer {
         let mut trail = self.shared.audit.trail(caller, "tools/call", Some(id), request.meta, self.policy.version());
-        let mut outcome = survive(self.run(&mut trail, caller, request, message, downstream)).await;
+        let mut outcome = survive(pin!(self.run(&mut trail, caller, request, message, downstream))).await;
         if let Err(error) = &mut outcome
             && error.code() == Code::Internal
             && trail.is_recorded()
@@ -202,8 +202,7 @@ fn withheld(tool: &Tool, standing: &Standing) -> Error {
 }
 
 /// A panic in a stage ends its own call, with a record, and no other.
-async fn survive<T>(stages: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let mut stages = pin!(stages);
+async fn survive<T>(mut stages: Pin<&mut impl Future<Output = Result<T, Error>>>) -> Result<T, Error> {
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| stages.as_mut().poll(context))) {
         Ok(poll) => poll,
         Err(_) => Poll::Ready(Err(Error::new(Code::Internal, "the gateway failed on this call"))),

@@ -125,7 +125,8 @@ impl HttpLink {
             return Err(Error::new(Code::ConcurrencyLimited, "too many sessions with the tool server are in use"));
         };
         evicted.into_iter().for_each(|place| self.end(place));
-        place.get_or_try_init(|| self.open()).await?;
+        // Boxed, since it is rare and would make the state of every call larger.
+        place.get_or_try_init(|| Box::pin(self.open())).await?;
         Ok(place)
     }
 
