@@ -4,6 +4,8 @@
 //! Leaves to others: manifests (`catalog::manifest`), rows and limits (`policy`, `limit`), and what the values mean.
 //! INVARIANT: unknown keys are refused; every path is resolved against the folder of the file.
 
+mod bound;
+
 use std::fmt;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -12,6 +14,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub use self::bound::Bound;
 
 /// Something wrong in a file of the operator's, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -400,51 +404,6 @@ pub enum Durability {
     Write,
     /// The loss of power too: a group `fdatasync`.
     Sync,
-}
-
-/// A whole number with a default and bounds that are part of its type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Bound<const DEFAULT: u64, const LOW: u64, const HIGH: u64>(u64);
-
-impl<const D: u64, const L: u64, const H: u64> Bound<D, L, H> {
-    /// The value.
-    pub fn value(self) -> u64 {
-        self.0
-    }
-
-    /// The value as a size of memory.
-    pub fn size(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
-}
-
-impl<const D: u64, const L: u64, const H: u64> Default for Bound<D, L, H> {
-    fn default() -> Self {
-        Self(D)
-    }
-}
-
-impl<'de, const D: u64, const L: u64, const H: u64> Deserialize<'de> for Bound<D, L, H> {
-    fn deserialize<S: serde::Deserializer<'de>>(input: S) -> Result<Self, S::Error> {
-        let value = u64::deserialize(input)?;
-        if (L..=H).contains(&value) {
-            return Ok(Self(value));
-        }
-        Err(serde::de::Error::custom(format!("{value} is out of bounds: {L} to {H}")))
-    }
-}
-
-impl<const D: u64, const L: u64, const H: u64> JsonSchema for Bound<D, L, H> {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Bound".into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "integer", "minimum": L, "maximum": H, "default": D })
-    }
 }
 
 /// Largest file that people write, in bytes: some hundred thousand rows, or ten thousand definitions.

@@ -1,0 +1,49 @@
+//! Numbers that an operator writes, each with its default and its bounds.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A whole number with a default and bounds that are part of its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Bound<const DEFAULT: u64, const LOW: u64, const HIGH: u64>(u64);
+
+impl<const D: u64, const L: u64, const H: u64> Bound<D, L, H> {
+    /// The value.
+    pub fn value(self) -> u64 {
+        self.0
+    }
+
+    /// The value as a size of memory.
+    pub fn size(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl<const D: u64, const L: u64, const H: u64> Default for Bound<D, L, H> {
+    fn default() -> Self {
+        Self(D)
+    }
+}
+
+impl<'de, const D: u64, const L: u64, const H: u64> Deserialize<'de> for Bound<D, L, H> {
+    fn deserialize<S: serde::Deserializer<'de>>(input: S) -> Result<Self, S::Error> {
+        let value = u64::deserialize(input)?;
+        if (L..=H).contains(&value) {
+            return Ok(Self(value));
+        }
+        Err(serde::de::Error::custom(format!("{value} is out of bounds: {L} to {H}")))
+    }
+}
+
+impl<const D: u64, const L: u64, const H: u64> JsonSchema for Bound<D, L, H> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Bound".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "integer", "minimum": L, "maximum": H, "default": D })
+    }
+}
