@@ -240,12 +240,19 @@ pub struct Listen {
     pub max_nodes: Bound<200_000, 64, 10_000_000>,
     /// Open connections: 1 to 65536, default 2048. Further ones wait to be accepted.
     pub max_connections: Bound<2_048, 1, 65_536>,
+    /// Part of `max_connections` that one address (of IPv6: one /64) may hold, in percent, rounded up: 1 to 100, default 50.
+    /// Further ones are closed at once.
+    pub address_share_percent: Bound<50, 1, 100>,
     /// Calls under way in the whole gateway: 1 to 65536, default 1024. Then `overloaded`.
     pub max_concurrent_calls: Bound<1_024, 1, 65_536>,
-    /// Longest wait for a request's headers, in milliseconds: 100 to 600000, default 10000.
+    /// Longest wait for a request's headers, also for the first byte of the next request, in milliseconds: 100 to 600000,
+    /// default 10000. Then the connection is closed.
     pub header_timeout_ms: Bound<10_000, 100, 600_000>,
     /// Longest wait for a request's body, in milliseconds: 100 to 600000, default 30000.
     pub body_timeout_ms: Bound<30_000, 100, 600_000>,
+    /// Longest time in which a client takes no byte of what is sent to it, in milliseconds: 100 to 600000, default 30000.
+    /// Then the connection is closed.
+    pub write_timeout_ms: Bound<30_000, 100, 600_000>,
     /// Longest wait for running calls at stop, in milliseconds: 0 to 600000, default 10000. Then they are cancelled.
     pub drain_timeout_ms: Bound<10_000, 0, 600_000>,
     /// How long a session of a handshake revision lasts, in seconds: 60 to 2592000, default 86400.
@@ -266,9 +273,11 @@ impl Default for Listen {
             max_depth: Bound::default(),
             max_nodes: Bound::default(),
             max_connections: Bound::default(),
+            address_share_percent: Bound::default(),
             max_concurrent_calls: Bound::default(),
             header_timeout_ms: Bound::default(),
             body_timeout_ms: Bound::default(),
+            write_timeout_ms: Bound::default(),
             drain_timeout_ms: Bound::default(),
             session_seconds: Bound::default(),
         }

@@ -6,7 +6,7 @@
 //! INVARIANT: nothing a caller says of itself (client name, `_meta`, forwarding headers) makes it somebody.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
@@ -51,6 +51,15 @@ pub struct Credentials<'a> {
     pub peer: IpAddr,
     /// Whether a header says that somebody forwarded the request.
     pub forwarded: bool,
+}
+
+/// Whom an address stands for where addresses are counted.
+pub fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        // A customer has at least a /64, and so as many addresses as it likes.
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    }
 }
 
 /// Every credential that is let in.

@@ -13,7 +13,7 @@ pub mod flood;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ pub use bucket::Time;
 pub use file::{Floods, is_rate, schema};
 
 use crate::config::{Fault, read_text};
+use crate::identity::network;
 use crate::policy::{Names, Pattern, TargetFacts, TargetIndex};
 use bucket::{Buckets, Empty, SWEEP_EVERY};
 use file::{File, Per};
@@ -280,11 +281,7 @@ impl Limits {
     }
 
     fn peer_key(&self, peer: IpAddr) -> u64 {
-        self.hasher.hash_one(match peer.to_canonical() {
-            IpAddr::V4(address) => IpAddr::V4(address),
-            // A customer has at least a /64, and so as many addresses as it likes.
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        })
+        self.hasher.hash_one(network(peer))
     }
 
     /// Drops the buckets that are full again; for a task that runs every minute or so.

@@ -17,13 +17,15 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Turn, Wire};
+use super::places::Places;
 use super::stream::{Answer, Enduring, HttpDownstream, event};
 use super::{Service, headers};
 use crate::error::{Code, Error};
@@ -45,9 +47,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Accepts connections until the service stops, then lets the open ones finish.
 pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAcceptor>) {
-    let places = Arc::new(Semaphore::new(service.bounds().max_connections.size()));
+    let places = Places::new(service.bounds());
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Some(free) = places.free().await else { return };
         let accepted = tokio::select! {
             () = service.stopping().cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -61,7 +63,18 @@ pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAccep
                 continue;
             }
         };
+        let Some(place) = places.take(free, peer.ip()) else {
+            tracing::debug!(%peer, "the address holds its share of the connections");
+            continue;
+        };
         let _ = socket.set_nodelay(true);
+        // The kernel knows what the peer has taken. A timer on writes would only see that the send buffer has room again,
+        // which takes megabytes with a fast peer, and would cut off one that reads slowly.
+        let patience = u32::try_from(service.bounds().write_timeout_ms.value()).unwrap_or(u32::MAX);
+        if let Err(error) = set_tcp_user_timeout(&socket, patience) {
+            tracing::warn!(%peer, %error, "a connection without a write deadline was closed");
+            continue;
+        }
         let local = socket.local_addr().unwrap_or(service.bounds().http);
         let (service, tls) = (service.clone(), tls.clone());
         tokio::spawn(async move {

@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod headers;
 pub mod http;
 pub mod orphans;
+mod places;
 pub mod session;
 pub mod stdio;
 mod stream;

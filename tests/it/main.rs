@@ -6,6 +6,7 @@ mod architecture;
 mod arguments;
 mod audit_log;
 mod audit_verify_cli;
+mod connections;
 mod demo_server;
 mod denies_by_default;
 mod disconnect;

@@ -213,6 +213,13 @@ impl Client {
         Open { socket: BufReader::new(socket) }
     }
 
+    /// Says these bytes on a connection of its own, and nothing else.
+    pub async fn say(&self, text: &str) -> Open {
+        let mut socket = soon("a connection", TcpStream::connect(self.address)).await.unwrap();
+        socket.write_all(text.as_bytes()).await.unwrap();
+        Open { socket: BufReader::new(Box::pin(socket)) }
+    }
+
     /// Sends on a connection of its own, if there is anybody to connect to.
     pub async fn try_open(&self, ask: &Ask) -> std::io::Result<TcpStream> {
         let mut socket = TcpStream::connect(self.address).await?;
@@ -312,6 +319,11 @@ impl Open {
         let mut chunk = vec![0; size + 2];
         soon("a chunk", self.socket.read_exact(&mut chunk)).await.unwrap();
         (size > 0).then(|| String::from_utf8_lossy(&chunk[..size]).into_owned())
+    }
+
+    /// At most so many of the next bytes; how many there were.
+    pub async fn some(&mut self, most: usize) -> usize {
+        soon("some bytes", self.socket.read(&mut vec![0; most])).await.unwrap()
     }
 
     /// All bytes until the other side closes.
