@@ -73,11 +73,22 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes a notification. Those that mean nothing here are ignored, as JSON-RPC asks.
-    pub fn notification(&self, method: &str, params: Option<&Node<'_>>) {
-        if method != "notifications/cancelled" {
-            return;
+    /// Takes a notification. Those that mean nothing here are ignored, as JSON-RPC asks; a call is refused and recorded,
+    /// and the refusal returned for a transport that can tell it.
+    pub async fn notification(&self, method: &str, params: Option<&Node<'_>>) -> Option<Answer> {
+        match method {
+            "notifications/cancelled" => self.cancel(params),
+            "tools/call" => {
+                let error = Error::new(Code::MalformedRequest, "the call has no `id`, so nobody could be told how it ended")
+                    .suggest("send `tools/call` as a request with an `id`");
+                return Some(self.gateway.refuse(self.caller, method, None, error).await);
+            }
+            _ => {}
         }
+        None
+    }
+
+    fn cancel(&self, params: Option<&Node<'_>>) {
         let id = params.and_then(|params| params.get("requestId")).and_then(Id::of);
         if let (Some(conversation), Some(id)) = (self.conversation, id)
             && let Some(call) = self.service.0.in_flight.get(&(Arc::clone(conversation), id))

@@ -29,11 +29,11 @@ use super::places::Places;
 use super::stream::{Answer, Enduring, HttpDownstream, event};
 use super::{Service, headers};
 use crate::error::{Code, Error};
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway};
 use crate::identity::{Credentials, Principal};
 use crate::invocation::Caller;
 use crate::mcp::json::{self, Limits, Node};
-use crate::mcp::jsonrpc::{Message, message};
+use crate::mcp::jsonrpc::{Id, Message, message};
 use crate::mcp::messages::Meta;
 use crate::mcp::respond;
 use crate::mcp::revision::Revision;
@@ -290,12 +290,7 @@ impl Exchange {
         };
         let (revision, conversation) = match settled {
             Ok(settled) => settled,
-            Err(error) => {
-                let status = StatusCode::from_u16(error.http()).unwrap_or(StatusCode::BAD_REQUEST);
-                let answer = gateway.refuse(&caller, method, id, error).await;
-                let body = answer.outcome.err().map(|error| respond::error(id, &error, &answer.invocation)).unwrap_or_default();
-                return Outgoing { status, body, session: None };
-            }
+            Err(error) => return Outgoing::refusal(id, gateway.refuse(&caller, method, id, error).await),
         };
         let turn = Turn {
             service: &self.service,
@@ -308,10 +303,10 @@ impl Exchange {
             cancel,
         };
         match id {
-            None => {
-                turn.notification(method, params);
-                Outgoing { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None }
-            }
+            None => match turn.notification(method, params).await {
+                None => Outgoing { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None },
+                Some(refused) => Outgoing::refusal(None, refused),
+            },
             Some(id) => self.outgoing(turn.request(id, method, params).await, &caller),
         }
     }
@@ -325,10 +320,7 @@ impl Exchange {
     }
 
     async fn unread(&self, gateway: &Gateway, caller: &Caller, error: Error) -> Outgoing {
-        let status = StatusCode::from_u16(error.http()).unwrap_or(StatusCode::BAD_REQUEST);
-        let answer = gateway.refuse(caller, "unread", None, error).await;
-        let body = answer.outcome.err().map(|error| respond::error(None, &error, &answer.invocation)).unwrap_or_default();
-        Outgoing { status, body, session: None }
+        Outgoing::refusal(None, gateway.refuse(caller, "unread", None, error).await)
     }
 
     /// Which revision the message is of, and which conversation it belongs to (`mcp-for-gateways`: evidence in order).
@@ -384,6 +376,14 @@ struct Outgoing {
 }
 
 impl Outgoing {
+    /// A refusal as the JSON-RPC error that it is, with its own status.
+    fn refusal(id: Option<&Id>, refused: gateway::Answer) -> Self {
+        let error = refused.outcome.err();
+        let status = error.as_ref().and_then(|error| StatusCode::from_u16(error.http()).ok()).unwrap_or(StatusCode::BAD_REQUEST);
+        let body = error.map(|error| respond::error(id, &error, &refused.invocation)).unwrap_or_default();
+        Self { status, body, session: None }
+    }
+
     fn whole(self) -> Response<Answer> {
         let mut response = if self.body.is_empty() { plain(self.status, "") } else { json(self.status, self.body) };
         if let Some(session) = self.session.and_then(|session| HeaderValue::from_str(&session).ok()) {

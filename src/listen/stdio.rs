@@ -156,7 +156,7 @@ impl Client {
                 Ok((revision, caller)) if method == "initialize" => self.initialize(revision, &caller, &id, params, &line).await,
                 Ok((revision, caller)) => self.request(revision, caller, line.clone()),
             },
-            Ok(Message::Notification { method, params }) => self.notification(method, params, &line),
+            Ok(Message::Notification { method, params }) => self.notification(method, params, &line).await,
             // No request of ours is ever sent to an agent, so nobody waits for an answer.
             Ok(Message::Result { .. } | Message::Failure { .. }) => {}
         }
@@ -202,7 +202,7 @@ impl Client {
         let _ = self.out.send(wire.body).await;
     }
 
-    fn notification(&self, method: &str, params: Option<&Node<'_>>, line: &Bytes) {
+    async fn notification(&self, method: &str, params: Option<&Node<'_>>, line: &Bytes) {
         let gateway = self.service.gateway();
         let cancel = CancellationToken::new();
         let downstream = StdioDownstream { out: self.out.clone(), cancel: cancel.clone() };
@@ -216,7 +216,8 @@ impl Client {
             downstream: &downstream,
             cancel: &cancel,
         };
-        turn.notification(method, params);
+        // Nothing answers a notification on a pipe: a refusal is in the record alone.
+        turn.notification(method, params).await;
     }
 
     /// Runs a request in a task of its own. Both the task and the service count it, so that either can wait for it.

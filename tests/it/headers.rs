@@ -256,6 +256,25 @@ async fn a_notification_is_accepted_and_answered_with_nothing() {
 }
 
 #[tokio::test]
+async fn a_call_without_an_id_is_refused_with_a_record_and_never_made() {
+    let (upstream, site, gateway) = gateway().await;
+    let session = gateway.client().initialize("2025-11-25").await;
+    let params = json!({ "name": "up__save", "arguments": {} });
+    let note = json!({ "jsonrpc": "2.0", "method": "tools/call", "params": params });
+    let whole = Ask::call("up__save", json!({}));
+    let without_id = whole.clone().saying(&format!("\"id\":{},", whole.id()), "");
+    for ask in [without_id, session.post(&note)] {
+        let answer = gateway.client().send(&ask).await;
+
+        assert_eq!(answer.wire(), (400, -32600, "malformed_request".to_owned()));
+        assert_eq!((answer.json().get("id"), &answer.error()["effect"]), (None, &json!("none")));
+        let refusal = site.recorded("refusal", "call_id", answer.error()["invocation"].as_str().unwrap()).await;
+        assert_eq!((&refusal["method"], &refusal["agent"]), (&json!("tools/call"), &json!("demo")));
+    }
+    assert!(upstream.calls().is_empty());
+}
+
+#[tokio::test]
 async fn a_cursor_that_was_never_given_out_is_refused() {
     let (_upstream, _site, gateway) = gateway().await;
     let answer = gateway.client().send(&Ask::modern("tools/list", json!({ "cursor": "x" }))).await;

@@ -62,6 +62,25 @@ async fn a_line_too_long_or_no_message_costs_nothing_but_itself() {
 }
 
 #[tokio::test]
+async fn a_call_without_an_id_is_recorded_never_made_and_not_answered() {
+    let (upstream, site) = site().await;
+    let mut pipe = site.pipe(&["stdio"]);
+    for _ in 0..40 {
+        pipe.line(&json!({ "jsonrpc": "2.0", "method": "tools/call", "params": { "name": "up__save", "arguments": {} } }).to_string())
+            .await;
+    }
+
+    assert_eq!(pipe.legacy("ping", json!({})).await["result"], json!({}), "a notification is not answered");
+
+    assert_eq!(site.recorded("refusal", "code", "malformed_request").await["method"], "tools/call");
+    pipe.leave().await;
+    assert!(upstream.calls().is_empty());
+    let counted: u64 = site.of_kind("coalesced").iter().filter_map(|record| record["count"].as_u64()).sum();
+    assert_eq!(counted as usize + site.of_kind("refusal").len(), 40);
+    assert!(counted > 0);
+}
+
+#[tokio::test]
 async fn a_slow_call_holds_up_no_other_and_is_not_answered_once_it_is_cancelled() {
     let (upstream, site) = site().await;
     upstream.does("save", Does::Hangs);
