@@ -131,6 +131,11 @@ impl Config {
         if !self.listen.path.starts_with('/') {
             return Err(Fault::file(file, "`listen.path` must begin with `/`"));
         }
+        if let Some(origin) = self.listen.allowed_origins.iter().find(|origin| !is_origin(origin)) {
+            let message = format!("`listen.allowed_origins` has `{}`, which no browser sends", origin.escape_default());
+            let help = "write `https://HOST` or `https://HOST:PORT`: lower case, no path, and no port where it is the scheme's own";
+            return Err(Fault::file(file, message).help(help));
+        }
         let names = self.agents.iter().map(|agent| (&agent.name, &agent.key_hash));
         for (name, hash) in names.chain(self.people.iter().map(|person| (&person.name, &person.key_hash))) {
             check_name(name).map_err(|message| Fault::file(file, message))?;
@@ -153,6 +158,22 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("`{}` is not a name: write 1 to 64 of `a-z`, `0-9` and `-`", name.escape_default()))
+}
+
+/// Whether it is an origin of the web as browsers write it (RFC 6454, 6.2).
+fn is_origin(origin: &str) -> bool {
+    let (authority, own_port) = match origin.split_once("://") {
+        Some(("http", authority)) => (authority, "80"),
+        Some(("https", authority)) => (authority, "443"),
+        _ => return false,
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._[]:".contains(&byte);
+    let number = |port: &str| port != own_port && port.parse().is_ok_and(|number: u16| number.to_string() == port);
+    !host.is_empty() && host.bytes().all(letter) && port.is_none_or(number)
 }
 
 fn is_lower_hex(byte: u8) -> bool {
@@ -222,7 +243,7 @@ pub struct Listen {
     pub http: SocketAddr,
     /// The MCP endpoint's path. Default `/mcp`.
     pub path: String,
-    /// Values of `Origin` that are let in beside loopback ones; others get 403. Default none.
+    /// Values of `Origin` that are let in beside loopback ones, such as `https://app.example`; others get 403. Default none.
     pub allowed_origins: Vec<String>,
     /// Values of `Host` that are let in beside the listener's own address and loopback names. Default none.
     pub allowed_hosts: Vec<String>,

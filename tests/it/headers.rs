@@ -219,6 +219,41 @@ async fn origins_and_hosts_of_the_configuration_are_let_in() {
 }
 
 #[tokio::test]
+async fn an_origin_is_let_in_by_its_scheme_host_and_port_together() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).listen("allowed_origins: [\"https://app.example\"]");
+    let gateway = site.serve().await;
+    for origin in [
+        "ftp://localhost",
+        "chrome-extension://localhost",
+        "localhost",
+        "://localhost",
+        "http:localhost",
+        "http://localhost/",
+        "http://app.example",
+        "https://app.example:444",
+        "https://app.example.",
+        "https://app.example/",
+        "https://user@app.example",
+        "",
+    ] {
+        assert_eq!(gateway.client().send(&echo().with("Origin", origin)).await.status, 403, "{origin}");
+    }
+    assert_eq!(gateway.client().send(&echo().with("Origin", "https://localhost:3000")).await.code(), "ok");
+    assert_eq!(upstream.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn an_origin_that_no_browser_would_send_is_refused_in_the_configuration() {
+    for origin in
+        ["app.example", "https://app.example/", "HTTPS://app.example", "https://app.example:443", "null", "ftp://app.example", "*"]
+    {
+        let done = Site::empty().listen(&format!("allowed_origins: [\"{origin}\"]")).run(&["serve"]).await;
+        assert_eq!((done.code, done.err.contains("allowed_origins")), (2, true), "{origin}: {done:?}");
+    }
+}
+
+#[tokio::test]
 async fn sizes_and_types_are_checked_before_the_message() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream).listen("max_body_bytes: 1024").listen("max_header_bytes: 8192");
