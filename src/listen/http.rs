@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -102,8 +104,14 @@ async fn connection(service: Service, socket: impl AsyncRead + AsyncWrite + Unpi
         .max_buf_size(bounds.max_header_bytes.size().max(8192));
     let peer_text: Arc<str> = peer.to_string().into();
     let respond = service_fn(move |request| {
+        let fault = ambiguous(&request);
         let exchange = Exchange { service: service.clone(), peer, peer_text: Arc::clone(&peer_text), local };
-        async move { Ok::<_, std::convert::Infallible>(exchange.answer(request).await) }
+        async move {
+            Ok::<_, std::convert::Infallible>(match fault {
+                Some(fault) => last(plain(StatusCode::BAD_REQUEST, fault)),
+                None => exchange.answer(request).await,
+            })
+        }
     });
     let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(socket), respond));
     let ended = tokio::select! {
@@ -116,6 +124,12 @@ async fn connection(service: Service, socket: impl AsyncRead + AsyncWrite + Unpi
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection ended early");
     }
+}
+
+/// What a proxy in front may have understood otherwise (RFC 9112, 3.2).
+fn ambiguous(request: &Request<Incoming>) -> Option<&'static str> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    (hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11)).then_some("send one `Host`\n")
 }
 
 /// One HTTP request.
@@ -213,6 +227,9 @@ impl Exchange {
         if !headers::is_json(&headers) {
             return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send `Content-Type: application/json`\n");
         }
+        if headers::is_encoded(&headers) {
+            return self.encoded(&gateway, &caller).await;
+        }
         if !headers::accepts(&headers, "application/json") {
             return plain(StatusCode::NOT_ACCEPTABLE, "send `Accept: application/json, text/event-stream`\n");
         }
@@ -230,6 +247,14 @@ impl Exchange {
             Err(_) => (Error::new(Code::MalformedRequest, "the body took too long"), StatusCode::REQUEST_TIMEOUT),
         };
         self.refusal(&gateway, &caller, error, status).await
+    }
+
+    async fn encoded(&self, gateway: &Gateway, caller: &Caller) -> Response<Answer> {
+        let error = Error::new(Code::MalformedRequest, "the body has a `Content-Encoding`, and the gateway reads none")
+            .suggest("send the body as it is, without `Content-Encoding`");
+        let mut response = self.refusal(gateway, caller, error, StatusCode::UNSUPPORTED_MEDIA_TYPE).await;
+        response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        response
     }
 
     /// Runs the message to its end, whether or not the client waits for it, and answers when the first of these is there: its answer, or something to stream.
@@ -436,6 +461,12 @@ fn json(status: StatusCode, body: Bytes) -> Response<Answer> {
     let mut response = Response::new(Answer::whole(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+/// An answer after which the connection is closed.
+fn last(mut response: Response<Answer>) -> Response<Answer> {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

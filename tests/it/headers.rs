@@ -254,6 +254,33 @@ async fn an_origin_that_no_browser_would_send_is_refused_in_the_configuration() 
 }
 
 #[tokio::test]
+async fn http_1_1_without_a_host_is_400() {
+    let (_upstream, _site, gateway) = gateway().await;
+    for (head, status) in [
+        ("POST /mcp HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 400),
+        ("POST /mcp HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", 400),
+        ("POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", 401),
+        ("POST /mcp HTTP/1.0\r\nContent-Length: 0\r\n\r\n", 401),
+    ] {
+        assert_eq!(gateway.nobody().say(head).await.head().await.status, status, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_a_content_coding_is_415_in_words_and_recorded() {
+    let (upstream, site, gateway) = gateway().await;
+    for coding in ["gzip", "br", "identity, gzip", "x"] {
+        let answer = gateway.client().send(&echo().with("Content-Encoding", coding)).await;
+        assert_eq!(answer.wire(), (415, -32600, "malformed_request".to_owned()), "{coding}");
+        assert_eq!(answer.header("accept-encoding"), Some("identity"));
+        assert!(answer.text().contains("Content-Encoding"), "{}", answer.text());
+    }
+    assert!(upstream.calls().is_empty());
+    site.recorded("refusal", "code", "malformed_request").await;
+    assert_eq!(gateway.client().send(&echo().with("Content-Encoding", "Identity")).await.code(), "ok");
+}
+
+#[tokio::test]
 async fn sizes_and_types_are_checked_before_the_message() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream).listen("max_body_bytes: 1024").listen("max_header_bytes: 8192");
