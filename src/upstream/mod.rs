@@ -36,6 +36,7 @@ mod listen;
 mod listing;
 mod pending;
 mod request;
+mod salvage;
 mod session;
 mod shared;
 mod sse;

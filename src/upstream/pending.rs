@@ -8,15 +8,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::inbound::NotMcp;
 use super::request::{Notice, Outcome};
 
 /// Ended calls that are remembered, so that a late answer is told from an invented one.
 const MAX_REMEMBERED: usize = 1024;
 
+/// What a call waits for: the line and what it says, or why it cannot be read.
+pub(super) type Answer = Result<(Bytes, Outcome), NotMcp>;
+
 /// A call that waits.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    pub(super) answer: oneshot::Sender<(Bytes, Outcome)>,
+    pub(super) answer: oneshot::Sender<Answer>,
     pub(super) notices: Option<mpsc::Sender<Notice>>,
     pub(super) wants_log: bool,
     pub(super) tag: Option<u128>,

@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::child::{self, Process};
 use super::inbound::{self, Inbound};
-use super::pending::{Owner, Pending, Waiter};
-use super::request::{Exchange, Notice, Outcome, Part, Reply, Sent};
+use super::pending::{Answer, Owner, Pending, Waiter};
+use super::request::{Exchange, Notice, Part, Reply, Sent};
+use super::salvage;
 use super::shared::Shared;
 use super::wire;
 use crate::catalog::transport::Command;
@@ -128,7 +129,7 @@ impl StdioLink {
     /// Sends the request and waits for its answer. Dropped before that, the request is withdrawn or cancelled.
     ///
     /// # Errors
-    /// When the link is gone first.
+    /// When the link is gone first, or the answer cannot be read.
     pub(super) async fn exchange(&self, exchange: &Exchange<'_>) -> Result<Reply, Error> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut bytes = wire::request(exchange, id);
@@ -138,7 +139,8 @@ impl StdioLink {
         let Ok(room) = self.lines.reserve().await else { return Err(self.broke(exchange)) };
         room.send(Line { bytes: bytes.into(), sent: exchange.sent.clone() });
         match answered.await {
-            Ok((body, outcome)) => Ok(Reply { body, version: self.version.get().copied().unwrap_or(Revision::NEWEST), outcome }),
+            Ok(Ok((body, outcome))) => Ok(Reply { body, version: self.version.get().copied().unwrap_or(Revision::NEWEST), outcome }),
+            Ok(Err(fault)) => Err(exchange.fault(Code::UpstreamProtocolError, "the answer is not MCP").operator(fault.0)),
             Err(_) => Err(self.broke(exchange)),
         }
     }
@@ -173,7 +175,7 @@ impl StdioLink {
         }
     }
 
-    fn enlist<'l>(&'l self, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<(Bytes, Outcome)>) -> Option<Call<'l>> {
+    fn enlist<'l>(&'l self, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<Answer>) -> Option<Call<'l>> {
         let waiter = Waiter { answer, notices: exchange.notices.cloned(), wants_log: exchange.log_level.is_some(), tag: exchange.tag };
         if !self.pending.add(id, waiter) {
             return None;
@@ -242,6 +244,10 @@ impl StdioLink {
         }
         let read = inbound::read(&line, self.version.get().copied(), |message| self.message(&line, message));
         if let Err(fault) = read {
+            // An answer must not leave its call waiting. In the handshake it is taken for silence, which has a meaning there.
+            if let (Some(id), Some(_)) = (salvage::answered(&line), self.version.get()) {
+                return self.answer(id, Err(fault));
+            }
             // Banners on standard output are common, and harmless once they are left out.
             let start = child::printable(line.get(..line.len().min(80)).unwrap_or_default());
             tracing::debug!(upstream = %self.shared.id, fault = %fault.0, %start, "a line of the tool server is not MCP and was left out");
@@ -250,7 +256,7 @@ impl StdioLink {
 
     fn message(&self, line: &Bytes, message: Inbound) {
         match message {
-            Inbound::Answer { id, outcome } => self.answer(line, id, outcome),
+            Inbound::Answer { id: Some(id), outcome } => self.answer(id, Ok((line.clone(), outcome))),
             Inbound::Progress { id, params } => tell(self.pending.notices(id), Notice::Progress(params)),
             Inbound::Log(params) => tell(self.pending.only_log(), Notice::Log(params)),
             Inbound::ToolsChanged => self.shared.changed.notify_one(),
@@ -263,18 +269,17 @@ impl StdioLink {
                     self.notify(wire::answer(&id, &method));
                 }
             }
-            Inbound::Other => {}
+            Inbound::Answer { id: None, .. } | Inbound::Other => {}
         }
     }
 
-    fn answer(&self, line: &Bytes, id: Option<u64>, outcome: Outcome) {
-        let Some(id) = id else { return };
+    fn answer(&self, id: u64, answer: Answer) {
         if self.listening.compare_exchange(id, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             return;
         }
         match self.pending.take(id) {
             Owner::Waiting(call) => {
-                if call.answer.send((line.clone(), outcome)).is_err() {
+                if call.answer.send(answer).is_err() {
                     self.shared.late(call.tag);
                 }
             }

@@ -108,6 +108,7 @@ impl Server {
                 println!("Welcome!\n\n{{\"half\":\n[1,2]\n\u{1b}[2J");
                 result(id, &json!({"said": "after junk"}));
             }
+            "unreadable" => unreadable(id, params["arguments"]["how"].as_str().unwrap_or_default()),
             "never" => self.held.push(id.clone()),
             "twice" => (0..2).for_each(|_| result(id, &json!({}))),
             "progress" => {
@@ -171,7 +172,23 @@ fn result(id: &Value, result: &Value) {
     say(&json!({"jsonrpc": "2.0", "id": id, "result": result}));
 }
 
+/// An answer that a strict reader refuses before it comes to the result.
+fn unreadable(id: &Value, how: &str) {
+    let line = match how {
+        "doubled" => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}},"more":{{"a":1,"a":2}}}}"#).into_bytes(),
+        "deep" => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{}{}}}"#, "[".repeat(1000), "]".repeat(1000)).into_bytes(),
+        "cut off" => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"text":"one"#).into_bytes(),
+        "without result" => format!(r#"{{"jsonrpc":"2.0","id":{id}}}"#).into_bytes(),
+        _ => [format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}},"more":""#).as_bytes(), b"\xff\"}"].concat(),
+    };
+    write(&line);
+}
+
 fn say(message: &Value) {
+    write(message.to_string().as_bytes());
+}
+
+fn write(line: &[u8]) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{message}").and_then(|()| out.flush());
+    let _ = out.write_all(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
 }

@@ -111,6 +111,24 @@ async fn lines_that_are_not_mcp_are_left_out() {
 }
 
 #[tokio::test]
+async fn an_answer_that_cannot_be_read_ends_its_call_at_once_and_no_other() {
+    let fixture = connected("modern").await;
+    let waiting = Call::of("never");
+    let unreadable = async {
+        for how in ["doubled", "deep", "bad text", "cut off", "without result"] {
+            let call = Call { arguments: json!({"how": how}).to_string(), limit: Duration::from_secs(5), ..Call::of("unreadable") };
+            assert_eq!(told(&call.send(&fixture.upstream).await.unwrap_err()), ("upstream_protocol_error", "unknown"), "{how}");
+            // In between an answer, or the breaker would open.
+            fixture.call("echo").await.unwrap();
+        }
+    };
+    tokio::select! {
+        _ = waiting.send(&fixture.upstream) => panic!("another call has ended"),
+        () = unreadable => {}
+    }
+}
+
+#[tokio::test]
 async fn a_cancelled_call_is_told_and_its_late_answer_is_reported() {
     for mode in ["modern", "legacy"] {
         let mut fixture = connected(mode).await;
