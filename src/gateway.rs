@@ -130,7 +130,7 @@ impl Gateway {
         let admission = limit::admit(&self.limits, permit)?;
         let cleared = approval::approve(admission);
         // Is there room at the tool server, and is everything still as it was when we looked?
-        let (upstream, slot) = self.reserve(tool).await?;
+        let (upstream, slot) = self.reserve(tool, invocation.principal).await?;
         self.still_current(&invocation)?;
         // The record first, then the call: `forward` takes nothing but what was recorded.
         let recorded = self.shared.audit.intent(trail, cleared).await?;
@@ -169,11 +169,12 @@ impl Gateway {
     }
 
     /// Waits a bounded time for the first connection, then takes a place in the upstream's bulkhead.
-    async fn reserve(&self, tool: &Tool) -> Result<(&Upstream, Slot), Error> {
+    async fn reserve(&self, tool: &Tool, principal: &Principal) -> Result<(&Upstream, Slot), Error> {
         let upstream = self.upstreams.get(tool.upstream);
         let upstream = upstream.ok_or_else(|| Error::new(Code::Internal, "the tool has no upstream"))?;
         upstream.ready(std::time::Duration::from_millis(tool.connect_grace_ms)).await?;
-        Ok((upstream, upstream.reserve()?))
+        let only_agent = self.shared.identity.load().has_one_agent();
+        Ok((upstream, upstream.reserve(&principal.id, only_agent)?))
     }
 
     /// What may have changed while the call waited: the credential, and the live definition.

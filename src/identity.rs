@@ -5,7 +5,7 @@
 //!
 //! INVARIANT: nothing a caller says of itself (client name, `_meta`, forwarding headers) makes it somebody.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -67,6 +67,7 @@ pub fn network(peer: IpAddr) -> IpAddr {
 pub struct Identity {
     keys: HashMap<Arc<str>, (Arc<str>, [u8; 32])>,
     anonymous: Option<Principal>,
+    agents: usize,
 }
 
 impl Identity {
@@ -85,7 +86,10 @@ impl Identity {
             keys.insert(key.id.into(), (agent_id(&key.agent), key.hash));
         }
         let anonymous = config.identity.anonymous.as_ref().map(|who| Principal::local(&who.agent, "anonymous"));
-        Ok(Self { keys, anonymous })
+        let named = config.agents.iter().map(|agent| agent_id(&agent.name));
+        let agents: HashSet<Arc<str>> =
+            named.chain(keys.values().map(|(agent, _)| Arc::clone(agent))).chain(anonymous.iter().map(|who| Arc::clone(&who.id))).collect();
+        Ok(Self { agents: agents.len(), keys, anonymous })
     }
 
     /// Who shows these credentials.
@@ -100,6 +104,11 @@ impl Identity {
             bool::from(sha256(secret.as_bytes()).ct_eq(hash)).then(|| Principal { id: Arc::clone(agent), credential: Arc::clone(id) })
         });
         known.ok_or_else(|| Error::new(Code::Unauthenticated, "the API key is not one of this gateway, or has been revoked"))
+    }
+
+    /// Whether there is nobody whom one agent could crowd out.
+    pub fn has_one_agent(&self) -> bool {
+        self.agents <= 1
     }
 
     /// Whether the principal would still be let in: its key has not been revoked since.

@@ -129,7 +129,7 @@ impl Call {
     }
 
     async fn send(&self, upstream: &Upstream) -> Result<Reply, Error> {
-        let slot = upstream.reserve()?;
+        let slot = upstream.reserve(&self.principal.into(), true)?;
         self.send_in(upstream, &slot).await
     }
 

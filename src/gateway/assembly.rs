@@ -263,6 +263,7 @@ impl Assembly {
         let mut spec = Spec::new(&manifest.upstream, &manifest.transport, self.base.clone())?;
         spec.remembered_era = self.state.era(&manifest.upstream, print).and_then(|era| Era::parse(&era));
         spec.concurrency = manifest.defaults.concurrency.size();
+        spec.per_agent = manifest.defaults.concurrency_per_agent.map(|share| share.size());
         Ok(spec)
     }
 
@@ -385,7 +386,8 @@ pub fn read<'t>(tools: impl Iterator<Item = &'t bytes::Bytes>) -> Listing {
 
 /// Tells whether an upstream is still reached in the same way.
 fn fingerprint(source: &Source) -> String {
-    let reached = serde_json::to_vec(&(&source.manifest.transport, source.manifest.defaults.concurrency)).unwrap_or_default();
+    let (transport, defaults) = (&source.manifest.transport, &source.manifest.defaults);
+    let reached = serde_json::to_vec(&(transport, defaults.concurrency, defaults.concurrency_per_agent)).unwrap_or_default();
     seal::hex(&seal::sha256(&reached))
 }
 

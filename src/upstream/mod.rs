@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,7 @@ mod request;
 mod salvage;
 mod session;
 mod shared;
+mod slots;
 mod sse;
 mod stdio;
 mod supervise;
@@ -52,6 +53,10 @@ use breaker::Breaker;
 use link::Link;
 use request::{Exchange, Part};
 use shared::Shared;
+use slots::{Full, Place, Slots};
+
+/// When an agent may ask again for a place, in milliseconds. A guess: nobody knows when a call ends.
+const FULL_RETRY_MS: u64 = 1_000;
 
 /// How one tool server is reached, and what a connection and its calls may cost.
 #[derive(Clone, Debug)]
@@ -68,6 +73,9 @@ pub struct Spec {
     pub max_message_bytes: usize,
     /// Calls under way at once; further ones are refused. Default 16.
     pub concurrency: usize,
+    /// How many of them may be one agent's. By default three quarters, so that calls which nobody waits for any more cannot take
+    /// every place, or all where the gateway knows a single agent.
+    pub per_agent: Option<usize>,
     /// The era of the last connection, which spares a legacy server the probe. A wrong one costs one attempt.
     pub remembered_era: Option<Era>,
 }
@@ -102,8 +110,14 @@ impl Spec {
             probe_timeout_ms: 1_500,
             max_message_bytes: 16 * 1024 * 1024,
             concurrency: 16,
+            per_agent: None,
             remembered_era: None,
         })
+    }
+
+    fn share(&self, only_agent: bool) -> usize {
+        let usual = if only_agent { self.concurrency } else { self.concurrency - self.concurrency / 4 };
+        self.per_agent.unwrap_or(usual)
     }
 
     fn connect_timeout(&self) -> Duration {
@@ -165,7 +179,7 @@ struct Core {
     state: watch::Sender<State>,
     live: ArcSwapOption<Live>,
     breaker: Breaker,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
 }
 
 /// What calls go over.
@@ -178,7 +192,7 @@ struct Live {
 /// Leave for one call: a place among those under way, and the breaker's permit. Given back when dropped.
 #[derive(Debug)]
 pub struct Slot {
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     permit: Mutex<Option<breaker::Permit>>,
 }
 
@@ -187,7 +201,7 @@ impl Upstream {
     /// see [`Event::Listed`]. The upstream ends with `shutdown`, or with [`Upstream::stop`].
     pub fn start(spec: Spec, events: mpsc::Sender<Report>, shutdown: &CancellationToken) -> Self {
         let shared = Arc::new(Shared::new(&spec.id, spec.max_message_bytes, events, shutdown.child_token()));
-        let slots = Arc::new(Semaphore::new(spec.concurrency.min(Semaphore::MAX_PERMITS)));
+        let slots = Arc::new(Slots::new(spec.concurrency));
         let (state, live) = (watch::Sender::new(State::Connecting), ArcSwapOption::empty());
         let core = Arc::new(Core { spec, shared, state, live, breaker: Breaker::new(), slots });
         core.shared.tasks.spawn(supervise::run(Arc::clone(&core)));
@@ -235,19 +249,26 @@ impl Upstream {
             .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Takes a slot. Nobody waits for one.
+    /// Takes a slot for an agent, which may be the only one. Nobody waits for a slot.
     ///
     /// # Errors
-    /// `concurrency_limited` when all are taken, `circuit_open` when the server failed too often just now.
-    pub fn reserve(&self) -> Result<Slot, Error> {
-        let place = Arc::clone(&self.0.slots).try_acquire_owned().map_err(|_| {
-            Error::new(Code::ConcurrencyLimited, format!("the tool server `{}` has as many calls as it takes at once", self.id()))
-        })?;
+    /// `concurrency_limited` when all are taken, or the agent's share is, `circuit_open` when the server failed too often just
+    /// now.
+    pub fn reserve(&self, agent: &Arc<str>, only_agent: bool) -> Result<Slot, Error> {
+        let place = self.0.slots.take(agent, self.0.spec.share(only_agent)).map_err(|full| self.full(full))?;
         let permit = self.0.breaker.permit().map_err(|wait| {
             Error::new(Code::CircuitOpen, format!("the tool server `{}` failed too often just now", self.id()))
                 .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
         })?;
         Ok(Slot { _place: place, permit: Mutex::new(Some(permit)) })
+    }
+
+    fn full(&self, full: Full) -> Error {
+        let message = match full {
+            Full::Upstream => format!("the tool server `{}` has as many calls as it takes at once", self.id()),
+            Full::Agent => format!("the tool server `{}` has as many calls of this agent as it takes at once", self.id()),
+        };
+        Error::new(Code::ConcurrencyLimited, message).retry_after_ms(FULL_RETRY_MS)
     }
 
     /// Forwards one request and waits for its answer, which may be a JSON-RPC error. The breaker learns how it went.

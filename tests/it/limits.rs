@@ -121,6 +121,27 @@ async fn calls_beyond_the_servers_places_are_refused_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn calls_that_an_agent_has_left_running_take_no_more_than_its_share_of_a_server() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).defaults(&upstream, "concurrency: 4").policy("p, R1, role:any, up__*, reversible, -, allow\n");
+    let gateway = site.serve().await;
+    upstream.does("save", crate::support::Does::Hangs);
+    let session = gateway.client().initialize("2025-11-25").await;
+    for call in 1..=3 {
+        let open = gateway.client().open(&session.call("up__save", &json!({}))).await;
+        upstream.got(call).await;
+        // The handshake revisions do not cancel by hanging up.
+        drop(open);
+    }
+
+    let refused = gateway.client().call("up__echo", json!({})).await;
+
+    assert_eq!(refused.told(), "concurrency_limited none");
+    assert_eq!((&refused.error()["retryable"], &refused.error()["retry_after_ms"]), (&json!(true), &json!(1_000)));
+    assert_eq!(gateway.other().call("up__echo", json!({})).await.code(), "ok");
+}
+
+#[tokio::test]
 async fn names_that_a_caller_makes_up_are_one_flood_and_stay_short() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream);

@@ -80,7 +80,7 @@ async fn an_irreversible_call() {
 #[tokio::test]
 async fn many_at_once() {
     let upstream = Upstream::start().await;
-    let site = Site::of(&upstream).defaults(&upstream, "concurrency: 64");
+    let site = Site::of(&upstream).defaults(&upstream, "concurrency: 64, concurrency_per_agent: 64");
     let gateway = site.serve().await;
     let calls: Vec<_> = (0..64)
         .map(|number| {

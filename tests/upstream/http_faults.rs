@@ -172,7 +172,7 @@ async fn a_server_that_fails_again_and_again_is_left_alone() {
         fixture.call("echo").await.unwrap_err();
         fixture.upstream.ready(Duration::from_secs(30)).await.unwrap();
     }
-    let error = fixture.upstream.reserve().unwrap_err();
+    let error = fixture.upstream.reserve(&"agent:a".into(), true).unwrap_err();
     assert_eq!(told(&error), ("circuit_open", "none"));
     assert!(error.wait_ms().is_some() && server.calls().len() == 5);
 }
@@ -183,8 +183,8 @@ async fn a_full_upstream_refuses_at_once_and_a_dropped_slot_is_free() {
     let mut spec = spec(&server.transport());
     spec.concurrency = 1;
     let fixture = Fixture::connected(spec).await;
-    let slot = fixture.upstream.reserve().unwrap();
-    assert_eq!(told(&fixture.upstream.reserve().unwrap_err()), ("concurrency_limited", "none"));
+    let slot = fixture.upstream.reserve(&"agent:a".into(), true).unwrap();
+    assert_eq!(told(&fixture.upstream.reserve(&"agent:a".into(), true).unwrap_err()), ("concurrency_limited", "none"));
     drop(slot);
-    fixture.upstream.reserve().unwrap();
+    fixture.upstream.reserve(&"agent:a".into(), true).unwrap();
 }
