@@ -1,21 +1,23 @@
 //! How argument values stand in a record: by the manifest's field rules, keyed where nothing is said.
 //!
-//! INVARIANT: no value is stored in clear unless its field is declared `plain`; member names are, up to a length that a
-//! schema's names have.
+//! INVARIANT: no value is stored in clear unless its field is declared `plain`, and no member name unless the reviewed schema
+//! or a field rule has it: a secret can be put in a name too.
 //! INVARIANT: the view is bounded whatever the arguments are: what does not fit is counted, and the digest covers it.
+
+use std::borrow::Cow;
 
 use aws_lc_rs::hmac;
 
 use crate::catalog::manifest::Treatment;
 use crate::mcp::canonical::{in_order, write_canonical, write_string};
-use crate::mcp::json::{Node, Value};
+use crate::mcp::json::{Member, Node, Value};
 use crate::seal::{hex, push_hex};
 
-/// Most values in a view; a keyed one costs an HMAC.
+/// Most members and items in a view, at all levels together; a keyed one costs an HMAC, or two with its name.
 const MAX_VALUES: usize = 64;
 /// Longest plain value in bytes; a longer one is stored keyed.
 const MAX_PLAIN_BYTES: usize = 2_048;
-/// Longest member name in bytes; a longer one is stored keyed.
+/// Longest declared member name in bytes; a longer one is stored keyed.
 const MAX_NAME_BYTES: usize = 128;
 /// Bytes of a keyed hash that are stored: 128 bits tell values apart.
 const KEYED_BYTES: usize = 16;
@@ -56,13 +58,28 @@ pub struct View {
     pub digest: String,
 }
 
-/// Makes the view. `fields` is sorted by pointer length, longest first.
-pub fn view(arguments: Option<&Node<'_>>, fields: &[(String, Treatment)], key: &ValueKey) -> View {
+/// What a tool's manifest and schema say of its arguments.
+#[derive(Clone, Copy, Debug)]
+pub struct Declared<'a> {
+    /// How values are stored, longest pointer first.
+    pub fields: &'a [(String, Treatment)],
+    /// The member names that may stand in clear, sorted.
+    pub names: &'a [Box<str>],
+}
+
+impl Declared<'_> {
+    fn names(&self, name: &str) -> bool {
+        name.len() <= MAX_NAME_BYTES && self.names.binary_search_by(|known| (**known).cmp(name)).is_ok()
+    }
+}
+
+/// Makes the view.
+pub fn view(arguments: Option<&Node<'_>>, declared: Declared<'_>, key: &ValueKey) -> View {
     let empty = Node::empty_object();
     let arguments = arguments.unwrap_or(&empty);
     let mut canonical = Vec::with_capacity(256);
     write_canonical(arguments, &mut canonical);
-    let mut writer = Writer { fields, key, left: MAX_VALUES, out: Vec::with_capacity(256), scratch: Vec::new(), pointer: String::new() };
+    let mut writer = Writer { declared, key, left: MAX_VALUES, out: Vec::with_capacity(256), scratch: Vec::new(), pointer: String::new() };
     writer.value(arguments);
     View { text: String::from_utf8(writer.out).unwrap_or_default(), digest: key.hash(&canonical) }
 }
@@ -75,7 +92,7 @@ struct Shown {
 }
 
 struct Writer<'a> {
-    fields: &'a [(String, Treatment)],
+    declared: Declared<'a>,
     key: &'a ValueKey,
     left: usize,
     out: Vec<u8>,
@@ -87,7 +104,7 @@ impl Writer<'_> {
     /// A rule holds for its value and everything below it; the longest rule wins.
     fn treatment(&self) -> Treatment {
         let holds = |rule: &str| self.pointer.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        self.fields.iter().find(|(rule, _)| holds(rule)).map_or(Treatment::Keyed, |(_, treatment)| *treatment)
+        self.declared.fields.iter().find(|(rule, _)| holds(rule)).map_or(Treatment::Keyed, |(_, treatment)| *treatment)
     }
 
     fn value(&mut self, node: &Node<'_>) {
@@ -95,9 +112,7 @@ impl Writer<'_> {
             Value::Object(members) => {
                 let mut shown = Shown::default();
                 self.out.push(b'{');
-                in_order(members, |member| {
-                    self.part(&mut shown, &member.key, &member.node, true);
-                });
+                self.members(&mut shown, members);
                 // U+FFFF sorts behind every member name, so the text stays canonical.
                 self.more(&shown, members.len(), "\"\u{ffff}\":");
                 self.out.push(b'}');
@@ -106,7 +121,7 @@ impl Writer<'_> {
                 let mut shown = Shown::default();
                 self.out.push(b'[');
                 for (index, item) in items.iter().enumerate().take(MAX_VALUES) {
-                    self.part(&mut shown, &index.to_string(), item, false);
+                    self.part(&mut shown, &index.to_string(), None, item);
                 }
                 self.more(&shown, items.len(), "");
                 self.out.push(b']');
@@ -115,11 +130,26 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes one member or item, unless it is dropped or nothing more fits.
-    fn part(&mut self, shown: &mut Shown, name: &str, node: &Node<'_>, named: bool) {
-        if self.left == 0 {
-            return;
+    fn members(&mut self, shown: &mut Shown, members: &[Member<'_>]) {
+        if members.iter().all(|member| self.declared.names(&member.key)) {
+            return in_order(members, |member| self.part(shown, &member.key, Some(&member.key), &member.node));
         }
+        // A keyed name stands elsewhere in the canonical order than the name did. No more are hashed than can be shown.
+        let mut named = Vec::with_capacity(members.len().min(self.left));
+        in_order(members, |member| {
+            if named.len() < self.left {
+                let clear = self.declared.names(&member.key);
+                named.push((if clear { Cow::Borrowed(&*member.key) } else { self.key.hash(member.key.as_bytes()).into() }, member));
+            }
+        });
+        named.sort_by(|(one, _), (other, _)| one.encode_utf16().cmp(other.encode_utf16()));
+        named.iter().for_each(|(name, member)| self.part(shown, &member.key, Some(name), &member.node));
+    }
+
+    /// Writes one member or item, unless it is dropped or nothing more fits.
+    fn part(&mut self, shown: &mut Shown, name: &str, shown_as: Option<&str>, node: &Node<'_>) {
+        let Some(left) = self.left.checked_sub(1) else { return };
+        self.left = left;
         shown.seen += 1;
         let above = self.pointer.len();
         self.pointer.push('/');
@@ -132,9 +162,8 @@ impl Writer<'_> {
             if std::mem::replace(&mut shown.any, true) {
                 self.out.push(b',');
             }
-            if named {
-                let keyed = (name.len() > MAX_NAME_BYTES).then(|| self.key.hash(name.as_bytes()));
-                write_string(keyed.as_deref().unwrap_or(name), &mut self.out);
+            if let Some(name) = shown_as {
+                write_string(name, &mut self.out);
                 self.out.push(b':');
             }
             self.value(node);
@@ -152,7 +181,6 @@ impl Writer<'_> {
     }
 
     fn leaf(&mut self, node: &Node<'_>) {
-        self.left = self.left.saturating_sub(1);
         let text = match (self.treatment(), &node.value) {
             (Treatment::Plain, Value::String(text)) if text.len() <= MAX_PLAIN_BYTES => text.clone().into_owned(),
             // A record keeps numbers as strings: canonical JSON would round them.
@@ -177,5 +205,42 @@ fn class(value: &Value<'_>) -> String {
         Value::String(text) => format!("string of {} characters", text.chars().count()),
         Value::Array(items) => format!("array of {}", items.len()),
         Value::Object(members) => format!("object of {}", members.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mcp::json::{Limits, parse};
+
+    fn shown(arguments: &str) -> String {
+        let names = ["path".into(), "to".into()];
+        let fields = [("/path".to_owned(), Treatment::Plain)];
+        let node = parse(arguments.as_bytes(), Limits::default()).unwrap();
+        view(Some(&node), Declared { fields: &fields, names: &names }, &ValueKey::new(&[7; 32])).text
+    }
+
+    #[test]
+    fn a_name_that_nobody_declared_is_keyed_like_a_value() {
+        let text = shown(r#"{"path":"a","sk-live-1":{"to":1,"sk-live-2":[]},"zz":2}"#);
+        assert!(text.contains(r#""path":"a""#) && text.contains(r#""to":"hmac:"#), "{text}");
+        assert!(!text.contains("sk-live") && !text.contains("zz"), "{text}");
+        assert_eq!(text, shown(r#"{"zz":2,"sk-live-1":{"sk-live-2":[],"to":1},"path":"a"}"#));
+    }
+
+    #[test]
+    fn keyed_names_keep_the_canonical_order() {
+        let many: Vec<String> = (0..40).map(|number| format!("\"n{number}\":1")).collect();
+        let text = shown(&format!("{{{}}}", many.join(",")));
+        let mut canonical = Vec::new();
+        write_canonical(&parse(text.as_bytes(), Limits::default()).unwrap(), &mut canonical);
+        assert_eq!(text.as_bytes(), canonical);
+    }
+
+    #[test]
+    fn empty_objects_do_not_make_the_view_longer_than_its_bound() {
+        let many: Vec<String> = (0..10_000).map(|number| format!("\"n{number}\":{{}}")).collect();
+        let text = shown(&format!("{{{}}}", many.join(",")));
+        assert!(text.len() < 64 * 60 && text.contains("9936 more"), "{}", text.len());
     }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::encode::Entry;
 use super::log::{AppendError, Durability, Log};
 use super::record::{Kind, Record};
-use super::redact::{self, ValueKey};
+use super::redact::{self, Declared, ValueKey};
 use crate::approval::Cleared;
 use crate::catalog::Tool;
 use crate::catalog::manifest::Label;
@@ -159,7 +159,8 @@ impl<'d> Trail<'d> {
         if let Some(tool) = self.tool {
             record.tier_claimed = tool.tier_claimed;
             record.tool_def_hash = Some(text(&tool.hash_text));
-            let view = redact::view(self.arguments.map(|(node, _)| node), &tool.fields, key);
+            let view =
+                redact::view(self.arguments.map(|(node, _)| node), Declared { fields: &tool.fields, names: &tool.argument_names }, key);
             record.args = Some(Cow::Owned(view.text));
             record.args_hash = Some(Cow::Owned(view.digest));
             record.args_bytes = Some(self.arguments.map_or(0, |(_, bytes)| bytes) as u64);

@@ -105,6 +105,8 @@ pub struct Tool {
     pub labels: Vec<Label>,
     /// How argument values are stored, longest pointer first.
     pub fields: Vec<(String, Treatment)>,
+    /// Every member name that the reviewed input schema or a field rule has, at whatever depth, sorted.
+    pub argument_names: Vec<Box<str>>,
     /// What makes two calls the same.
     pub idempotency: Idempotency,
     /// A tool that undoes this one.
@@ -169,6 +171,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Tool {
         tier_claimed: source.claimed,
         raised_from: (tier != declared).then_some(declared),
         labels: entry.map(|entry| entry.labels.clone()).unwrap_or_default(),
+        argument_names: argument_names(node.as_ref().and_then(|node| node.get("inputSchema")), entry),
         fields: fields(entry),
         idempotency: entry.map(|entry| entry.idempotency.clone()).unwrap_or_default(),
         compensation: entry.and_then(|entry| entry.compensation.clone()),
@@ -188,6 +191,28 @@ fn fields(entry: Option<&ToolEntry>) -> Vec<(String, Treatment)> {
     let mut fields: Vec<_> = entry.map(|entry| entry.fields.clone().into_iter().collect()).unwrap_or_default();
     fields.sort_by_key(|(pointer, _): &(String, Treatment)| std::cmp::Reverse(pointer.len()));
     fields
+}
+
+fn argument_names(schema: Option<&Node<'_>>, entry: Option<&ToolEntry>) -> Vec<Box<str>> {
+    let rules = entry.iter().flat_map(|entry| entry.fields.keys()).flat_map(|pointer| pointer.split('/').skip(1));
+    let mut names: Vec<Box<str>> = rules.map(|name| name.replace("~1", "/").replace("~0", "~").into()).collect();
+    if let Some(schema) = schema {
+        property_names(schema, &mut names);
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Wherever `properties` stand: a schema may describe a part of the arguments far from its root, as under `$defs`.
+fn property_names(schema: &Node<'_>, names: &mut Vec<Box<str>>) {
+    for member in schema.members() {
+        if member.key == "properties" {
+            names.extend(member.node.members().iter().map(|property| Box::from(&*property.key)));
+        }
+        property_names(&member.node, names);
+    }
+    schema.items().iter().for_each(|item| property_names(item, names));
 }
 
 /// A server that says of its tool what a `read` tool is not raises the tier. It never lowers one, and it does not overrule

@@ -147,6 +147,24 @@ async fn long_member_names_are_stored_like_values_so_that_records_stay_small() {
 }
 
 #[tokio::test]
+async fn a_secret_in_a_member_name_is_not_stored() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    let gateway = site.serve().await;
+    for tool in ["up__save", "up__echo"] {
+        gateway.client().call(tool, json!({ "text": "a", "amount": 1, VALUE: { "text": "b", VALUE: 1 } })).await;
+    }
+    gateway.client().call("up__echo", json!({ "amount": "refused", VALUE: 1 })).await;
+    site.ends(2).await;
+
+    let records = site.records();
+    assert!(records.iter().all(|record| !record.to_string().contains(VALUE)), "{records:?}");
+    assert!(site.of_kind("intent").iter().all(|intent| intent["args"].get("text").is_some()));
+    assert_eq!(site.of_kind("refusal")[0]["args"].as_object().unwrap().len(), 2);
+    assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
+}
+
+#[tokio::test]
 async fn folders_and_files_of_the_state_are_for_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let upstream = Upstream::start().await;
