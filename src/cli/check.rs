@@ -1,11 +1,16 @@
-//! `doorward check`: loads everything as `serve` would, and prints what each tool comes to.
+//! `doorward check`: loads everything as `serve` would, asks the servers, and prints what each tool comes to.
+//!
+//! Exit codes: 0 all is well, 2 a fault in a file, 3 a tool is or would be withheld. A server that cannot be asked is a warning:
+//! it says nothing of the files.
 
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::{Context, Failure, table};
+use tokio::task::JoinSet;
+
+use super::{Context, Failure, table, tools};
 use crate::catalog::manifest::Label;
-use crate::catalog::{Catalog, Live, Standing, TargetIndex, Tool};
+use crate::catalog::{Catalog, Listing, Live, Standing, TargetIndex, Tool};
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::limit::Limits;
 use crate::policy::{Decision, Equivalence, Policy, RuleId};
@@ -21,10 +26,13 @@ pub struct Args {
     /// Leave the exhaustive comparison of the decision table with Casbin out.
     #[arg(long)]
     quick: bool,
+    /// Do not ask the servers how they define their tools now: drift is not shown.
+    #[arg(long)]
+    offline: bool,
 }
 
 /// Loads, compares and prints.
-pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
+pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let config = context.config()?;
     let schemas = Schemas::default();
     let live = |_: &str| Arc::new(Live::default());
@@ -33,21 +41,68 @@ pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     if !args.quick {
         Equivalence::exhaustive(&policy).map_err(|difference| Failure::Other(difference.to_string()))?;
     }
-    let withheld = catalog.tools().iter().filter(|tool| tool.withheld.is_some()).count();
+    let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    if !args.offline {
+        warnings.extend(ask_servers(context, &catalog).await);
+    }
+    let drift = drift(&catalog);
+    let withheld = catalog.tools().iter().filter(|tool| tool.withheld.is_some()).count() + drift.len();
     if context.json {
         let tools: Vec<_> = rows(&catalog, &policy).map(|(tool, allows)| json(tool, &allows, &limits)).collect();
-        let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        let drift: Vec<_> = drift.iter().map(|(target, why)| serde_json::json!({ "tool": target, "withheld": why })).collect();
+        let version = policy.version();
         println!(
             "{}",
-            serde_json::json!({ "policy_version": policy.version(), "tools": tools, "warnings": warnings, "withheld": withheld })
+            serde_json::json!({ "policy_version": version, "tools": tools, "drift": drift, "warnings": warnings, "withheld": withheld })
         );
     } else {
         print!("{}", chains(&catalog, &policy, &limits));
+        drift.iter().for_each(|(target, why)| println!("{}: {why}; see `doorward tools diff`", table::safe(target)));
         warnings.iter().for_each(|warning| println!("warning: {warning}"));
         println!("{} tools, {withheld} withheld; policy {}", catalog.tools().len(), policy.version());
     }
     // A withheld tool is safe, and not what its operator wants: say so to scripts.
     Ok(if withheld > 0 { 3 } else { 0 })
+}
+
+/// Asks every server at once how it defines its tools now; why some could not be asked.
+async fn ask_servers(context: &Context, catalog: &Catalog) -> Vec<String> {
+    let mut asking = JoinSet::new();
+    for source in catalog.sources() {
+        let (manifest, live, base) = (Arc::clone(&source.manifest), Arc::clone(&source.live), context.base());
+        asking.spawn(async move {
+            let listed = tools::definitions(&manifest, &base).await;
+            listed.map(|tools| live.set(Listing { tools: tools.into_iter().collect(), unreadable: Vec::new() }))
+        });
+    }
+    let mut warnings = Vec::new();
+    while let Some(asked) = asking.join_next().await {
+        if let Ok(Err(Failure::Other(reason) | Failure::Usage(reason))) = asked {
+            warnings.push(format!("{}; its tools are withheld until it lists them as reviewed", table::safe(&reason)));
+        }
+    }
+    warnings.sort();
+    warnings
+}
+
+/// The tools that would be withheld because of what their servers say today, and why.
+fn drift(catalog: &Catalog) -> Vec<(String, String)> {
+    let reviewed = catalog.tools().iter().filter(|tool| tool.withheld.is_none());
+    let standing = reviewed.map(|tool| (tool.target.to_string(), catalog.standing(tool)));
+    let mut drift: Vec<_> = standing
+        .filter(|(_, standing)| matches!(standing, Standing::Drifted | Standing::Gone))
+        .map(|(target, standing)| (target, standing.to_string()))
+        .collect();
+    for source in catalog.sources() {
+        let Some(live) = source.live.listing() else { continue };
+        let known = |name: &String| source.lock.tools.contains_key(name) || source.manifest.tools.contains_key(name);
+        let new = live.tools.keys().filter(|name| !known(name));
+        drift.extend(
+            new.map(|name| (format!("{}__{name}", source.manifest.upstream), "withheld: new, and nobody has reviewed it".to_owned())),
+        );
+    }
+    drift.sort();
+    drift
 }
 
 fn rows<'c>(catalog: &'c Catalog, policy: &'c Policy) -> impl Iterator<Item = (&'c Tool, Vec<String>)> {

@@ -175,7 +175,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         Verb::Serve(args) => block_on(serve::run(context, &args)),
         Verb::Stdio(args) => block_on(stdio::run(context, &args)),
         Verb::Wrap(args) => block_on(wrap::run(context, &args)),
-        Verb::Check(args) => check::run(context, &args),
+        Verb::Check(args) => block_on(interruptible(check::run(context, &args))),
         Verb::Call(args) => block_on(interruptible(call::run(context, &args))),
         Verb::Tools(verb) => block_on(interruptible(tools::run(context, &verb))),
         Verb::Audit(args) => {
@@ -186,6 +186,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
             };
             audit::run(&args, &dir, context.json, &mut std::io::stdout().lock()).or_else(|error| match error {
                 audit::Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+                error @ audit::Error::Time(_) => Err(Failure::Usage(error.to_string())),
                 error => Err(Failure::other(error)),
             })
         }

@@ -120,6 +120,44 @@ async fn a_lock_that_somebody_has_touched_is_refused_at_the_start() {
 }
 
 #[tokio::test]
+async fn a_check_tells_of_each_tool_that_its_server_has_come_to_define_otherwise() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    assert_eq!(site.run(&["check"]).await.code, 0);
+    upstream.redefine(|tools| {
+        redescribe(tools, "save");
+        tools.retain(|tool| tool["name"] != "pay");
+        tools.push(json!({ "name": "fresh", "inputSchema": { "type": "object" } }));
+    });
+
+    let done = site.run(&["check"]).await;
+
+    assert_eq!(done.code, 3, "{done:?}");
+    for line in [
+        "up__fresh: withheld: new, and nobody has reviewed it",
+        "up__pay: withheld: its server no longer lists it",
+        "up__save: withheld: its definition differs from the reviewed one",
+    ] {
+        assert_eq!(done.out.lines().filter(|told| told.starts_with(line)).count(), 1, "{line}: {}", done.out);
+    }
+    assert!(!done.out.contains("Ignore"), "{}", done.out);
+    assert_eq!(site.run(&["--json", "check"]).await.json()["drift"][0]["tool"], "up__fresh");
+    assert_eq!(site.run(&["check", "--offline"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn a_check_warns_of_a_server_that_cannot_be_asked() {
+    let upstream = Upstream::start().await;
+    let site =
+        Site::of(&upstream).manifest("up", "transport: { stdio: { command: /nowhere/server } }\ntools:\n  save: { tier: reversible }\n");
+    let site = site.pinned("up", &upstream.tools()[1..2]);
+
+    let done = site.run(&["check"]).await;
+
+    assert_eq!((done.code, done.out.contains("warning: up: ")), (0, true), "{done:?}");
+}
+
+#[tokio::test]
 async fn a_tool_that_cannot_be_seen_is_told_of_like_a_name_that_does_not_exist() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream).policy("p, R1, agent:demo, up__echo, read, -, allow\np, R2, agent:other, up__*, reversible, -, allow\n");
