@@ -143,7 +143,7 @@ impl Logs {
             let disk: Arc<dyn Storage> = Arc::new(Disk::existing(dir, &origin));
             (origin, disk)
         };
-        Ok(Self(disk::origins(dir)?.into_iter().map(with_disk).collect()))
+        Ok(Self(origins(dir)?.into_iter().map(with_disk).collect()))
     }
 
     /// These logs, by origin.
@@ -299,7 +299,7 @@ impl Follow {
     /// A folder or file cannot be read.
     pub fn from_end(dir: &Path) -> io::Result<Self> {
         let mut places = BTreeMap::new();
-        for origin in disk::origins(dir)? {
+        for origin in origins(dir)? {
             let disk = Disk::existing(dir, &origin);
             if let Some((_, name)) = segments(&disk)?.pop() {
                 let size = disk.size(&name)?;
@@ -315,7 +315,7 @@ impl Follow {
     /// A folder or file cannot be read.
     pub fn more(&mut self) -> io::Result<Answer> {
         let mut answer = Answer::default();
-        for origin in disk::origins(&self.dir)? {
+        for origin in origins(&self.dir)? {
             let disk = Disk::existing(&self.dir, &origin);
             // Listed before reading: a segment that has a successor by then is complete.
             let names: Vec<String> = segments(&disk)?.into_iter().map(|(_, name)| name).collect();
@@ -334,6 +334,14 @@ impl Follow {
         }
         in_time_order(&mut answer.records);
         Ok(answer)
+    }
+}
+
+/// The logs in `dir`; none where there is no such folder yet. (`verify` is told of it: there a folder that is gone is news.)
+fn origins(dir: &Path) -> io::Result<Vec<String>> {
+    match disk::origins(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found,
     }
 }
 

@@ -87,6 +87,9 @@ impl Kind {
     }
 }
 
+/// The words of `decision`.
+pub const DECISIONS: [&str; 6] = ["allow", "deny", "limit", "invalid", "needs_approval", "unavailable"];
+
 /// A text that may be absent.
 pub type Text<'a> = Option<Cow<'a, str>>;
 
@@ -147,7 +150,7 @@ pub struct Record<'a> {
     /// The size of the arguments as they came.
     #[serde(deserialize_with = "integer")]
     pub args_bytes: Option<u64>,
-    /// What was decided: `allow`, `deny`, `limit`, `invalid`, `needs_approval`, `unavailable`.
+    /// What was decided: one of [`DECISIONS`].
     pub decision: Text<'a>,
     /// The error code of a refusal or failure.
     pub code: Text<'a>,

@@ -403,3 +403,16 @@ fn ending(code: Code) -> &'static str {
         _ => "upstream_error",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::record::DECISIONS;
+
+    #[test]
+    fn every_refusal_has_a_decision_that_can_be_asked_for() {
+        for code in Code::ALL {
+            assert!(DECISIONS.contains(&decision(&Error::new(*code, ""))), "{code:?}");
+        }
+    }
+}

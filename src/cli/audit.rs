@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand};
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use serde::Serialize;
 
 use crate::audit::find::{Answer, Asked, Filter, Follow, Logs, Standing};
-use crate::audit::record::{Kind, Stored};
+use crate::audit::record::{DECISIONS, Kind, Stored};
 use crate::audit::verify::{Finding, Report, verify_all};
+use crate::error::Code;
 
 /// Asks the audit log.
 #[derive(ClapArgs, Clone, Debug)]
@@ -63,7 +65,7 @@ pub enum Verb {
 /// What `find` looks for.
 #[derive(ClapArgs, Clone, Debug, Default)]
 pub struct Find {
-    /// Not before: an RFC 3339 time, or how long ago (`15m`, `1h`, `2d`).
+    /// Not before: an RFC 3339 time, a date here, or how long ago (`15m`, `1h`, `2d`).
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Before this time, in the same forms.
@@ -76,10 +78,10 @@ pub struct Find {
     #[arg(long, value_name = "NAME")]
     pub tool: Option<String>,
     /// The decision, for example `deny`.
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD", value_parser = DECISIONS)]
     pub decision: Option<String>,
     /// The error code, for example `policy_denied`.
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = code)]
     pub code: Option<String>,
     /// The run.
     #[arg(long, value_name = "ID")]
@@ -102,7 +104,7 @@ pub struct Find {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A time is in no known form.
-    #[error("`{0}` is not a time; use RFC 3339 (`2026-11-21T10:00:00Z`), or how long ago (`15m`, `1h`, `2d`)")]
+    #[error("`{0}` is not a time; use RFC 3339 (`2026-11-21T10:00:00Z`), a date (`2026-11-21`), or how long ago (`15m`, `1h`, `2d`)")]
     Time(String),
     /// The logs cannot be read.
     #[error("the audit logs in `{dir}` cannot be read: {source}; see --dir")]
@@ -124,13 +126,22 @@ pub enum Error {
 pub fn run(args: &Args, audit_dir: &Path, json: bool, out: &mut dyn Write) -> Result<u8, Error> {
     let dir = args.dir.as_deref().unwrap_or(audit_dir);
     let unreadable = |source| Error::Unreadable { dir: dir.display().to_string(), source };
+    if args.dir.is_some() {
+        // A folder that was named and is not there is a slip; the configured one comes with the first record.
+        std::fs::read_dir(dir).map_err(unreadable)?;
+    }
     let logs = Logs::in_dir(dir).map_err(unreadable)?;
     let print = Printer { json, zone: TimeZone::system() };
     match &args.verb {
         Verb::Tail { count, follow } => {
             // The place is taken before the tail is read: a record may show twice, but none is left out.
             let new = follow.then(|| Follow::from_end(dir)).transpose().map_err(unreadable)?;
-            print.records(out, &logs.tail(*count).map_err(unreadable)?, true)?;
+            let newest = logs.tail(*count).map_err(unreadable)?;
+            if newest.records.is_empty() && newest.unreadable == 0 && !json {
+                writeln!(out, "no record yet in `{}`", dir.display())?;
+            } else {
+                print.records(out, &newest, true)?;
+            }
             new.map_or(Ok(0), |mut new| {
                 loop {
                     out.flush()?;
@@ -140,7 +151,7 @@ pub fn run(args: &Args, audit_dir: &Path, json: bool, out: &mut dyn Write) -> Re
             })
         }
         Verb::Find(asked) => {
-            let mut answer = logs.find(&filter(asked, Timestamp::now())?).map_err(unreadable)?;
+            let mut answer = logs.find(&filter(asked, Timestamp::now(), &print.zone)?).map_err(unreadable)?;
             if !asked.oldest {
                 answer.records.reverse();
             }
@@ -164,8 +175,8 @@ pub fn run(args: &Args, audit_dir: &Path, json: bool, out: &mut dyn Write) -> Re
     }
 }
 
-fn filter(asked: &Find, now: Timestamp) -> Result<Filter, Error> {
-    let at = |text: &Option<String>| text.as_deref().map(|text| time(text, now)).transpose();
+fn filter(asked: &Find, now: Timestamp, zone: &TimeZone) -> Result<Filter, Error> {
+    let at = |text: &Option<String>| text.as_deref().map(|text| time(text, now, zone)).transpose();
     Ok(Filter {
         since: at(&asked.since)?,
         until: at(&asked.until)?,
@@ -182,8 +193,8 @@ fn filter(asked: &Find, now: Timestamp) -> Result<Filter, Error> {
     })
 }
 
-/// A time in nanoseconds since 1970, from RFC 3339 or from how long before `now`.
-fn time(text: &str, now: Timestamp) -> Result<i64, Error> {
+/// A time in nanoseconds since 1970, from RFC 3339, from a date in `zone` (its first moment) or from how long before `now`.
+fn time(text: &str, now: Timestamp, zone: &TimeZone) -> Result<i64, Error> {
     let wrong = || Error::Time(text.to_owned());
     let ago = || {
         let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -197,7 +208,9 @@ fn time(text: &str, now: Timestamp) -> Result<i64, Error> {
         };
         now.checked_sub(span).ok()
     };
-    let at = text.parse::<Timestamp>().ok().or_else(ago).ok_or_else(wrong)?;
+    // The length keeps out a date with a time and no zone, of which only the date would be read.
+    let day = || text.parse::<Date>().ok().filter(|_| text.len() == "2026-11-21".len())?.to_zoned(zone.clone()).ok();
+    let at = text.parse::<Timestamp>().ok().or_else(ago).or_else(|| Some(day()?.timestamp())).ok_or_else(wrong)?;
     i64::try_from(at.as_nanosecond()).map_err(|_| wrong())
 }
 
@@ -213,6 +226,11 @@ fn asked(what: &str) -> Asked {
 fn kind(word: &str) -> Result<Kind, String> {
     let words = || Kind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
     Kind::from_word(word).ok_or_else(|| format!("use one of {}", words()))
+}
+
+fn code(word: &str) -> Result<String, String> {
+    let known = Code::ALL.iter().any(|code| code.facts().code == word);
+    if known { Ok(word.to_owned()) } else { Err("`doorward errors` lists the codes".to_owned()) }
 }
 
 struct Printer {

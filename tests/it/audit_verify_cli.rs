@@ -122,7 +122,6 @@ async fn records_are_found_by_agent_tool_decision_code_and_time() {
     assert_eq!(found(&["--agent", "other"]).await, 0);
     assert_eq!(found(&["--agent", "demo", "--since", "1h", "--limit", "3"]).await, 3);
     assert_eq!(found(&["--until", "2001-01-01T00:00:00Z"]).await, 0);
-    assert_eq!(site.run(&["audit", "find", "--since", "yesterday"]).await.code, 1);
     let tail = site.run(&["audit", "tail", "-n", "3"]).await.out;
     assert_eq!(tail.lines().count(), 4, "{tail}");
 }
@@ -163,4 +162,32 @@ async fn what_an_attacker_named_does_not_reach_the_terminal_as_it_is() {
         let out = site.run(args).await.out;
         assert!(!out.contains('\u{1b}') && !out.contains('\u{202e}'), "{out:?}");
     }
+}
+
+#[tokio::test]
+async fn a_log_that_has_not_begun_has_no_record_yet() {
+    let site = Site::empty();
+    let tail = site.run(&["audit", "tail"]).await;
+    assert_eq!((tail.code, tail.out.starts_with("no record yet in ")), (0, true), "{tail:?}");
+    for question in [&["--json", "audit", "tail"][..], &["audit", "find"], &["audit", "unresolved"]] {
+        assert_eq!(site.run(question).await.code, 0, "{question:?}");
+    }
+    assert_eq!(site.run(&["audit", "tail", "--dir", "no-such-folder"]).await.code, 1, "a folder that was named is missed");
+    assert_eq!(site.run(&["audit", "verify"]).await.code, 1, "a whole log may have been taken away");
+}
+
+#[tokio::test]
+async fn a_word_that_no_record_has_is_a_fault_of_usage() {
+    let site = Site::empty();
+    for (words, told) in [
+        (["--since", "yesterday"], "a date (`2026-11-21`), or how long ago (`15m`, `1h`, `2d`)"),
+        (["--until", "2026-11-21T10:00"], "use RFC 3339"),
+        (["--decision", "denied"], "allow, deny, limit, invalid, needs_approval, unavailable"),
+        (["--code", "denied"], "`doorward errors` lists the codes"),
+        (["--kind", "call"], "intent, outcome, refusal"),
+    ] {
+        let done = site.run(&[&["audit", "find"], &words[..]].concat()).await;
+        assert_eq!((done.code, done.err.contains(told)), (2, true), "{done:?}");
+    }
+    assert_eq!(site.run(&["audit", "find", "--since", "2026-11-21", "--decision", "deny"]).await.code, 0);
 }
