@@ -4,9 +4,11 @@ use serde_json::{Map, Value, json};
 
 use super::{Context, Failure, local, table};
 use crate::config::check_name;
-use crate::error::Code;
+use crate::error::{Code, Effect, Error};
 use crate::identity::Principal;
 use crate::listen::admin::{self, Command};
+use crate::mcp::jsonrpc::Id;
+use crate::mcp::respond;
 use crate::mcp::revision::Revision;
 
 /// Bytes of the pipe to a gateway in this process.
@@ -37,7 +39,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let config = context.config()?;
     let command = Command::Mcp { agent: args.agent.clone(), stdio: false };
     let answer = match admin::connect(config.state.as_ref(), &command).await? {
-        Some(socket) => local::ask_one(socket, &message).await?,
+        Some(socket) => local::ask_one(socket, &message).await,
         None => {
             let (running, mut events) = local::start(context, &config).await?;
             let (here, there) = tokio::io::duplex(PIPE_BYTES);
@@ -50,10 +52,18 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
                 }
             };
             running.stop("the call has ended").await;
-            answer?
+            answer
         }
     };
-    show(context, &answer)
+    show(context, &answer.or_else(|error| unanswered(&error))?)
+}
+
+/// The call was handed over and nobody answered: the gateway may have forwarded it before it ended.
+fn unanswered(why: &std::io::Error) -> Result<Value, Failure> {
+    let error = Error::new(Code::OutcomeUnknown, format!("there is no answer: {why}"))
+        .after_effect(Effect::Unknown, false)
+        .suggest("look for the call with `doorward audit unresolved`, and check whether it took effect before sending it again");
+    serde_json::from_slice(&respond::error(Some(&Id::number(1)), &error, "unknown")).map_err(Failure::other)
 }
 
 fn request(args: &Args) -> Result<String, Failure> {

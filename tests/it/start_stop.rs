@@ -85,6 +85,25 @@ async fn while_it_stops_nothing_new_is_begun() {
 }
 
 #[tokio::test]
+async fn a_call_whose_gateway_dies_is_told_that_its_effect_is_unknown() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    upstream.does("save", Does::Hangs);
+    for (calls, args) in [&["call", "up__save", "--as", "demo"][..], &["--json", "call", "up__save", "--as", "demo"]].iter().enumerate() {
+        let gateway = site.serve().await;
+        let dies = async {
+            upstream.got(calls + 1).await;
+            gateway.kill().await;
+        };
+
+        let (done, ()) = tokio::join!(site.run(args), dies);
+
+        let (told, unknown) = (format!("{}{}", done.out, done.err), ["effect      unknown", "\"effect\":\"unknown\""][calls]);
+        assert_eq!((done.code, told.contains("outcome_unknown"), told.contains(unknown)), (5, true, true), "{done:?}");
+    }
+}
+
+#[tokio::test]
 async fn sighup_reads_everything_again() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream);
