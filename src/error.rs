@@ -124,8 +124,10 @@ pub struct Detail {
     pub pointer: String,
     /// The schema keyword that it breaks.
     pub keyword: String,
-    /// What was expected there.
+    /// What the schema expects there.
     pub expected: String,
+    /// What kind of value stands there.
+    pub got: String,
 }
 
 macro_rules! codes {

@@ -6,6 +6,8 @@
 //! INVARIANT: nothing is fetched: a reference that leaves the schema's own text does not compile.
 //! INVARIANT: what cannot be compiled validates nothing: its tool is withheld, never let through.
 
+mod expect;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -113,13 +115,14 @@ impl Schema {
         }
         if self.recursive {
             // The library would describe every branch at every level, which grows with the power of the depth.
-            let expected = "the arguments match the tool's schema; it refers to itself, so the place is not told".to_owned();
-            return Err(vec![Detail { pointer: String::new(), keyword: "$ref".to_owned(), expected }]);
+            let expected = "what the schema describes".to_owned();
+            let got = "something else; the schema refers to itself, so the place is not told".to_owned();
+            return Err(vec![Detail { pointer: String::new(), keyword: "$ref".to_owned(), expected, got }]);
         }
         if count(node, DETAIL_NODES) >= DETAIL_NODES {
-            return Err(self.validator.validate(node).err().map(|error| vec![detail(&error)]).unwrap_or_default());
+            return Err(self.validator.validate(node).err().map(|error| vec![detail(node, &error)]).unwrap_or_default());
         }
-        Err(self.validator.iter_errors(node).take(MAX_DETAILS).map(|error| detail(&error)).collect())
+        Err(self.validator.iter_errors(node).take(MAX_DETAILS).map(|error| detail(node, &error)).collect())
     }
 }
 
@@ -175,12 +178,10 @@ fn unfold<'s>(root: &'s Owned, at: &'s Owned, way: &mut Vec<&'s str>, shape: &mu
     }
 }
 
-fn detail(error: &jsonschema::ValidationError<'_>) -> Detail {
-    Detail {
-        pointer: error.instance_path().to_string(),
-        keyword: error.kind().keyword().to_owned(),
-        expected: error.masked_with("the value").to_string(),
-    }
+fn detail(root: &Node<'_>, error: &jsonschema::ValidationError<'_>) -> Detail {
+    let (pointer, kind) = (error.instance_path().to_string(), error.kind());
+    let value = root.pointer(&pointer);
+    Detail { keyword: kind.keyword().to_owned(), expected: expect::expected(kind), got: expect::got(kind, value), pointer }
 }
 
 fn count(node: &Node<'_>, limit: usize) -> usize {

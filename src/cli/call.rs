@@ -135,7 +135,7 @@ fn tell(body: &Value) {
     eprintln!("{}: {}", text("code"), text("message"));
     for detail in body.get("details").and_then(Value::as_array).into_iter().flatten() {
         let text = |key: &str| table::safe(detail.get(key).and_then(Value::as_str).unwrap_or_default());
-        eprintln!("  {} {} ({})", text("pointer"), text("expected"), text("keyword"));
+        eprintln!("  {} expected {}, got {} ({})", text("pointer"), text("expected"), text("got"), text("keyword"));
     }
     let rules: Vec<_> = body.get("rules").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
     if !rules.is_empty() {

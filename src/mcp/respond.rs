@@ -126,7 +126,12 @@ pub fn body(error: &Error, invocation: &str, out: &mut Vec<u8>) {
     }
     list(b",\"rules\":[", error.rule_ids(), out, |rule, out| write_string(rule, out));
     list(b",\"details\":[", error.schema_details(), out, |detail, out| {
-        for (key, text) in [("{\"pointer\":", &detail.pointer), (",\"keyword\":", &detail.keyword), (",\"expected\":", &detail.expected)] {
+        for (key, text) in [
+            ("{\"pointer\":", &detail.pointer),
+            (",\"keyword\":", &detail.keyword),
+            (",\"expected\":", &detail.expected),
+            (",\"got\":", &detail.got),
+        ] {
             out.extend_from_slice(key.as_bytes());
             write_string(text, out);
         }
@@ -158,7 +163,7 @@ pub fn sentence(error: &Error, invocation: &str) -> String {
     let mut text = format!("{}: {error}.", facts.code);
     for detail in error.schema_details() {
         let place = if detail.pointer.is_empty() { "the arguments" } else { &detail.pointer };
-        text.push_str(&format!("\n- {place}: {} ({})", detail.expected, detail.keyword));
+        text.push_str(&format!("\n- {place}: expected {}, got {} ({})", detail.expected, detail.got, detail.keyword));
     }
     if !error.schema_details().is_empty() {
         text.push('\n');

@@ -70,18 +70,18 @@ async fn bytes_that_are_no_utf8_are_refused() {
 #[tokio::test]
 async fn what_breaks_the_schema_is_named_and_its_value_is_not() {
     let (upstream, site, gateway) = gateway().await;
-    for (arguments, pointer, keyword) in [
-        (json!({ "text": 7 }), "/text", "type"),
-        (json!({ "text": ["canary-4711"] }), "/text", "type"),
-        (json!({ "amount": -1 }), "/amount", "minimum"),
-        (json!({ "amount": 1.5 }), "/amount", "type"),
-        (json!({ "amount": "canary-4711" }), "/amount", "type"),
+    for (arguments, pointer, keyword, expected, got) in [
+        (json!({ "text": 7 }), "/text", "type", "a string", "an integer"),
+        (json!({ "text": ["canary-4711"] }), "/text", "type", "a string", "an array of 1 item"),
+        (json!({ "amount": -1 }), "/amount", "minimum", "a number of at least 0", "an integer"),
+        (json!({ "amount": 1.5 }), "/amount", "type", "an integer", "a number that is not written as an integer"),
+        (json!({ "amount": "canary-4711" }), "/amount", "type", "an integer", "a string of 11 characters"),
     ] {
         let answer = gateway.client().call("up__echo", arguments).await;
         assert_eq!(answer.told(), "invalid_arguments none");
         assert_eq!(answer.result()["isError"], true);
         let detail = &answer.error()["details"][0];
-        assert_eq!((&detail["pointer"], &detail["keyword"]), (&json!(pointer), &json!(keyword)));
+        assert_eq!(detail, &json!({ "pointer": pointer, "keyword": keyword, "expected": expected, "got": got }));
         assert!(!answer.text().contains("canary"), "{}", answer.text());
     }
     assert!(upstream.calls().is_empty());

@@ -83,6 +83,31 @@ fn a_broken_rule_is_named_and_its_value_is_not() {
 }
 
 #[test]
+fn a_broken_rule_says_what_is_expected_and_what_kind_of_value_came() {
+    let long = "x".repeat(5_000);
+    for (schema, value, told) in [
+        (r#"{"type":"integer"}"#, r#""hunter2""#, "an integer; a string of 7 characters"),
+        (r#"{"type":["integer","null"]}"#, "1.5", "null or an integer; a number that is not written as an integer"),
+        (r#"{"minimum":1}"#, "0", "a number of at least 1; an integer"),
+        (r#"{"exclusiveMaximum":1}"#, "1", "a number below 1; an integer"),
+        (r#"{"maxLength":4}"#, r#""hunter2""#, "a string of at most 4 characters; a string of 7 characters"),
+        (r#"{"enum":["a",2]}"#, "[1,2]", r#"one of ["a",2]; an array of 2 items"#),
+        (r#"{"const":"a"}"#, "true", r#""a"; a boolean"#),
+        (r#"{"pattern":"^a"}"#, r#""b""#, "a string that matches `^a`; a string of 1 character"),
+        (r#"{"required":["a"]}"#, "{}", r#"a member "a"; no such member"#),
+        (r#"{"properties":{"y":{}},"additionalProperties":false}"#, r#"{"x":1}"#, "no members but those that the schema names; `x`"),
+        (r#"{"oneOf":[{},true]}"#, "1", "a value that exactly one of the schemas in `oneOf` admits; a value that several of them admit"),
+        (r#"{"uniqueItems":true}"#, "[1,1]", "items that all differ; an array of 2 items"),
+        (r#"{"not":{}}"#, "{}", "what `not` of the schema asks for; an object of 0 members"),
+    ] {
+        let details = compile(schema).unwrap().check(&parse(value.as_bytes(), Limits::default()).unwrap()).unwrap_err();
+        assert_eq!(format!("{}; {}", details[0].expected, details[0].got), told, "{schema}");
+    }
+    let details = compile(&format!(r#"{{"enum":["{long}"]}}"#)).unwrap().check(&parse(b"1", Limits::default()).unwrap()).unwrap_err();
+    assert!(details[0].expected.len() < 300, "{}", details[0].expected.len());
+}
+
+#[test]
 fn a_huge_wrong_value_gets_one_detail() {
     let schema = compile(r#"{"items":{"type":"string"}}"#).unwrap();
     let value = format!("[{}]", vec!["1"; 50_000].join(","));
