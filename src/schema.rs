@@ -7,15 +7,18 @@
 //! INVARIANT: what cannot be compiled validates nothing: its tool is withheld, never let through.
 
 mod expect;
+mod shape;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use jsonschema::{JsonType, PatternOptions, Validator, json};
+use jsonschema::error::ValidationErrorKind as Kind;
+use jsonschema::{JsonType, PatternOptions, ValidationError, Validator, json};
 use serde_json::Value as Owned;
 
+use self::shape::Ways;
 use crate::error::Detail;
 use crate::mcp::json::{self as text, Node, Value};
 
@@ -27,8 +30,6 @@ const MAX_NODES: usize = 20_000;
 const MAX_BYTES: usize = 512 << 10;
 /// Largest compiled pattern in bytes, so that `(a{1,100}){1,100}` is refused quickly.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
-/// Most values that a schema unfolds to when its references are followed.
-const MAX_UNFOLDED: usize = 100_000;
 /// Steps of the backtracking engine per match, for the patterns that the linear one cannot express; then it fails closed.
 const BACKTRACK_STEPS: usize = 10_000;
 /// Broken rules named in one refusal.
@@ -65,7 +66,7 @@ impl std::error::Error for SchemaFault {}
 pub struct Schema {
     validator: Validator<Borrowed>,
     backtracking: bool,
-    recursive: bool,
+    ways: Ways,
 }
 
 impl fmt::Debug for Schema {
@@ -86,18 +87,18 @@ impl Schema {
         let node = text::parse(schema, text::Limits { depth: MAX_DEPTH, nodes: MAX_NODES })
             .map_err(|error| SchemaFault(format!("the schema is {error}")))?;
         let owned = owned(&node);
-        let shape = shape(&owned)?;
+        let ways = shape::ways(&owned)?;
         let options = jsonschema::options_for::<Borrowed>()
             .offline()
             .should_validate_formats(formats == Formats::Assert)
             .with_pattern_options(PatternOptions::regex().size_limit(MAX_PATTERN_BYTES));
         if let Ok(validator) = options.build(&owned) {
-            return Ok(Self { validator, backtracking: false, recursive: shape.recursive });
+            return Ok(Self { validator, backtracking: false, ways });
         }
         let options =
             options.with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(BACKTRACK_STEPS).size_limit(MAX_PATTERN_BYTES));
         let validator = options.build(&owned).map_err(|error| SchemaFault(error.to_string()))?;
-        Ok(Self { validator, backtracking: true, recursive: shape.recursive })
+        Ok(Self { validator, backtracking: true, ways })
     }
 
     /// Whether a pattern needs the bounded backtracking engine.
@@ -113,75 +114,38 @@ impl Schema {
         if self.validator.is_valid(node) {
             return Ok(());
         }
-        if self.recursive {
+        let values = count(node, DETAIL_NODES);
+        if !self.ways.are_few(values, depth(node)) {
             // The library would describe every branch at every level, which grows with the power of the depth.
             let expected = "what the schema describes".to_owned();
-            let got = "something else; the schema refers to itself, so the place is not told".to_owned();
+            let got = "something else; the schema refers to itself in many ways, so the place is not told".to_owned();
             return Err(vec![Detail { pointer: String::new(), keyword: "$ref".to_owned(), expected, got }]);
         }
-        if count(node, DETAIL_NODES) >= DETAIL_NODES {
+        if values >= DETAIL_NODES {
             return Err(self.validator.validate(node).err().map(|error| vec![detail(node, &error)]).unwrap_or_default());
         }
         Err(self.validator.iter_errors(node).take(MAX_DETAILS).map(|error| detail(node, &error)).collect())
     }
 }
 
-/// What a schema unfolds to when its references are followed.
-#[derive(Default)]
-struct Shape {
-    /// Values visited.
-    values: usize,
-    /// Whether a reference leads back into itself.
-    recursive: bool,
-}
-
-/// Follows references, each but once on a way down, and refuses what unfolds to too much: a chain of definitions that each name
-/// the next one twice doubles the work with every link.
-fn shape(schema: &Owned) -> Result<Shape, SchemaFault> {
-    let mut shape = Shape::default();
-    unfold(schema, schema, &mut Vec::new(), &mut shape)?;
-    Ok(shape)
-}
-
-fn unfold<'s>(root: &'s Owned, at: &'s Owned, way: &mut Vec<&'s str>, shape: &mut Shape) -> Result<(), SchemaFault> {
-    shape.values += 1;
-    if shape.values > MAX_UNFOLDED {
-        return Err(SchemaFault(format!("the schema unfolds to more than {MAX_UNFOLDED} values")));
-    }
-    match at {
-        Owned::Array(items) => items.iter().try_for_each(|item| unfold(root, item, way, shape)),
-        Owned::Object(members) => {
-            for (name, value) in members {
-                let reference = value.as_str().filter(|_| matches!(name.as_str(), "$ref" | "$dynamicRef" | "$recursiveRef"));
-                let Some(reference) = reference else {
-                    unfold(root, value, way, shape)?;
-                    continue;
-                };
-                let target = reference.strip_prefix('#').and_then(|pointer| root.pointer(pointer));
-                match target {
-                    // An anchor or an identifier may lead anywhere in the schema.
-                    None => shape.recursive = true,
-                    Some(_) if way.contains(&reference) => shape.recursive = true,
-                    Some(_) if way.len() >= MAX_DEPTH => {
-                        return Err(SchemaFault(format!("references of the schema nest deeper than {MAX_DEPTH}")));
-                    }
-                    Some(target) => {
-                        way.push(reference);
-                        unfold(root, target, way, shape)?;
-                        way.pop();
-                    }
-                }
-            }
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-fn detail(root: &Node<'_>, error: &jsonschema::ValidationError<'_>) -> Detail {
+fn detail(root: &Node<'_>, error: &ValidationError<'_>) -> Detail {
+    let error = deepest(error);
     let (pointer, kind) = (error.instance_path().to_string(), error.kind());
     let value = root.pointer(&pointer);
     Detail { keyword: kind.keyword().to_owned(), expected: expect::expected(kind), got: expect::got(kind, value), pointer }
+}
+
+/// The fault that lies deepest: a value that no branch admits is most likely meant for the branch that it got farthest in.
+fn deepest<'e>(error: &'e ValidationError<'e>) -> &'e ValidationError<'e> {
+    let (Kind::AnyOf { context } | Kind::OneOfNotValid { context }) = error.kind() else { return error };
+    let depth = |error: &ValidationError<'_>| error.instance_path().iter().count();
+    let branches = context.iter().flatten().map(deepest);
+    branches.fold(error, |best, error| if depth(error) > depth(best) { error } else { best })
+}
+
+fn depth(node: &Node<'_>) -> usize {
+    let children = node.items().iter().chain(node.members().iter().map(|member| &member.node));
+    children.map(|child| depth(child) + 1).max().unwrap_or(0)
 }
 
 fn count(node: &Node<'_>, limit: usize) -> usize {

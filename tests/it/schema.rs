@@ -137,6 +137,28 @@ fn a_filter_language_nested_deep_and_wrong_costs_little() {
 }
 
 #[test]
+fn a_schema_that_refers_to_itself_tells_where_it_is_broken() {
+    let filter = r##"{"$ref":"#/$defs/expr","$defs":{"expr":{"oneOf":[
+        {"type":"object","required":["and"],"properties":{"and":{"type":"array","items":{"$ref":"#/$defs/expr"}}}},
+        {"type":"object","required":["field"],"properties":{"field":{"type":"string"}}}]}}}"##;
+    let deep = (0..15).fold(r#"{"value":"x"}"#.to_owned(), |inner, _| format!(r#"{{"value":1,"next":{inner}}}"#));
+    let deep_place = format!("{}/value", "/next".repeat(15));
+    for (schema, value, pointer, keyword) in [
+        (r##"{"properties":{"value":{"type":"integer"},"next":{"$ref":"#"}}}"##, deep.as_str(), deep_place.as_str(), "type"),
+        (
+            r##"{"$dynamicAnchor":"node","properties":{"value":{"type":"integer"},"of":{"items":{"$dynamicRef":"#node"}}}}"##,
+            r#"{"of":[{"of":[{"value":1},{"value":"x"}]}]}"#,
+            "/of/0/of/1/value",
+            "type",
+        ),
+        (filter, r#"{"and":[{"field":"a"},{"and":[{"field":7}]}]}"#, "/and/1/and/0/field", "type"),
+    ] {
+        let details = compile(schema).unwrap().check(&parse(value.as_bytes(), Limits::default()).unwrap()).unwrap_err();
+        assert_eq!((details[0].pointer.as_str(), details[0].keyword.as_str()), (pointer, keyword), "{details:?}");
+    }
+}
+
+#[test]
 fn a_chain_of_definitions_that_doubles_does_not_compile() {
     let links = (0..30).map(|link| format!(r##""d{link}":{{"anyOf":[{{"$ref":"#/$defs/d{0}"}},{{"$ref":"#/$defs/d{0}"}}]}}"##, link + 1));
     let chain = links.collect::<Vec<_>>().join(",");
