@@ -191,3 +191,15 @@ async fn a_word_that_no_record_has_is_a_fault_of_usage() {
     }
     assert_eq!(site.run(&["audit", "find", "--since", "2026-11-21", "--decision", "deny"]).await.code, 0);
 }
+
+#[tokio::test]
+async fn a_reader_that_has_left_ends_a_verb_without_a_word() {
+    let (site, _) = log().await;
+    for words in [&["audit", "find"][..], &["audit", "tail"], &["--json", "audit", "verify"], &["errors"], &["schema", "config"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = site.command(words).stdout(writer).spawn().unwrap();
+        let output = crate::support::soon("the end", child.wait_with_output()).await.unwrap();
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""), "{words:?}");
+    }
+}

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const BIN: &str = env!("CARGO_BIN_EXE_doorward");
 
 /// A legacy server in a shell: answers `initialize` and `tools/list`, and what a case says to each call (line `$line`, id `$id`).
-fn shell_server(tools: &str, on_call: &str) -> Vec<String> {
+pub fn shell_server(tools: &str, on_call: &str) -> Vec<String> {
     let script = format!(
         r#"while read -r line; do
             id=$(printf '%s' "$line" | sed -n 's/^.*"id":\([0-9]*\),"method".*$/\1/p')

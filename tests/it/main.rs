@@ -30,6 +30,7 @@ mod start_stop;
 mod stdio;
 mod support;
 mod timeouts;
+mod tool_servers;
 mod watch;
 mod withheld;
 mod wrap;

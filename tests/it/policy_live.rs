@@ -110,22 +110,43 @@ async fn an_answer_under_way_keeps_the_policy_that_it_began_with() {
 async fn a_file_that_is_still_being_written_is_not_enforced() {
     use std::io::Write;
     let upstream = Upstream::start().await;
-    let site = Site::of(&upstream).policy(ALLOW);
+    let deny = "p, D1, agent:demo, up__echo, any, -, deny\n";
+    let site = Site::of(&upstream).policy(&format!("{ALLOW}{deny}"));
     let gateway = site.serve().await;
-    let file = site.path("policies/policy.csv");
-    let denies = "p, D1, agent:demo, up__echo, any, -, deny\n";
 
-    // A writer truncates, writes a first half that ends a line, and is slow with the rest.
-    let mut writer = std::fs::File::create(&file).unwrap();
-    writer.write_all(b"p, R9, agent:demo, up__echo, irreversible, -, allow\n").unwrap();
-    writer.flush().unwrap();
-    site.write("policies/limits.yaml.tmp", "");
-    assert_eq!(code(&gateway).await, "ok");
-    writer.write_all(denies.as_bytes()).unwrap();
+    // A writer truncates, writes a first half that ends a line, and is slow with the rest: several times as slow as the
+    // watcher is patient.
+    let mut writer = std::fs::File::create(site.path("policies/policy.csv")).unwrap();
+    writer.write_all(ALLOW.as_bytes()).unwrap();
+    let begun = std::time::Instant::now();
+    until("the slow half", async || {
+        assert_eq!(code(&gateway).await, "policy_denied", "half a file is in force");
+        (begun.elapsed() > std::time::Duration::from_millis(500)).then_some(())
+    })
+    .await;
+    writer.write_all(deny.replace("D1", "D2").as_bytes()).unwrap();
     drop(writer);
 
-    becomes(&gateway, "policy_denied").await;
+    let rules = async || gateway.client().call("up__echo", json!({})).await.error()["rules"].clone();
+    until("the whole file", async || (rules().await == json!(["D2"])).then_some(())).await;
     assert_eq!(site.of_kind("policy_change").len(), 1, "one reload, of the whole file");
+}
+
+#[tokio::test]
+async fn a_device_in_place_of_the_policy_is_not_read() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(ALLOW);
+    let mut gateway = site.serve().await;
+    let file = site.path("policies/policy.csv");
+    std::os::unix::fs::symlink("/dev/zero", site.path("device")).unwrap();
+    std::fs::rename(site.path("device"), &file).unwrap();
+
+    let said = gateway.says("what was in force before stays in force").await;
+
+    assert!(said.contains("it is not a regular file"), "{said}");
+    assert_eq!(code(&gateway).await, "ok");
+    let check = site.run(&["check", "--offline"]).await;
+    assert_eq!((check.code, check.err.contains("it is not a regular file")), (2, true), "{check:?}");
 }
 
 #[tokio::test]

@@ -106,6 +106,26 @@ async fn a_session_outlives_a_restart_of_the_gateway() {
 }
 
 #[tokio::test]
+async fn an_id_is_one_calls_alone_within_its_conversation_while_it_runs() {
+    let (upstream, _site, gateway) = gateway().await;
+    let go = tokio_util::sync::CancellationToken::new();
+    upstream.does("save", crate::support::Does::Waits(go.clone()));
+    let (session, other) = (gateway.client().initialize("2025-11-25").await, gateway.client().initialize("2025-11-25").await);
+    let call = |tool: &str| json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": { "name": tool, "arguments": {} } });
+    let first = gateway.client().open(&session.post(&call("up__save"))).await;
+    upstream.got(1).await;
+
+    let second = gateway.client().send(&session.post(&call("up__echo"))).await;
+
+    assert_eq!((second.json()["id"].as_u64(), second.told().as_str()), (Some(7), "malformed_request none"));
+    assert_eq!(gateway.client().send(&other.post(&call("up__echo"))).await.code(), "ok", "another conversation has its own ids");
+    go.cancel();
+    assert_eq!(first.answer().await.code(), "ok");
+    assert_eq!(gateway.client().send(&session.post(&call("up__echo"))).await.code(), "ok", "the call has ended");
+    assert_eq!(upstream.calls().len(), 3);
+}
+
+#[tokio::test]
 async fn without_a_session_a_legacy_request_is_400() {
     let (_upstream, _site, gateway) = gateway().await;
     for version in [None, Some("2025-03-26"), Some("2025-06-18"), Some("2025-11-25")] {
