@@ -3,8 +3,10 @@
 //! Knows only `error`. What a message means to the gateway is decided elsewhere.
 
 pub mod canonical;
+pub mod capabilities;
 pub mod json;
 pub mod jsonrpc;
+pub mod log_level;
 pub mod messages;
 pub mod respond;
 pub mod revision;
