@@ -9,7 +9,7 @@ use crate::error::{Code, Effect, Error};
 use crate::mcp::canonical::write_string;
 use crate::mcp::json::{self, Limits, Node};
 use crate::mcp::messages::is_hop_local;
-use crate::mcp::respond::ToolResult;
+use crate::mcp::respond::{CallResult, Ending};
 use crate::schema::Schema;
 use crate::upstream::{Outcome, Reply};
 
@@ -21,7 +21,7 @@ const LIMITS: Limits = Limits { depth: 96, nodes: 2_000_000 };
 /// # Errors
 /// `upstream_error` for a JSON-RPC error, `upstream_protocol_error` for what is no result of `tools/call`, `result_invalid`
 /// for a structured result that breaks `output`.
-pub fn inspect(reply: &Reply, output: Option<&Schema>, idempotent: bool) -> Result<ToolResult, Error> {
+pub fn inspect(reply: &Reply, output: Option<&Schema>, idempotent: bool) -> Result<Ending, Error> {
     let unsound =
         |what: &'static str| Error::new(Code::UpstreamProtocolError, what).from_upstream().after_effect(Effect::Unknown, idempotent);
     let (Outcome::Result(span) | Outcome::Failure(span)) = &reply.outcome;
@@ -48,7 +48,7 @@ pub fn inspect(reply: &Reply, output: Option<&Schema>, idempotent: bool) -> Resu
     if let Some(schema) = output.filter(|_| !is_error) {
         conforms(schema, result)?;
     }
-    Ok(cut(&text, result, is_error))
+    Ok(Ending::Complete(cut(&text, result, is_error)))
 }
 
 fn conforms(schema: &Schema, result: &Node<'_>) -> Result<(), Error> {
@@ -77,7 +77,7 @@ fn refused(error: &Node<'_>, idempotent: bool) -> Error {
     refusal.from_upstream().after_effect(effect, idempotent).data("upstream", data)
 }
 
-fn cut(message: &Bytes, result: &Node<'_>, is_error: bool) -> ToolResult {
+fn cut(message: &Bytes, result: &Node<'_>, is_error: bool) -> CallResult {
     let ours = |key: &str| matches!(key, "resultType" | "ttlMs" | "cacheScope" | "_meta");
     let whole = result.members();
     // Up to 2025-11-25 this is an object, and clients of those revisions refuse the whole result over anything else.
@@ -92,7 +92,7 @@ fn cut(message: &Bytes, result: &Node<'_>, is_error: bool) -> ToolResult {
     };
     let relayed = result.get("_meta").map(Node::members).unwrap_or_default();
     let meta = join(message, relayed.iter().filter(|member| !is_hop_local(&member.key)), 0);
-    ToolResult { members, newer, meta, is_error }
+    CallResult { members, newer, meta, is_error, cache: None }
 }
 
 fn join<'m, 'a: 'm>(message: &Bytes, members: impl Iterator<Item = &'m json::Member<'a>>, bytes: usize) -> Bytes {

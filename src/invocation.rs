@@ -1,13 +1,16 @@
-//! One `tools/call` inside the gateway: who, which reviewed tool, with which valid arguments. Never changed once made.
+//! One call inside the gateway: who, which target, with which valid arguments. Never changed once made.
 
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::catalog::{TargetIndex, Tool};
+use crate::catalog::Target;
 use crate::error::{Code, Detail, Error};
 use crate::identity::Principal;
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::Node;
+use crate::mcp::log_level::LogLevel;
+use crate::mcp::messages::Method;
 use crate::mcp::revision::Revision;
 use crate::schema::Schema;
 
@@ -45,14 +48,16 @@ fn invalid(details: Vec<Detail>) -> Error {
 pub struct Invocation<'d> {
     /// Its id: in the record, in every error, and sent along upstream.
     pub id: Uuid,
-    /// Who calls.
-    pub principal: &'d Principal,
-    /// The tool's place in the catalog.
-    pub target: TargetIndex,
-    /// The tool.
-    pub tool: &'d Tool,
+    /// Who calls, and how.
+    pub caller: &'d Caller,
+    /// What is asked of the target.
+    pub method: Method,
+    /// What is called.
+    pub target: &'d Target,
     /// What it is called with.
     pub arguments: Arguments<'d>,
+    /// The JSON text of the `context` of `completion/complete`.
+    pub context: Option<&'d [u8]>,
 }
 
 /// Who a message is from, and how it came: for the path and for the record.
@@ -66,6 +71,10 @@ pub struct Caller {
     pub revision: Option<Revision>,
     /// What the client program calls itself: a claim.
     pub client: Option<String>,
+    /// What the agent has declared that it can be asked for.
+    pub capabilities: Capabilities,
+    /// The least severe log message that the agent wants.
+    pub log_level: Option<LogLevel>,
     /// The socket's other end.
     pub peer: Option<Arc<str>>,
     /// The session of a handshake revision, shortened.

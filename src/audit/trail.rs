@@ -16,7 +16,7 @@ use super::log::{AppendError, Durability, Log};
 use super::record::{Kind, Record};
 use super::redact::{self, Declared, ValueKey};
 use crate::approval::Cleared;
-use crate::catalog::Tool;
+use crate::catalog::Target;
 use crate::catalog::manifest::Label;
 use crate::catalog::tier::Tier;
 use crate::clock::Clock;
@@ -28,7 +28,7 @@ use crate::limit::flood::{Coalesced, Coalescer, Verdict};
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::Meta;
-use crate::mcp::respond::ToolResult;
+use crate::mcp::respond::Ending;
 use crate::policy::RuleId;
 
 /// Characters of a name that a caller chose which a record keeps.
@@ -82,7 +82,7 @@ pub struct Trail<'d> {
     run: Option<&'d str>,
     trace: Option<&'d str>,
     named: Option<&'d str>,
-    tool: Option<&'d Tool>,
+    tool: Option<&'d Target>,
     arguments: Option<(&'d Node<'d>, usize)>,
     rules: Vec<RuleId>,
     policy_version: &'d str,
@@ -111,7 +111,7 @@ impl<'d> Trail<'d> {
     }
 
     /// Notes the tool that the name resolved to, and what it is called with.
-    pub fn resolved(&mut self, tool: &'d Tool, arguments: Option<&'d Node<'d>>) {
+    pub fn resolved(&mut self, tool: &'d Target, arguments: Option<&'d Node<'d>>) {
         self.tool = Some(tool);
         self.arguments = arguments.map(|node| (node, node.span().len()));
     }
@@ -134,7 +134,7 @@ impl<'d> Trail<'d> {
             call_id: Some(text(&self.id_text)),
             principal: Some(text(&self.caller.principal.id)),
             agent: Some(text(self.caller.principal.name())),
-            target: tool.map(|tool| text(&tool.target)).or(self.named.map(|name| text(beginning(name)))),
+            target: tool.map(|tool| text(&tool.policy_name)).or(self.named.map(|name| text(beginning(name)))),
             upstream: tool.map(|tool| text(&tool.upstream_id)),
             tier: tool.map(|tool| text(tool.tier.as_str())),
             run: self.run.map(text),
@@ -214,7 +214,7 @@ impl Audit {
     /// `audit_unavailable` when it could not be stored in time: nothing may be done then.
     pub async fn intent<'d>(&self, trail: &mut Trail<'_>, cleared: Cleared<'d>) -> Result<Recorded<'d>, Error> {
         let position =
-            self.log.append(self.intent_entry(trail), self.durability_of(cleared.invocation().tool)).await.map_err(unavailable)?;
+            self.log.append(self.intent_entry(trail), self.durability_of(cleared.invocation().target)).await.map_err(unavailable)?;
         trail.intent = Some((position.seq, Instant::now()));
         Ok(Recorded { cleared, seq: position.seq })
     }
@@ -226,7 +226,7 @@ impl Audit {
         self.log.encode(&record)
     }
 
-    fn durability_of(&self, tool: &Tool) -> Durability {
+    fn durability_of(&self, tool: &Target) -> Durability {
         let plain_read = tool.tier == Tier::Read && !tool.labels.contains(&Label::Private);
         match if plain_read { self.durability.read } else { self.durability.other } {
             config::Durability::Write => Durability::Write,
@@ -235,7 +235,7 @@ impl Audit {
     }
 
     /// Closes the trail of a call: the outcome of its intent, or a refusal where none was stored.
-    pub async fn close(&self, trail: &Trail<'_>, outcome: &Result<ToolResult, Error>) {
+    pub async fn close(&self, trail: &Trail<'_>, outcome: &Result<Ending, Error>) {
         match (trail.intent, outcome) {
             (Some((seq, since)), _) => self.close_intent(trail, seq, since, outcome).await,
             (None, Err(error)) => self.refuse(trail, error).await,
@@ -244,13 +244,18 @@ impl Audit {
         }
     }
 
-    fn outcome_entry(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<ToolResult, Error>) -> Entry {
+    fn outcome_entry(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<Ending, Error>) -> Entry {
         let mut record = trail.record(Kind::Outcome);
         record.intent_seq = Some(seq);
         record.duration_us = Some(micros(trail.started));
         record.upstream_us = Some(micros(since));
         match outcome {
-            Ok(result) => {
+            // The server has not said what it did so far, and may go on with the answers.
+            Ok(Ending::Asks(_)) => {
+                record.outcome = Some("input_required".into());
+                record.effect = Some(Effect::Unknown.as_str().into());
+            }
+            Ok(Ending::Complete(result)) => {
                 record.outcome = Some(if result.is_error { "tool_error" } else { "ok" }.into());
                 record.effect = Some(Effect::Done.as_str().into());
                 record.result_bytes = Some(result.members.len() as u64);
@@ -266,7 +271,7 @@ impl Audit {
         self.log.encode(&record)
     }
 
-    async fn close_intent(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<ToolResult, Error>) {
+    async fn close_intent(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<Ending, Error>) {
         let entry = self.outcome_entry(trail, seq, since, outcome);
         // Reply and record part ways here: a result is never hidden because its record could not be stored. The log has
         // closed its gate by then, so the next call is refused.
@@ -281,7 +286,7 @@ impl Audit {
 
     async fn refuse(&self, trail: &Trail<'_>, error: &Error) {
         let named = match trail.tool {
-            Some(tool) => &tool.target,
+            Some(tool) => &tool.policy_name,
             // Names that the caller makes up are one flood, however many there are.
             None => "(no tool of the catalog)",
         };

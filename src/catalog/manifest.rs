@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::tier::Tier;
 use super::transport::Transport;
 use crate::config::{Bound, Fault, read_yaml};
+use crate::mcp::capabilities::Capabilities;
 use crate::schema::Formats;
 
 /// One upstream: how to reach it, and what each of its tools may do.
@@ -24,6 +25,9 @@ pub struct Manifest {
     /// `none` gives tools their own names; only where this is the one upstream. Default `upstream`.
     #[serde(default)]
     pub prefix: Prefix,
+    /// What the server may ask an agent while a call is under way: `elicitation`, `sampling`, `roots`. Default none.
+    #[serde(default)]
+    pub may_ask: Vec<Ask>,
     /// What holds for every tool that does not say otherwise.
     #[serde(default)]
     pub defaults: Defaults,
@@ -43,6 +47,28 @@ pub enum Prefix {
     None,
 }
 
+/// What a server may ask an agent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// What the person at the agent has to say.
+    Elicitation,
+    /// What the agent's model has to say.
+    Sampling,
+    /// The folders that the agent works in.
+    Roots,
+}
+
+impl Ask {
+    fn capabilities(self) -> Capabilities {
+        match self {
+            Self::Elicitation => Capabilities::ELICIT_FORM.union(Capabilities::ELICIT_URL),
+            Self::Sampling => Capabilities::SAMPLING.union(Capabilities::SAMPLING_TOOLS).union(Capabilities::SAMPLING_CONTEXT),
+            Self::Roots => Capabilities::ROOTS,
+        }
+    }
+}
+
 /// Bounds of an upstream's calls.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -51,6 +77,8 @@ pub struct Defaults {
     pub timeout_ms: Bound<30_000, 1, 3_600_000>,
     /// Longest wait for the server to be connected before a call fails, in milliseconds: 0 to 60000, default 5000.
     pub connect_grace_ms: Bound<5_000, 0, 60_000>,
+    /// Longest wait for an agent's answers to a server's questions, in milliseconds: 1000 to 3600000, default 600000.
+    pub interaction_timeout_ms: Bound<600_000, 1_000, 3_600_000>,
     /// Largest result in bytes: 256 to 268435456, default 1048576. Then `result_too_large`.
     pub max_result_bytes: Bound<1_048_576, 256, 268_435_456>,
     /// Calls at once: 1 to 65536, default 16. Then `concurrency_limited`.
@@ -164,6 +192,11 @@ impl JsonSchema for Idempotency {
 }
 
 impl Manifest {
+    /// The capabilities that `may_ask` comes to.
+    pub fn may_ask(&self) -> Capabilities {
+        self.may_ask.iter().fold(Capabilities::default(), |set, ask| set.union(ask.capabilities()))
+    }
+
     /// Reads and checks one manifest.
     ///
     /// # Errors

@@ -8,10 +8,11 @@
 
 pub mod lock;
 pub mod manifest;
+pub mod param_header;
 pub mod tier;
 pub mod transport;
 
-mod tool;
+mod target;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,10 +20,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 
 use self::lock::{Definition, DefinitionHash, Lock};
 use self::manifest::{Manifest, Prefix};
-pub use self::tool::{Standing, Tool, claimed_tier};
+pub use self::target::{Kind, Standing, Target, TaskSupport, claimed_tier};
 use crate::config::Fault;
 use crate::schema::Schemas;
 
@@ -40,6 +42,21 @@ pub struct Listing {
     pub tools: HashMap<String, Definition>,
     /// Tools that could not even be read, with the reason.
     pub unreadable: Vec<String>,
+    /// Prompts, in the server's order.
+    pub prompts: Vec<Item>,
+    /// Resources, in the server's order.
+    pub resources: Vec<Item>,
+    /// Templates of resources, in the server's order.
+    pub templates: Vec<Item>,
+}
+
+/// A prompt, resource or template as its server lists it. Nobody reviews them: what may be read is a rule, not a pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The server's own name of a prompt; the URI or its template of the others.
+    pub own: Box<str>,
+    /// The whole object, JSON text as received.
+    pub json: Bytes,
 }
 
 impl Live {
@@ -92,19 +109,20 @@ pub struct TargetIndex(pub u32);
 #[derive(Debug, Default)]
 pub struct Catalog {
     sources: Vec<Source>,
-    tools: Vec<Tool>,
+    tools: Vec<Target>,
     by_name: HashMap<Box<str>, TargetIndex>,
 }
 
 impl Catalog {
     /// Joins manifests and locks. Compiles the schemas where there are few; the others compile at their first call.
     pub fn new(sources: Vec<Source>, schemas: &Schemas) -> Self {
-        let mut tools: Vec<Tool> = sources.iter().enumerate().flat_map(|(index, source)| tool::of_source(index, source)).collect();
+        let mut tools: Vec<Target> = sources.iter().enumerate().flat_map(|(index, source)| target::of_source(index, source)).collect();
         tools.sort_by(|one, other| (one.upstream, &one.own_name).cmp(&(other.upstream, &other.own_name)));
-        if tools.len() <= tool::EAGER_SCHEMAS {
+        if tools.len() <= target::EAGER_SCHEMAS {
             tools.iter_mut().for_each(|tool| tool.compile(schemas));
         }
         let index = |at: usize| TargetIndex(u32::try_from(at).unwrap_or(u32::MAX));
+        tools.iter_mut().enumerate().for_each(|(at, tool)| tool.index = Some(index(at)));
         let by_name = tools.iter().enumerate().map(|(at, tool)| (tool.name.clone(), index(at))).collect();
         Self { sources, tools, by_name }
     }
@@ -136,12 +154,12 @@ impl Catalog {
     }
 
     /// The tool at an index that this catalog gave out.
-    pub fn tool(&self, index: TargetIndex) -> Option<&Tool> {
+    pub fn tool(&self, index: TargetIndex) -> Option<&Target> {
         self.tools.get(index.0 as usize)
     }
 
     /// All tools, sorted by upstream and name; a tool's place is its [`TargetIndex`].
-    pub fn tools(&self) -> &[Tool] {
+    pub fn tools(&self) -> &[Target] {
         &self.tools
     }
 
@@ -151,12 +169,12 @@ impl Catalog {
     }
 
     /// The upstream of a tool.
-    pub fn source(&self, tool: &Tool) -> Option<&Source> {
+    pub fn source(&self, tool: &Target) -> Option<&Source> {
         self.sources.get(tool.upstream)
     }
 
     /// How the tool stands now.
-    pub fn standing(&self, tool: &Tool) -> Standing {
+    pub fn standing(&self, tool: &Target) -> Standing {
         match (&tool.withheld, self.source(tool)) {
             (Some(reason), _) => reason.clone(),
             (None, Some(source)) => source.live.standing(&tool.own_name, &tool.hash),

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::{Context, Failure, table, tools};
 use crate::catalog::manifest::Label;
-use crate::catalog::{Catalog, Listing, Live, Standing, TargetIndex, Tool};
+use crate::catalog::{Catalog, Listing, Live, Standing, Target};
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::limit::Limits;
 use crate::policy::{Decision, Equivalence, Policy, RuleId};
@@ -72,7 +72,7 @@ async fn ask_servers(context: &Context, catalog: &Catalog) -> Vec<String> {
         let (manifest, live, base) = (Arc::clone(&source.manifest), Arc::clone(&source.live), context.base());
         asking.spawn(async move {
             let listed = tools::definitions(&manifest, &base).await;
-            listed.map(|tools| live.set(Listing { tools: tools.into_iter().collect(), unreadable: Vec::new() }))
+            listed.map(|tools| live.set(Listing { tools: tools.into_iter().collect(), ..Listing::default() }))
         });
     }
     let mut warnings = Vec::new();
@@ -88,7 +88,7 @@ async fn ask_servers(context: &Context, catalog: &Catalog) -> Vec<String> {
 /// The tools that would be withheld because of what their servers say today, and why.
 fn drift(catalog: &Catalog) -> Vec<(String, String)> {
     let reviewed = catalog.tools().iter().filter(|tool| tool.withheld.is_none());
-    let standing = reviewed.map(|tool| (tool.target.to_string(), catalog.standing(tool)));
+    let standing = reviewed.map(|tool| (tool.policy_name.to_string(), catalog.standing(tool)));
     let mut drift: Vec<_> = standing
         .filter(|(_, standing)| matches!(standing, Standing::Drifted | Standing::Gone))
         .map(|(target, standing)| (target, standing.to_string()))
@@ -105,30 +105,27 @@ fn drift(catalog: &Catalog) -> Vec<(String, String)> {
     drift
 }
 
-fn rows<'c>(catalog: &'c Catalog, policy: &'c Policy) -> impl Iterator<Item = (&'c Tool, Vec<String>)> {
-    catalog.tools().iter().enumerate().map(|(index, tool)| {
-        let target = TargetIndex(u32::try_from(index).unwrap_or(u32::MAX));
-        (tool, policy.rules_about(target))
-    })
+fn rows<'c>(catalog: &'c Catalog, policy: &'c Policy) -> impl Iterator<Item = (&'c Target, Vec<String>)> {
+    catalog.tools().iter().map(|tool| (tool, tool.index.map(|index| policy.rules_about(index)).unwrap_or_default()))
 }
 
 fn chains(catalog: &Catalog, policy: &Policy, limits: &Limits) -> String {
-    let line = |(tool, rules): (&Tool, Vec<String>)| {
+    let line = |(tool, rules): (&Target, Vec<String>)| {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(" ") };
         vec![
-            tool.target.to_string(),
+            tool.policy_name.to_string(),
             tier(tool),
             list(tool.labels.iter().map(|label| label_word(*label).to_owned()).collect()),
             schema(tool),
             list(rules),
-            list(limits.ids_for(&tool.target).map(str::to_owned).collect()),
+            list(limits.ids_for(&tool.policy_name).map(str::to_owned).collect()),
         ]
     };
     let rows: Vec<_> = rows(catalog, policy).map(line).collect();
     table::render(&["TOOL", "TIER", "LABELS", "SCHEMA", "RULES", "LIMITS"], &rows)
 }
 
-fn tier(tool: &Tool) -> String {
+fn tier(tool: &Target) -> String {
     match (tool.raised_from, tool.tier_claimed) {
         (Some(from), _) => format!("{} (raised from {from} by the server's annotations)", tool.tier),
         (None, true) => format!("{} (claimed)", tool.tier),
@@ -144,7 +141,7 @@ fn label_word(label: Label) -> &'static str {
     }
 }
 
-fn schema(tool: &Tool) -> String {
+fn schema(tool: &Target) -> String {
     match &tool.withheld {
         None => format!("sha256:{}", crate::seal::hex(&tool.hash).get(..12).unwrap_or_default()),
         Some(Standing::NotPinned) => "withheld: not pinned; run `doorward tools pin`".to_owned(),
@@ -152,17 +149,17 @@ fn schema(tool: &Tool) -> String {
     }
 }
 
-fn json(tool: &Tool, rules: &[String], limits: &Limits) -> serde_json::Value {
+fn json(tool: &Target, rules: &[String], limits: &Limits) -> serde_json::Value {
     serde_json::json!({
-        "tool": tool.target, "name": tool.name, "upstream": tool.upstream_id, "tier": tool.tier.as_str(), "tier_claimed": tool.tier_claimed,
+        "tool": tool.policy_name, "name": tool.name, "upstream": tool.upstream_id, "tier": tool.tier.as_str(), "tier_claimed": tool.tier_claimed,
         "labels": tool.labels, "definition": format!("sha256:{}", crate::seal::hex(&tool.hash)),
-        "withheld": tool.withheld.as_ref().map(ToString::to_string), "rules": rules, "limits": limits.ids_for(&tool.target).collect::<Vec<_>>(),
+        "withheld": tool.withheld.as_ref().map(ToString::to_string), "rules": rules, "limits": limits.ids_for(&tool.policy_name).collect::<Vec<_>>(),
         "timeout_ms": tool.timeout_ms, "max_result_bytes": tool.max_result_bytes, "compensation": tool.compensation,
     })
 }
 
-fn refusal(policy: &Policy, principal: &str, tool: &Tool) -> Option<String> {
-    match policy.decide(policy.class(principal), policy.target(&tool.target)?) {
+fn refusal(policy: &Policy, principal: &str, tool: &Target) -> Option<String> {
+    match policy.decide(policy.class(principal), policy.target(&tool.policy_name)?) {
         Decision::Permit { .. } => None,
         Decision::Deny { rules } if rules.is_empty() => Some("  not allowed".to_owned()),
         Decision::Deny { rules } => Some(format!("  denied by {}", rules.iter().map(RuleId::as_str).collect::<Vec<_>>().join(", "))),

@@ -128,7 +128,7 @@ impl Wrapped {
         // The id is what a refusal tells the agent.
         let word = if self.read_only { "READ-ONLY-" } else { "W" };
         for (index, tool) in catalog.tools().iter().enumerate() {
-            rows.push_str(&format!("p, {word}{}, role:any, {}, {ceiling}, -, allow\n", index + 1, tool.target));
+            rows.push_str(&format!("p, {word}{}, role:any, {}, {ceiling}, -, allow\n", index + 1, tool.policy_name));
         }
         for (index, tool) in self.deny.iter().enumerate() {
             rows.push_str(&format!("p, DENY{}, role:any, {}__{tool}, any, -, deny\n", index + 1, self.manifest.upstream));
@@ -225,7 +225,14 @@ fn manifest(args: &Args) -> Result<Manifest, Failure> {
         (None, None) => return Err(Failure::Usage("name the server: `-- COMMAND` or `--url URL`".to_owned())),
     };
     let prefix = if args.prefix == "none" { Prefix::None } else { Prefix::Upstream };
-    Ok(Manifest { upstream: args.name.clone(), transport, prefix, defaults: Defaults::default(), tools: BTreeMap::new() })
+    Ok(Manifest {
+        upstream: args.name.clone(),
+        transport,
+        prefix,
+        may_ask: Vec::new(),
+        defaults: Defaults::default(),
+        tools: BTreeMap::new(),
+    })
 }
 
 fn state_folder(args: &Args) -> Result<PathBuf, Failure> {

@@ -117,7 +117,7 @@ impl Plan for Folders {
 
 /// The catalog's tools as the policy's targets, in the order of their indices.
 pub fn targets(catalog: &Catalog) -> Vec<TargetFacts<'_>> {
-    catalog.tools().iter().map(|tool| TargetFacts { name: &tool.target, tier: tool.tier }).collect()
+    catalog.tools().iter().map(|tool| TargetFacts { name: &tool.policy_name, tier: tool.tier }).collect()
 }
 
 /// Limits with the buckets of the previous ones, so that a reload forgives nothing.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 
 use super::{Gateway, Shared};
-use crate::catalog::{Catalog, Standing, TargetIndex, Tool};
+use crate::catalog::{Catalog, Standing, Target};
 use crate::identity::Principal;
 use crate::mcp::revision::Revision;
 use crate::policy::{ClassId, Policy};
@@ -47,12 +47,10 @@ impl Gateway {
         list
     }
 
-    fn listed(&self, class: ClassId) -> impl Iterator<Item = &Tool> {
-        self.catalog.tools().iter().enumerate().filter_map(move |(index, tool)| {
-            let target = TargetIndex(u32::try_from(index).ok()?);
-            let shown =
-                self.policy.lists(class, target) && matches!(self.catalog.standing(tool), Standing::Reviewed | Standing::Unconfirmed);
-            shown.then_some(tool)
+    fn listed(&self, class: ClassId) -> impl Iterator<Item = &Target> {
+        self.catalog.tools().iter().filter(move |tool| {
+            let allowed = tool.index.is_some_and(|index| self.policy.lists(class, index));
+            allowed && matches!(self.catalog.standing(tool), Standing::Reviewed | Standing::Unconfirmed)
         })
     }
 

@@ -25,8 +25,12 @@ impl<'d> Admission<'d> {
 /// `rate_limited` with the limit's id and the exact wait.
 pub fn admit<'d>(limits: &Limits, permit: Permit<'d>) -> Result<Admission<'d>, Error> {
     let invocation = permit.invocation();
-    let agent = limits.agent(&invocation.principal.id);
-    limits.admit(agent, invocation.target).map_err(|refusal| limited(&refusal))?;
+    let agent = limits.agent(&invocation.caller.principal.id);
+    let admitted = match invocation.target.index {
+        Some(index) => limits.admit(agent, index),
+        None => limits.admit_by_name(agent, &invocation.target.policy_name),
+    };
+    admitted.map_err(|refusal| limited(&refusal))?;
     Ok(Admission(permit))
 }
 

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::Service;
-use crate::error::{Code, Error};
+use crate::error::{Code, Effect, Error};
 use crate::gateway::{Answer, Gateway};
 use crate::invocation::Caller;
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
-use crate::mcp::messages::{CallTool, Downstream, client_name, invalid_params};
-use crate::mcp::respond;
+use crate::mcp::messages::{Downstream, Method, Request, client_name, invalid_params};
+use crate::mcp::respond::{self, Ending};
 use crate::mcp::revision::Revision;
 
 /// How long a client may keep what we list, in milliseconds. Short: a list follows policy edits within seconds.
@@ -104,7 +104,7 @@ impl Turn<'_> {
     }
 
     async fn call(&self, id: &Id, params: Option<&Node<'_>>) -> Wire {
-        let call = match CallTool::read(params) {
+        let call = match Request::read(Method::CallTool, params, self.text) {
             Ok(call) => call,
             // The envelope is not sound, so this is no call yet: a JSON-RPC error.
             Err(error) => return self.refuse(id, "tools/call (malformed)", error).await,
@@ -124,13 +124,24 @@ impl Turn<'_> {
             }
             listed => listed,
         };
-        let answer = self.gateway.call(self.caller, id, call, self.text, self.downstream).await;
+        let answer = self.gateway.call(self.caller, id, &call, self.text, self.downstream).await;
         self.wire(id, true, answer)
     }
 
     fn wire(&self, id: &Id, is_call: bool, answer: Answer) -> Wire {
         match answer.outcome {
-            Ok(result) => Wire::ok(respond::tool_result(id, self.revision, &result)),
+            // No agent of these revisions is asked anything yet, and in a result it would not know a question.
+            Ok(Ending::Asks(_)) if !self.revision.is_modern() => {
+                let error =
+                    Error::new(Code::ClientCapabilityMissing, "the tool server asks for input, which is not passed on to this agent");
+                Wire::ok(respond::tool_error(
+                    id,
+                    self.revision,
+                    &error.from_upstream().after_effect(Effect::Unknown, false),
+                    &answer.invocation,
+                ))
+            }
+            Ok(ending) => Wire::ok(respond::answer(id, self.revision, &ending)),
             // What a model can act on is a result; a name that does not exist is the protocol's -32602.
             Err(error) if is_call && error.code() != Code::ToolNotFound => {
                 Wire::ok(respond::tool_error(id, self.revision, &error, &answer.invocation))

@@ -34,6 +34,7 @@ use crate::error::{Code, Error};
 use crate::gateway::{self, Gateway};
 use crate::identity::{Credentials, Principal};
 use crate::invocation::Caller;
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::{self, Limits, Node};
 use crate::mcp::jsonrpc::{Id, Message, message};
 use crate::mcp::messages::Meta;
@@ -194,7 +195,16 @@ impl Exchange {
 
     fn caller(&self, principal: Principal, headers: &HeaderMap) -> Caller {
         let revision = headers::text(headers, &VERSION).and_then(Revision::parse);
-        Caller { principal, transport: "http", revision, client: None, peer: Some(Arc::clone(&self.peer_text)), session: None }
+        Caller {
+            principal,
+            transport: "http",
+            revision,
+            client: None,
+            capabilities: Capabilities::default(),
+            log_level: None,
+            peer: Some(Arc::clone(&self.peer_text)),
+            session: None,
+        }
     }
 
     /// Records a refusal that came before any message was understood.
@@ -361,6 +371,8 @@ impl Exchange {
         let modern = meta.is_modern() || named.is_some_and(|named| named >= Revision::NEWEST.as_str());
         if modern {
             caller.client = meta.client();
+            caller.capabilities = meta.capabilities();
+            caller.log_level = meta.log_level();
             let revision = if is_request { headers::check_modern(Some(headers), method, params)? } else { Revision::NEWEST };
             caller.revision = Some(revision);
             return Ok((revision, None));

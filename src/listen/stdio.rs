@@ -18,6 +18,7 @@ use super::{Service, headers};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::invocation::Caller;
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::{self, Limits, Node};
 use crate::mcp::jsonrpc::{Id, Message, message};
 use crate::mcp::messages::{Downstream, Meta};
@@ -42,7 +43,16 @@ pub async fn serve(
     let writing = tokio::spawn(write(lines, writer));
     let conversation: Arc<str> = format!("{transport}-{}", CONVERSATIONS.fetch_add(1, Ordering::Relaxed)).into();
     let mut client = Client {
-        caller: Caller { principal, transport, revision: None, client: None, peer, session: Some(Arc::clone(&conversation)) },
+        caller: Caller {
+            principal,
+            transport,
+            revision: None,
+            client: None,
+            capabilities: Capabilities::default(),
+            log_level: None,
+            peer,
+            session: Some(Arc::clone(&conversation)),
+        },
         conversation,
         negotiated: None,
         calls: TaskTracker::new(),
@@ -167,6 +177,8 @@ impl Client {
         let mut caller = self.caller.clone();
         let revision = if meta.is_modern() {
             caller.client = meta.client();
+            caller.capabilities = meta.capabilities();
+            caller.log_level = meta.log_level();
             headers::check_modern(None, method, params)?
         } else if method == "initialize" || method == "ping" {
             self.negotiated.unwrap_or(Revision::NEWEST_LEGACY)

@@ -3,11 +3,15 @@
 //! INVARIANT: what is not understood is relayed as it came; what is hop-local (the keys of `io.modelcontextprotocol/` and
 //! the progress token) is never relayed.
 
+use super::capabilities::Capabilities;
 use super::json::{Node, Value};
+use super::log_level::LogLevel;
 use crate::error::{Code, Error};
 
 /// The prefix of our own `_meta` keys.
 pub const VENDOR: &str = "dev.doorward/";
+/// Longest `requestState` that is looked at, in bytes; ours are shorter.
+const MAX_STATE_BYTES: usize = 128 << 10;
 
 /// A request's `params._meta`.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,16 @@ impl<'d, 'a> Meta<'d, 'a> {
         self.get("io.modelcontextprotocol/clientInfo").map(client_name)
     }
 
+    /// What the agent says in this request that it can be asked for.
+    pub fn capabilities(self) -> Capabilities {
+        Capabilities::of(self.get("io.modelcontextprotocol/clientCapabilities"))
+    }
+
+    /// The least severe log message that the agent wants of this request.
+    pub fn log_level(self) -> Option<LogLevel> {
+        self.get("io.modelcontextprotocol/logLevel").and_then(Node::as_str).and_then(LogLevel::parse)
+    }
+
     /// The trace that the agent is in: the second field of a W3C `traceparent`.
     pub fn trace_id(self) -> Option<&'d str> {
         let field = self.get("traceparent").and_then(Node::as_str)?.split('-').nth(1)?;
@@ -74,30 +88,152 @@ pub fn client_name(info: &Node<'_>) -> String {
     format!("{}/{}", part("name"), part("version"))
 }
 
-/// A `tools/call` request.
-#[derive(Clone, Copy, Debug)]
-pub struct CallTool<'d, 'a> {
-    /// The public name.
-    pub name: &'d str,
-    /// The arguments; absent means none.
-    pub arguments: Option<&'d Node<'a>>,
-    /// Its `_meta`.
-    pub meta: Meta<'d, 'a>,
+/// What a request can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A tool, by name.
+    Tool,
+    /// A prompt, by name.
+    Prompt,
+    /// A resource, by URI.
+    Resource,
 }
 
-impl<'d, 'a> CallTool<'d, 'a> {
-    /// Reads the parameters.
+/// The lists of a server that change, and of which agents are told so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Feed {
+    /// `tools/list`.
+    Tools,
+    /// `prompts/list`.
+    Prompts,
+    /// `resources/list` and `resources/templates/list`.
+    Resources,
+}
+
+/// The requests that name a target and take the gateway's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// `tools/call`.
+    CallTool,
+    /// `prompts/get`.
+    GetPrompt,
+    /// `resources/read`.
+    ReadResource,
+    /// `completion/complete`.
+    Complete,
+}
+
+impl Method {
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CallTool => "tools/call",
+            Self::GetPrompt => "prompts/get",
+            Self::ReadResource => "resources/read",
+            Self::Complete => "completion/complete",
+        }
+    }
+
+    /// The method of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::CallTool, Self::GetPrompt, Self::ReadResource, Self::Complete].into_iter().find(|method| method.as_str() == name)
+    }
+}
+
+/// A request that takes the gateway's path, as the agent put it.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'d, 'a> {
+    /// What is asked.
+    pub method: Method,
+    /// What `name` names; for `completion/complete`, what the values are for.
+    pub kind: Kind,
+    /// The public name of the tool or prompt, or the URI of the resource or template.
+    pub name: &'d str,
+    /// The arguments, an object; absent means none. The `argument` of `completion/complete`.
+    pub arguments: Option<&'d Node<'a>>,
+    /// The `context` of `completion/complete`, an object.
+    pub context: Option<&'d Node<'a>>,
+    /// Its `_meta`.
+    pub meta: Meta<'d, 'a>,
+    /// What it adds when it is sent again with answers.
+    pub retry: Option<Retry<'d>>,
+    /// The `Mcp-Param-*` headers that it came with: NAME in lower case, and the decoded value. `None` where there are no such
+    /// headers: on pipes, and before 2026-07-28.
+    pub param_headers: Option<&'d [(Box<str>, Box<str>)]>,
+}
+
+/// What a request carries when it answers the questions of an `input_required` result (2026-07-28).
+#[derive(Clone, Copy, Debug)]
+pub struct Retry<'d> {
+    /// The JSON text of `inputResponses`: an object of objects.
+    pub responses: Option<&'d [u8]>,
+    /// `requestState`, which means nothing to whoever did not make it.
+    pub state: Option<&'d str>,
+}
+
+impl<'d, 'a> Request<'d, 'a> {
+    /// Reads the parameters; `text` is what they were parsed from.
     ///
     /// # Errors
-    /// `malformed_request` with -32602 when the name is missing or the arguments are no object.
-    pub fn read(params: Option<&'d Node<'a>>) -> Result<Self, Error> {
-        let name = params.and_then(|params| params.get("name")).and_then(Node::as_str);
-        let name = name.ok_or_else(|| invalid_params("`params.name` is missing or not a string"))?;
-        let arguments = params.and_then(|params| params.get("arguments"));
-        if arguments.is_some_and(|arguments| !arguments.is_object()) {
-            return Err(invalid_params("`params.arguments` is not an object"));
+    /// `malformed_request` with -32602 when a member is missing or of another type; `state_invalid` when `requestState` is
+    /// none that we could have made.
+    pub fn read(method: Method, params: Option<&'d Node<'a>>, text: &'d [u8]) -> Result<Self, Error> {
+        let member = |key| params.and_then(|params| params.get(key));
+        let string = |key| member(key).and_then(Node::as_str);
+        let (kind, name, missing) = match method {
+            Method::CallTool => (Kind::Tool, string("name"), "`params.name` is missing or not a string"),
+            Method::GetPrompt => (Kind::Prompt, string("name"), "`params.name` is missing or not a string"),
+            Method::ReadResource => (Kind::Resource, string("uri"), "`params.uri` is missing or not a string"),
+            Method::Complete => referred(member("ref")),
+        };
+        let name = name.ok_or_else(|| invalid_params(missing))?;
+        let (arguments, context) = match method {
+            Method::CallTool | Method::GetPrompt => {
+                (object(member("arguments")).ok_or_else(|| invalid_params("`params.arguments` is not an object"))?, None)
+            }
+            Method::ReadResource => (None, None),
+            Method::Complete => {
+                let argument = member("argument").filter(|argument| argument.is_object());
+                let argument = argument.ok_or_else(|| invalid_params("`params.argument` is missing or not an object"))?;
+                (Some(argument), object(member("context")).ok_or_else(|| invalid_params("`params.context` is not an object"))?)
+            }
+        };
+        let meta = Meta::of(params);
+        // Before 2026-07-28 these two members mean nothing, and nothing is answered by asking again.
+        let retry = if meta.is_modern() && method != Method::Complete {
+            Retry::read(member("inputResponses"), member("requestState"), text)?
+        } else {
+            None
+        };
+        Ok(Self { method, kind, name, arguments, context, meta, retry, param_headers: None })
+    }
+}
+
+/// The member, if it is an object or absent; the outer `None` where it is anything else.
+fn object<'d, 'a>(member: Option<&'d Node<'a>>) -> Option<Option<&'d Node<'a>>> {
+    member.is_none_or(Node::is_object).then_some(member)
+}
+
+fn referred<'d>(reference: Option<&'d Node<'_>>) -> (Kind, Option<&'d str>, &'static str) {
+    let string = |key| reference.and_then(|reference| reference.get(key)).and_then(Node::as_str);
+    match string("type") {
+        Some("ref/prompt") => (Kind::Prompt, string("name"), "`params.ref.name` is missing or not a string"),
+        Some("ref/resource") => (Kind::Resource, string("uri"), "`params.ref.uri` is missing or not a string"),
+        _ => (Kind::Prompt, None, "`params.ref.type` is neither `ref/prompt` nor `ref/resource`"),
+    }
+}
+
+impl<'d> Retry<'d> {
+    fn read(responses: Option<&'d Node<'_>>, state: Option<&'d Node<'_>>, text: &'d [u8]) -> Result<Option<Self>, Error> {
+        if responses.is_none() && state.is_none() {
+            return Ok(None);
         }
-        Ok(Self { name, arguments, meta: Meta::of(params) })
+        if responses.is_some_and(|node| !node.is_object() || node.members().iter().any(|member| !member.node.is_object())) {
+            return Err(invalid_params("`params.inputResponses` is not an object of objects"));
+        }
+        let foreign = || Error::new(Code::StateInvalid, "the request state is not one of this gateway");
+        let state = state.map(|node| node.as_str().filter(|state| state.len() <= MAX_STATE_BYTES).ok_or_else(foreign)).transpose()?;
+        Ok(Some(Self { responses: responses.map(|node| node.text(text)), state }))
     }
 }
 
@@ -113,4 +249,50 @@ pub trait Downstream: Send + Sync {
 
     /// Ends when the agent no longer wants the answer.
     fn cancelled(&self) -> &tokio_util::sync::CancellationToken;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mcp::json;
+
+    fn read<T>(method: Method, params: &str, look: impl FnOnce(Result<Request<'_, '_>, Error>) -> T) -> T {
+        let document = json::parse(params.as_bytes(), json::Limits::default()).unwrap();
+        look(Request::read(method, Some(&document), params.as_bytes()))
+    }
+
+    fn refused(method: Method, params: &str) -> (Code, i32) {
+        read(method, params, |read| read.map(|_| ()).map_err(|error| (error.code(), error.jsonrpc())).unwrap_err())
+    }
+
+    const MODERN: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#;
+
+    #[test]
+    fn each_method_names_its_target() {
+        let named = |method, params: &str| read(method, params, |read| read.map(|read| (read.kind, read.name.to_owned())).unwrap());
+        assert_eq!(named(Method::GetPrompt, r#"{"name":"a__p"}"#), (Kind::Prompt, "a__p".to_owned()));
+        assert_eq!(named(Method::ReadResource, r#"{"uri":"dw+a+file:///x"}"#), (Kind::Resource, "dw+a+file:///x".to_owned()));
+        let complete = r#"{"ref":{"type":"ref/resource","uri":"x:{y}"},"argument":{"name":"y","value":""}}"#;
+        assert_eq!(named(Method::Complete, complete), (Kind::Resource, "x:{y}".to_owned()));
+        assert_eq!(refused(Method::Complete, r#"{"ref":{"type":"ref/prompt","name":"p"}}"#), (Code::MalformedRequest, -32602));
+    }
+
+    #[test]
+    fn answers_are_an_object_of_objects_and_a_state_is_a_string() {
+        for responses in ["null", "1", "[]", r#"{"q1":null}"#, r#"{"q1":"yes"}"#] {
+            let params = format!(r#"{{"name":"t","inputResponses":{responses},{MODERN}}}"#);
+            assert_eq!(refused(Method::CallTool, &params), (Code::MalformedRequest, -32602), "{responses}");
+        }
+        assert_eq!(refused(Method::CallTool, &format!(r#"{{"name":"t","requestState":null,{MODERN}}}"#)).0, Code::StateInvalid);
+        let params = format!(r#"{{"name":"t","inputResponses":{{"q1":{{ "a":1.0 }}}},"requestState":"s",{MODERN}}}"#);
+        read(Method::CallTool, &params, |read| {
+            let retry = read.unwrap().retry.unwrap();
+            assert_eq!((retry.responses, retry.state), (Some(br#"{"q1":{ "a":1.0 }}"#.as_slice()), Some("s")));
+        });
+    }
+
+    #[test]
+    fn a_handshake_revision_knows_no_retry() {
+        read(Method::CallTool, r#"{"name":"t","inputResponses":5}"#, |read| assert!(read.unwrap().retry.is_none()));
+    }
 }

@@ -12,9 +12,45 @@ use crate::error::Error;
 /// Our name and version, as `Implementation`.
 pub const SERVER_INFO: &str = concat!(r#"{"name":"doorward","title":"Doorward","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
 
-/// A tool's result, cut into what is relayed.
+/// What a call ends in when it does not fail.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// The result.
+    Complete(CallResult),
+    /// Questions, which the agent answers by sending the request again.
+    Asks(Questions),
+}
+
+impl Ending {
+    /// Whether the target itself says that it failed.
+    pub fn is_error(&self) -> bool {
+        matches!(self, Self::Complete(result) if result.is_error)
+    }
+}
+
+/// What has to be answered before a call can go on.
+#[derive(Clone, Debug)]
+pub struct Questions {
+    /// The JSON text of `inputRequests`: an object, empty when only the state is to come back.
+    pub requests: Bytes,
+    /// `requestState` as a JSON string with its quotes.
+    pub state: Option<Bytes>,
+    /// Whether the tool server's request has not ended: it waits for the answers.
+    pub running: bool,
+}
+
+/// How long a result may be kept, and by whom (2026-07-28, caching).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// `ttlMs`.
+    pub ttl_ms: u32,
+    /// `cacheScope: public`; else `private`.
+    pub public: bool,
+}
+
+/// The result of a tool, prompt, resource or completion, cut into what is relayed.
 #[derive(Clone, Debug, Default)]
-pub struct ToolResult {
+pub struct CallResult {
     /// The members of the result object but `_meta` and those that one revision adds, as JSON text without braces.
     pub members: Bytes,
     /// Members that only 2026-07-28 can say, in the same form.
@@ -23,6 +59,8 @@ pub struct ToolResult {
     pub meta: Bytes,
     /// Whether the tool itself says that it failed.
     pub is_error: bool,
+    /// How long it may be kept, where the method has results that may.
+    pub cache: Option<Cache>,
 }
 
 /// A JSON-RPC response with this result object's members.
@@ -36,8 +74,34 @@ pub fn result(id: &Id, members: &[&[u8]]) -> Bytes {
     out.into()
 }
 
-/// The response to a `tools/call` that the tool answered.
-pub fn tool_result(id: &Id, revision: Revision, result: &ToolResult) -> Bytes {
+/// The response to a call that did not fail.
+pub fn answer(id: &Id, revision: Revision, ending: &Ending) -> Bytes {
+    match ending {
+        Ending::Complete(result) => complete(id, revision, result),
+        Ending::Asks(questions) => input_required(id, questions),
+    }
+}
+
+/// Questions in the one revision that has them in results; agents of the others are asked by `listen` and never read this.
+fn input_required(id: &Id, questions: &Questions) -> Bytes {
+    let state = questions.state.as_deref().unwrap_or_default();
+    let state_key: &[u8] = if state.is_empty() { b"" } else { b",\"requestState\":" };
+    let info = SERVER_INFO.as_bytes();
+    result(
+        id,
+        &[
+            b"\"resultType\":\"input_required\",\"inputRequests\":",
+            &questions.requests,
+            state_key,
+            state,
+            b",\"_meta\":{\"io.modelcontextprotocol/serverInfo\":",
+            info,
+            b"}",
+        ],
+    )
+}
+
+fn complete(id: &Id, revision: Revision, result: &CallResult) -> Bytes {
     let mut out = Vec::with_capacity(result.members.len() + result.meta.len() + SERVER_INFO.len() + 160);
     head(id, &mut out);
     out.extend_from_slice(b"\"result\":{");
@@ -52,6 +116,10 @@ pub fn tool_result(id: &Id, revision: Revision, result: &ToolResult) -> Bytes {
     if revision.is_modern() {
         out.extend_from_slice(if separate { b",\"resultType\":\"complete\"" } else { b"\"resultType\":\"complete\"" });
         separate = true;
+        if let Some(cache) = result.cache {
+            let scope = if cache.public { "public" } else { "private" };
+            out.extend_from_slice(format!(",\"ttlMs\":{},\"cacheScope\":\"{scope}\"", cache.ttl_ms).as_bytes());
+        }
     }
     if revision.is_modern() || !result.meta.is_empty() {
         out.extend_from_slice(if separate { b",\"_meta\":{" } else { b"\"_meta\":{" });

@@ -32,9 +32,14 @@ impl Policy {
     /// # Errors
     /// `policy_denied` with the rules that deny, or with what the nearest allows lack when none allows.
     pub fn authorize<'d>(&self, invocation: Invocation<'d>) -> Result<Permit<'d>, Error> {
-        let class = self.class(&invocation.principal.id);
-        let name = &invocation.tool.name;
-        match self.decide(class, invocation.target) {
+        let class = self.class(&invocation.caller.principal.id);
+        let target = invocation.target;
+        let name = &target.name;
+        let decision = match target.index {
+            Some(index) => self.decide(class, index),
+            None => self.decide_by_name(class, &target.policy_name, target.tier),
+        };
+        match decision {
             Decision::Permit { rules } => Ok(Permit { invocation, rules: rules.into_owned() }),
             Decision::Deny { rules } if !rules.is_empty() => {
                 let named = rules.iter().map(|rule| format!("`{}`", rule.as_str())).collect::<Vec<_>>().join(", ");
@@ -42,7 +47,7 @@ impl Policy {
                 Err(denied(message, rules.iter().map(|rule| rule.as_str().to_owned()).collect()))
             }
             Decision::Deny { .. } => {
-                let near = self.nearest(class, invocation.target);
+                let near = self.nearest_by_name(class, &target.policy_name, target.tier);
                 let told = near.iter().take(MAX_NEAR).map(ToString::to_string).collect::<Vec<_>>().join("; ");
                 let told = if told.is_empty() { String::new() } else { format!(": {told}") };
                 let rules = near.iter().take(MAX_NEAR).map(|near| near.rule.as_str().to_owned()).collect();

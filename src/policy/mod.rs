@@ -181,7 +181,12 @@ impl Policy {
     /// For a default deny: the class's allows that name the target and stop below its tier. May be told to the agent.
     pub fn nearest(&self, class: ClassId, target: TargetIndex) -> Vec<Near> {
         let Some((name, tier)) = self.targets.get(target.0 as usize) else { return Vec::new() };
-        self.index.short_of(&self.rows.rules, self.table.subjects(class), name, *tier)
+        self.nearest_by_name(class, name, *tier)
+    }
+
+    /// [`Policy::nearest`] for a target that the catalogue need not list.
+    pub fn nearest_by_name(&self, class: ClassId, target: &str, tier: Tier) -> Vec<Near> {
+        self.index.short_of(&self.rows.rules, self.table.subjects(class), target, tier)
     }
 
     /// The first allows, at most `limit`, that let others use the target. For operators only.

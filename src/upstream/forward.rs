@@ -30,23 +30,23 @@ impl Upstream {
         downstream: &dyn Downstream,
     ) -> Result<Reply, Error> {
         let (invocation, sent) = (recorded.invocation(), Sent::default());
-        let tool = invocation.tool;
+        let target = invocation.target;
         let relayed = meta.relayed(message);
         let token = meta.progress_token();
         let (notices, mut told) = token.map(|_| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
-            method: "tools/call",
-            name: &tool.own_name,
+            method: invocation.method.as_str(),
+            name: &target.own_name,
             arguments: Some(invocation.arguments.text()),
             meta: &relayed,
             headers: &[],
-            session_key: &invocation.principal.id,
+            session_key: &invocation.caller.principal.id,
             notices: notices.as_ref(),
             log_level: None,
             cancel: downstream.cancelled(),
-            deadline: Instant::now() + Duration::from_millis(tool.timeout_ms),
-            max_result_bytes: tool.max_result_bytes,
-            idempotent: tool.is_idempotent(),
+            deadline: Instant::now() + Duration::from_millis(target.timeout_ms),
+            max_result_bytes: target.max_result_bytes,
+            idempotent: target.is_idempotent(),
             tag: invocation.id.as_u128(),
             sent: &sent,
         };

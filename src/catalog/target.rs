@@ -1,16 +1,19 @@
-//! One tool: what its server says, what its operator says, and how it stands.
+//! One target, which is mostly a tool: what its server says, what its operator says, and how it stands.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Source;
 use super::lock::{Definition, DefinitionHash};
 use super::manifest::{Idempotency, Label, Prefix, ToolEntry, Treatment};
+use super::param_header::ParamHeader;
 use super::tier::Tier;
+use super::{Source, TargetIndex};
 use crate::mcp::canonical::{write_canonical, write_string};
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::Node;
+pub use crate::mcp::messages::Kind;
 use crate::schema::{Formats, Schema, SchemaFault, SchemaHash, Schemas};
 use crate::seal::{hex, sha256};
 
@@ -82,14 +85,31 @@ pub struct ToolSchemas {
     pub output: Option<Arc<Schema>>,
 }
 
-/// A tool of the catalog.
+/// Whether a tool's definition lets a call go on as a task (`execution.taskSupport` of 2025-11-25).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TaskSupport {
+    /// It does not.
+    #[default]
+    Forbidden,
+    /// It may.
+    Optional,
+    /// It is called in no other way.
+    Required,
+}
+
+/// What can be called: a tool of the catalog, or a prompt or resource that is made a target for one call.
 #[derive(Debug)]
-pub struct Tool {
-    /// Its public name.
+pub struct Target {
+    /// Which of them.
+    pub kind: Kind,
+    /// Its place in the catalog and in the policy's table; only tools have one, all others are decided by name.
+    pub index: Option<TargetIndex>,
+    /// Its public name; the public URI of a resource.
     pub name: Box<str>,
-    /// `UPSTREAM__TOOL`: its name in policies, limits and records, whatever its public name.
-    pub target: Box<str>,
-    /// The server's own name.
+    /// `UPSTREAM__TOOL`, `prompt:UPSTREAM__PROMPT` or `resource:UPSTREAM:URI`: its name in policies, limits and records,
+    /// whatever its public name.
+    pub policy_name: Box<str>,
+    /// The server's own name; the server's own URI of a resource.
     pub own_name: Box<str>,
     /// Its upstream's place in the catalog.
     pub upstream: usize,
@@ -111,8 +131,16 @@ pub struct Tool {
     pub idempotency: Idempotency,
     /// A tool that undoes this one.
     pub compensation: Option<String>,
+    /// What the server may ask the agent while the call is under way.
+    pub may_ask: Capabilities,
+    /// The arguments that go into headers too.
+    pub headers: Vec<ParamHeader>,
+    /// Whether a call may go on as a task.
+    pub task: TaskSupport,
     /// Longest wait for a result, in milliseconds.
     pub timeout_ms: u64,
+    /// Longest wait for the answers to all its questions, in milliseconds.
+    pub interaction_timeout_ms: u64,
     /// Longest wait for the connection, in milliseconds.
     pub connect_grace_ms: u64,
     /// Largest result in bytes.
@@ -135,22 +163,22 @@ pub struct Tool {
 }
 
 /// All tools that the manifest or the lock of an upstream names.
-pub(super) fn of_source(index: usize, source: &Source) -> Vec<Tool> {
+pub(super) fn of_source(index: usize, source: &Source) -> Vec<Target> {
     let manifest = &source.manifest;
     let names = manifest.tools.keys().chain(source.lock.tools.keys().filter(|name| !manifest.tools.contains_key(*name)));
     names.map(|name| tool(index, source, name)).collect()
 }
 
-fn tool(index: usize, source: &Source, own_name: &str) -> Tool {
+fn tool(index: usize, source: &Source, own_name: &str) -> Target {
     let (manifest, defaults) = (&source.manifest, &source.manifest.defaults);
     let entry = manifest.tools.get(own_name);
     let definition = source.lock.tools.get(own_name);
     let node = definition.and_then(Definition::node);
     let declared = entry.map_or(Tier::Irreversible, |entry| entry.tier);
     let tier = node.as_ref().map_or(declared, |node| raised(declared, node));
-    let target = format!("{}__{own_name}", manifest.upstream);
+    let policy_name = format!("{}__{own_name}", manifest.upstream);
     let name = match manifest.prefix {
-        Prefix::Upstream => target.clone(),
+        Prefix::Upstream => policy_name.clone(),
         Prefix::None => own_name.to_owned(),
     };
     let withheld = match (entry, definition) {
@@ -159,11 +187,13 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Tool {
         _ => None,
     };
     let schema = |member: &str| node.as_ref().and_then(|node| node.get(member)).map(SchemaText::new);
-    Tool {
+    Target {
+        kind: Kind::Tool,
+        index: None,
         listed: node.as_ref().map(|node| renamed(node, &name, true)).unwrap_or_default(),
         listed_legacy: node.as_ref().filter(|node| !has_legacy_output(node)).map(|node| renamed(node, &name, false)),
         name: name.into(),
-        target: target.into(),
+        policy_name: policy_name.into(),
         own_name: own_name.into(),
         upstream: index,
         upstream_id: manifest.upstream.as_str().into(),
@@ -175,7 +205,11 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Tool {
         fields: fields(entry),
         idempotency: entry.map(|entry| entry.idempotency.clone()).unwrap_or_default(),
         compensation: entry.and_then(|entry| entry.compensation.clone()),
+        may_ask: manifest.may_ask(),
+        headers: Vec::new(),
+        task: node.as_ref().map(task_support).unwrap_or_default(),
         timeout_ms: entry.and_then(|entry| entry.timeout_ms).unwrap_or(defaults.timeout_ms).value(),
+        interaction_timeout_ms: defaults.interaction_timeout_ms.value(),
         connect_grace_ms: defaults.connect_grace_ms.value(),
         max_result_bytes: entry.and_then(|entry| entry.max_result_bytes).unwrap_or(defaults.max_result_bytes).size(),
         formats: entry.and_then(|entry| entry.formats).unwrap_or(defaults.formats),
@@ -184,6 +218,14 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Tool {
         withheld,
         input: schema("inputSchema"),
         output: schema("outputSchema"),
+    }
+}
+
+fn task_support(definition: &Node<'_>) -> TaskSupport {
+    match definition.pointer("/execution/taskSupport").and_then(Node::as_str) {
+        Some("optional") => TaskSupport::Optional,
+        Some("required") => TaskSupport::Required,
+        _ => TaskSupport::Forbidden,
     }
 }
 
@@ -256,7 +298,7 @@ fn renamed(definition: &Node<'_>, name: &str, with_output: bool) -> Bytes {
     out.into()
 }
 
-impl Tool {
+impl Target {
     /// The compiled schemas of input and output. Both, because a call whose result cannot be checked is not made.
     ///
     /// # Errors
