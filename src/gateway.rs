@@ -7,9 +7,11 @@
 //! INVARIANT: a `Gateway` never changes. A reload builds another and swaps it; a call keeps the one it began with.
 
 mod assembly;
+mod change;
 mod entrance;
 mod listing;
 mod resolve;
+mod rounds;
 mod status;
 
 use std::future::{Future, poll_fn};
@@ -19,8 +21,10 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use arc_swap::ArcSwap;
+use tokio::sync::broadcast;
 
 pub use self::assembly::{Assembly, Folders, Loaded, LogOrigin, Plan, StartError, carried, read, targets};
+pub use self::change::Change;
 use crate::approval;
 use crate::audit::trail::{Audit, Trail};
 use crate::catalog::{Catalog, Standing, Target};
@@ -34,6 +38,7 @@ use crate::mcp::messages::{Downstream, Request};
 use crate::mcp::respond::Ending;
 use crate::policy::Policy;
 use crate::schema::Schemas;
+use crate::seal::Seal;
 use crate::telemetry::Telemetry;
 use crate::upstream::{Slot, Upstream};
 
@@ -57,6 +62,10 @@ pub struct Shared {
     pub schemas: Schemas,
     /// Counters.
     pub telemetry: Telemetry,
+    /// What is handed out and wanted back unchanged.
+    pub seal: Arc<Seal>,
+    /// Where changes of lists and resources are told; whoever listens subscribes.
+    pub changes: broadcast::Sender<Change>,
 }
 
 /// How a call ended, and under which id it is recorded.
@@ -102,6 +111,7 @@ impl Gateway {
         let arguments = Arguments::validate(&schemas.input, request.arguments, message)?;
         let context = request.context.map(|context| context.text(message));
         let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context };
+        let round = rounds::open(&self.shared, &invocation, request.retry)?;
         // May it be called by this agent, this often, without asking a person?
         let permit = self.policy.authorize(invocation)?;
         trail.permitted(permit.rules());
@@ -111,9 +121,12 @@ impl Gateway {
         let (upstream, slot) = self.reserve(target, &caller.principal).await?;
         self.still_current(&invocation)?;
         // The record first, then the call: `forward` takes nothing but what was recorded.
+        rounds::spend(&self.shared, round.as_deref())?;
         let recorded = self.shared.audit.intent(trail, cleared).await?;
-        let reply = upstream.forward(&recorded, slot, request.meta, message, downstream).await?;
-        inspect(&reply, schemas.output.as_deref(), target.is_idempotent())
+        let resume = rounds::resume(round.as_deref(), request.retry);
+        let reply = upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await?;
+        let ending = inspect(&reply, schemas.output.as_deref(), target.is_idempotent())?;
+        rounds::wrap(&self.shared, recorded.invocation(), round.as_deref(), ending)
     }
 
     /// Waits a bounded time for the first connection, then takes a place in the upstream's bulkhead.

@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use doorward::catalog::transport::Transport;
 use doorward::error::Error;
-use doorward::upstream::{Event, Listing, Reply, Report, Request, Sent, Slot, Spec, State, Upstream};
+use doorward::mcp::capabilities::Capabilities;
+use doorward::mcp::log_level::LogLevel;
+use doorward::upstream::{Event, Listing, Part, Reply, Report, Request, Sent, Slot, Spec, State, Upstream};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -108,7 +110,7 @@ struct Call {
     cancel: CancellationToken,
     limit: Duration,
     notices: Option<mpsc::Sender<doorward::upstream::Notice>>,
-    log_level: Option<&'static str>,
+    log_level: Option<LogLevel>,
     max_result_bytes: usize,
     sent: Sent,
 }
@@ -137,7 +139,9 @@ impl Call {
         let request = Request {
             method: "tools/call",
             name: self.name,
-            arguments: Some(self.arguments.as_bytes()),
+            members: &[("name", Part::Text(self.name)), ("arguments", Part::Raw(self.arguments.as_bytes()))],
+            retry: None,
+            capabilities: Capabilities::default(),
             meta: &[("traceparent", b"\"00-1-2-01\"")],
             headers: &[("Region", "eu")],
             session_key: self.principal,

@@ -19,7 +19,6 @@ use crate::listen::admin::{Asked, Command, Socket};
 use crate::listen::orphans::Orphans;
 use crate::listen::{Service, console, http};
 use crate::policy::watch::{Watch, Watched};
-use crate::seal::{self, Seal};
 use crate::upstream::Report;
 
 /// How often counted refusals are stored.
@@ -61,8 +60,7 @@ pub(super) struct Running {
 impl Running {
     /// Makes the service for an assembly that has built its first snapshot.
     pub fn new(assembly: Assembly, gateway: Gateway, config: Config, file: Option<PathBuf>) -> Result<Self, Failure> {
-        let key = seal::key(&assembly.state().keys_folder(), "seal.key")?;
-        let seal = Seal::new(&key).ok_or_else(|| Failure::other("the cryptographic library does not work on this machine"))?;
+        let seal = Arc::clone(&assembly.shared().seal);
         let service = Service::new(Arc::new(gateway), config.listen.clone(), seal, Clock::system());
         Ok(Self { assembly: Arc::new(assembly), service, config, file })
     }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::change::{self, Change};
 use super::listing::Listings;
 use super::{Gateway, Shared};
 use crate::audit::disk::Disk;
@@ -20,7 +21,7 @@ use crate::audit::record::{Kind, Record};
 use crate::audit::redact::ValueKey;
 use crate::audit::trail::Audit;
 use crate::catalog::lock::{Definition, changes};
-use crate::catalog::{Catalog, Listing, Live, Source};
+use crate::catalog::{Catalog, Item, Listing, Live, Source};
 use crate::clock::Clock;
 use crate::config::{Config, Fault};
 use crate::identity::Identity;
@@ -28,7 +29,7 @@ use crate::limit::{Limits, Time};
 use crate::mcp::json;
 use crate::policy::{Names, Options as PolicyOptions, Policy, TargetFacts, Warning};
 use crate::schema::Schemas;
-use crate::seal;
+use crate::seal::{self, Seal};
 use crate::state::{State, StateError};
 use crate::telemetry::Telemetry;
 use crate::upstream::{BadTransport, Era, Event, Report, Spec, Upstream};
@@ -162,6 +163,8 @@ impl Assembly {
             identity: ArcSwap::from_pointee(Identity::load(config, &state)?),
             schemas: Schemas::default(),
             telemetry: Telemetry::default(),
+            seal: Arc::new(Seal::new(&seal::key(&state.keys_folder(), "seal.key")?).ok_or(StartError::Crypto)?),
+            changes: broadcast::Sender::new(change::MAX_BEHIND),
         };
         let (events, received) = mpsc::channel(256);
         let assembly = Self {
@@ -275,13 +278,21 @@ impl Assembly {
                 if let Some((print, _)) = lock(&self.running).get(upstream) {
                     let _ = self.state.remember_era(upstream, print, listing.version.era().as_str());
                 }
-                let listed = read(listing.tools.iter().map(|tool| &tool.json));
+                let listed = Listing {
+                    prompts: items(listing.prompts),
+                    resources: items(listing.resources),
+                    templates: items(listing.templates),
+                    ..read(listing.tools.iter().map(|tool| &tool.json))
+                };
                 for reason in &listed.unreadable {
                     tracing::warn!(upstream, reason, "a tool cannot be read and is left out");
                 }
                 tracing::info!(upstream, tools = listed.tools.len(), revision = listing.version.as_str(), "connected");
-                self.live(upstream).set(listed);
+                let live = self.live(upstream);
+                let changed: Vec<_> = change::between(live.listing().as_deref(), &listed).collect();
+                live.set(listed);
                 self.note_drift(gateway);
+                changed.into_iter().for_each(|feed| self.tell(Change::List(feed)));
                 // From here on a call finds the live definitions, so the connection may carry calls.
                 let _ = compared.send(());
             }
@@ -294,12 +305,19 @@ impl Assembly {
                 let late = Record { call_id: Some(call_id.into()), upstream, note, ..Record::new(Kind::Late) };
                 self.shared.audit.note_upstream("late answers", &late);
             }
-            Event::Refused { method } => {
+            Event::Updated { uri } => self.tell(Change::Updated { upstream: Arc::clone(&report.upstream), uri: uri.into() }),
+            Event::Refused { method, call } => {
                 let note = Some(format!("the server asked `{method}`, which this gateway did not offer").into());
-                let asked = Record { upstream: Some(upstream.into()), note, ..Record::new(Kind::Late) };
+                let call_id = call.map(|tag| uuid::Uuid::from_u128(tag).to_string().into());
+                let asked = Record { call_id, upstream: Some(upstream.into()), note, ..Record::new(Kind::Late) };
                 self.shared.audit.note_upstream("requests of a server", &asked);
             }
         }
+    }
+
+    /// Tells whoever listens; nobody has to.
+    fn tell(&self, change: Change) {
+        let _ = self.shared.changes.send(change);
     }
 
     /// Records and logs each tool whose live definition has come to differ from the reviewed one, once for each change.
@@ -382,6 +400,10 @@ pub fn read<'t>(tools: impl Iterator<Item = &'t bytes::Bytes>) -> Listing {
         }
     }
     listing
+}
+
+fn items(listed: Vec<crate::upstream::Definition>) -> Vec<Item> {
+    listed.into_iter().map(|item| Item { own: item.name.into(), json: item.json }).collect()
 }
 
 /// Tells whether an upstream is still reached in the same way.

@@ -49,7 +49,7 @@ struct Inner {
 
 impl Service {
     /// A service in front of the gateway.
-    pub fn new(gateway: Arc<Gateway>, bounds: Listen, seal: Seal, clock: Clock) -> Self {
+    pub fn new(gateway: Arc<Gateway>, bounds: Listen, seal: Arc<Seal>, clock: Clock) -> Self {
         let sessions = Sessions::new(seal, clock, bounds.session_seconds.value());
         Self(Arc::new(Inner {
             calls: Arc::new(Semaphore::new(bounds.max_concurrent_calls.size())),

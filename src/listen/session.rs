@@ -32,7 +32,7 @@ pub struct Session {
 
 /// Opens and makes session ids.
 pub struct Sessions {
-    seal: Seal,
+    seal: Arc<Seal>,
     clock: Clock,
     seconds: u64,
     ended: DashMap<Arc<str>, i64>,
@@ -40,7 +40,7 @@ pub struct Sessions {
 
 impl Sessions {
     /// Sessions that last so many seconds.
-    pub fn new(seal: Seal, clock: Clock, seconds: u64) -> Self {
+    pub fn new(seal: Arc<Seal>, clock: Clock, seconds: u64) -> Self {
         Self { seal, clock, seconds, ended: DashMap::new() }
     }
 

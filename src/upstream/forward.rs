@@ -7,11 +7,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Notice, Reply, Request, Sent, Slot, Upstream};
+use super::{Notice, Part, Reply, Request, Resume, Sent, Slot, Upstream};
 use crate::audit::trail::Recorded;
 use crate::error::Error;
+use crate::mcp::canonical::write_string;
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::Node;
-use crate::mcp::messages::{Downstream, Meta};
+use crate::mcp::messages::{self as mcp, Downstream, Kind, Method};
 
 /// Progress of one call that waits to be passed on; a faster server's is dropped.
 const MAX_NOTICES: usize = 16;
@@ -25,19 +27,29 @@ impl Upstream {
         &self,
         recorded: &Recorded<'_>,
         slot: Slot,
-        meta: Meta<'_, '_>,
+        resume: Option<&Resume<'_>>,
+        asked: &mcp::Request<'_, '_>,
         message: &[u8],
         downstream: &dyn Downstream,
     ) -> Result<Reply, Error> {
         let (invocation, sent) = (recorded.invocation(), Sent::default());
         let target = invocation.target;
-        let relayed = meta.relayed(message);
-        let token = meta.progress_token();
+        // Only `completion/complete` has one, and an empty text takes no memory.
+        let reference = match invocation.method {
+            Method::Complete => reference(target.kind, &target.own_name),
+            _ => Vec::new(),
+        };
+        let arguments = invocation.arguments.text();
+        let (members, used) = members(invocation.method, &target.own_name, &reference, arguments, invocation.context);
+        let relayed = asked.meta.relayed(message);
+        let token = asked.meta.progress_token();
         let (notices, mut told) = token.map(|_| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
             method: invocation.method.as_str(),
             name: &target.own_name,
-            arguments: Some(invocation.arguments.text()),
+            members: members.get(..used).unwrap_or_default(),
+            retry: resume,
+            capabilities: Capabilities::default(),
             meta: &relayed,
             headers: &[],
             session_key: &invocation.caller.principal.id,
@@ -67,6 +79,36 @@ impl Upstream {
     }
 }
 
+/// The members of `params`, and how many there are.
+fn members<'a>(
+    method: Method,
+    name: &'a str,
+    reference: &'a [u8],
+    arguments: &'a [u8],
+    context: Option<&'a [u8]>,
+) -> ([(&'static str, Part<'a>); 3], usize) {
+    let unused = ("", Part::Raw(b""));
+    match method {
+        Method::CallTool | Method::GetPrompt => ([("name", Part::Text(name)), ("arguments", Part::Raw(arguments)), unused], 2),
+        Method::ReadResource => ([("uri", Part::Text(name)), unused, unused], 1),
+        Method::Complete => {
+            let context_member = ("context", Part::Raw(context.unwrap_or_default()));
+            ([("ref", Part::Raw(reference)), ("argument", Part::Raw(arguments)), context_member], 2 + usize::from(context.is_some()))
+        }
+    }
+}
+
+/// The `ref` of `completion/complete`.
+fn reference(kind: Kind, name: &str) -> Vec<u8> {
+    let mut out = match kind {
+        Kind::Resource => br#"{"type":"ref/resource","uri":"#.to_vec(),
+        Kind::Prompt | Kind::Tool => br#"{"type":"ref/prompt","name":"#.to_vec(),
+    };
+    write_string(name, &mut out);
+    out.push(b'}');
+    out
+}
+
 /// Passes progress on under the agent's own token.
 fn pass_on(notice: &Notice, token: &Node<'_>, message: &[u8], downstream: &dyn Downstream) {
     let Notice::Progress(params) = notice else { return };
@@ -79,4 +121,23 @@ fn pass_on(notice: &Notice, token: &Node<'_>, message: &[u8], downstream: &dyn D
     }
     out.extend_from_slice(rest);
     downstream.notify("notifications/progress", &out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(method: Method, context: Option<&[u8]>) -> Vec<&'static str> {
+        let (members, used) = members(method, "n", b"{}", b"{}", context);
+        members[..used].iter().map(|(name, _)| *name).collect()
+    }
+
+    #[test]
+    fn each_method_has_its_own_members() {
+        assert_eq!(names(Method::GetPrompt, None), ["name", "arguments"]);
+        assert_eq!(names(Method::ReadResource, None), ["uri"]);
+        assert_eq!(names(Method::Complete, None), ["ref", "argument"]);
+        assert_eq!(names(Method::Complete, Some(b"{}")), ["ref", "argument", "context"]);
+        assert_eq!(reference(Kind::Resource, "x:\"{y}"), br#"{"type":"ref/resource","uri":"x:\"{y}"}"#);
+    }
 }

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Events, Fault, Kind};
+use super::asking;
 use super::era::UNSUPPORTED_VERSION;
 use super::headers::{self, SESSION_ID};
 use super::http::{Client, Once};
@@ -220,12 +221,9 @@ impl HttpLink {
         match message {
             Inbound::ToolsChanged => self.shared.changed.notify_one(),
             Inbound::Asked { id, method } => {
-                if method != "ping" {
-                    self.shared.refused(&method);
-                }
-                // Only legacy servers may ask, and only they can be answered (2026-07-28: no responses from clients).
-                if let Some(place) = place {
-                    self.side(place, Method::POST, Once::plain(wire::answer(&id, &method)));
+                let era = place.map_or(Era::Modern, |_| Era::Legacy);
+                if let (Some(answer), Some(place)) = (asking::take(&self.shared, era, &id, &method, None), place) {
+                    self.side(place, Method::POST, Once::plain(answer));
                 }
             }
             Inbound::Answer { .. } | Inbound::Progress { .. } | Inbound::Log(_) | Inbound::Other => {}

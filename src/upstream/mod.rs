@@ -21,6 +21,7 @@ use crate::catalog::transport::{Command, Endpoint, Transport};
 use crate::error::{Code, Effect, Error};
 
 mod answer;
+mod asking;
 mod backoff;
 mod breaker;
 mod child;
@@ -46,12 +47,12 @@ mod supervise;
 mod wire;
 
 pub use crate::mcp::revision::{Era, Revision};
-pub use request::{Notice, Outcome, Reply, Request, Sent};
+pub use request::{Notice, Outcome, Part, Reply, Request, Resume, Sent};
 pub use shared::{Definition, Event, Listing, Report};
 
 use breaker::Breaker;
 use link::Link;
-use request::{Exchange, Part};
+use request::Exchange;
 use shared::Shared;
 use slots::{Full, Place, Slots};
 
@@ -278,18 +279,18 @@ impl Upstream {
     /// Codes of the category `upstream`, `result_too_large` and `cancelled`, with what is known about the effect.
     pub async fn call(&self, slot: &Slot, request: Request<'_>) -> Result<Reply, Error> {
         let Some(live) = self.0.live.load_full() else { return Err(self.unavailable(Duration::from_secs(1))) };
-        let key = if request.method == "resources/read" { "uri" } else { "name" };
-        let members = [(key, Part::Text(request.name)), ("arguments", Part::Raw(request.arguments.unwrap_or_default()))];
         let exchange = Exchange {
             era: live.version.era(),
             method: request.method,
-            members: if request.arguments.is_some() { &members } else { members.split_at(1).0 },
+            members: request.members,
             name: Some(request.name),
             meta: request.meta,
             headers: request.headers,
             session_key: request.session_key,
             notices: request.notices,
             log_level: request.log_level,
+            capabilities: request.capabilities,
+            retry: request.retry,
             idempotent: request.idempotent,
             tag: Some(request.tag),
             sent: request.sent,

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Effect, Error};
+use crate::mcp::capabilities::Capabilities;
+use crate::mcp::log_level::LogLevel;
 use crate::mcp::revision::{Era, Revision};
 
 /// One call of a target on a tool server.
@@ -20,10 +22,14 @@ use crate::mcp::revision::{Era, Revision};
 pub struct Request<'a> {
     /// The method: `tools/call`, `prompts/get`, `resources/read`.
     pub method: &'a str,
-    /// The server's own name of the target; the URI for `resources/read`.
+    /// The server's own name of the target, or its URI: what `Mcp-Name` says (2026-07-28, streamable HTTP).
     pub name: &'a str,
-    /// The arguments, a JSON object; these bytes are forwarded as they are.
-    pub arguments: Option<&'a [u8]>,
+    /// The members of `params`; raw ones are forwarded as they are.
+    pub members: &'a [(&'a str, Part<'a>)],
+    /// What the agent answers, and the state that the server wants back with it (2026-07-28).
+    pub retry: Option<&'a Resume<'a>>,
+    /// What the server is told that it may ask for: nothing else than what can be answered.
+    pub capabilities: Capabilities,
     /// Members of `_meta` to relay: name and JSON text. The protocol's own (`io.modelcontextprotocol/…`, `progressToken`)
     /// are left out: they are between the server and us.
     pub meta: &'a [(&'a str, &'a [u8])],
@@ -34,7 +40,7 @@ pub struct Request<'a> {
     /// Where progress and log messages go; dropped where it is full or absent.
     pub notices: Option<&'a mpsc::Sender<Notice>>,
     /// The least severe log message wanted; none where absent.
-    pub log_level: Option<&'a str>,
+    pub log_level: Option<LogLevel>,
     /// Ends the call when the agent has given up.
     pub cancel: &'a CancellationToken,
     /// When the call has lasted too long.
@@ -121,11 +127,28 @@ impl Sent {
 
 /// A member of `params`.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Part<'a> {
+pub enum Part<'a> {
     /// A string.
     Text(&'a str),
     /// JSON text.
     Raw(&'a [u8]),
+}
+
+/// What a request goes on with after an `input_required` result (2026-07-28).
+#[derive(Clone, Copy, Debug)]
+pub struct Resume<'a> {
+    /// The JSON text of `inputResponses`.
+    pub responses: Option<&'a [u8]>,
+    /// `requestState` as a JSON string with its quotes, byte for byte as the server sent it.
+    pub state: Option<&'a [u8]>,
+}
+
+impl<'a> Resume<'a> {
+    /// What there is, as members of `params`.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&'static str, &'a [u8])> {
+        let members = [("inputResponses", self.responses), ("requestState", self.state)];
+        members.into_iter().filter_map(|(name, text)| Some((name, text?)))
+    }
 }
 
 /// A request on its way over a link: the gateway's, or one of ours (`tools/list`).
@@ -140,7 +163,9 @@ pub(super) struct Exchange<'a> {
     pub(super) headers: &'a [(&'a str, &'a str)],
     pub(super) session_key: &'a str,
     pub(super) notices: Option<&'a mpsc::Sender<Notice>>,
-    pub(super) log_level: Option<&'a str>,
+    pub(super) log_level: Option<LogLevel>,
+    pub(super) capabilities: Capabilities,
+    pub(super) retry: Option<&'a Resume<'a>>,
     pub(super) idempotent: bool,
     pub(super) tag: Option<u128>,
     pub(super) sent: &'a Sent,
@@ -162,6 +187,8 @@ impl<'a> Exchange<'a> {
             session_key: OWN_SESSION,
             notices: None,
             log_level: None,
+            capabilities: Capabilities::default(),
+            retry: None,
             idempotent: true,
             tag: None,
             sent,

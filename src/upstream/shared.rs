@@ -46,6 +46,13 @@ pub enum Event {
     Refused {
         /// The method that it asked for.
         method: String,
+        /// The [`super::Request::tag`] of the call that it asked for, where that is known.
+        call: Option<u128>,
+    },
+    /// A resource that we watch has changed.
+    Updated {
+        /// The server's own URI.
+        uri: String,
     },
 }
 
@@ -54,6 +61,12 @@ pub enum Event {
 pub struct Listing {
     /// All tools, in the server's order.
     pub tools: Vec<Definition>,
+    /// All prompts, in the server's order.
+    pub prompts: Vec<Definition>,
+    /// All resources, in the server's order; their name is the URI.
+    pub resources: Vec<Definition>,
+    /// All templates of resources, in the server's order; their name is the URI template.
+    pub templates: Vec<Definition>,
     /// The revision; its era is worth remembering.
     pub version: Revision,
     /// The server's `Implementation`, as JSON text.
@@ -64,7 +77,7 @@ pub struct Listing {
     pub capabilities: Option<Bytes>,
 }
 
-/// One tool as the server defines it.
+/// One tool, prompt, resource or template as the server defines it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
     /// The server's own name of it.
@@ -130,8 +143,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn refused(&self, method: &str) {
+    pub(super) fn refused(&self, method: &str, call: Option<u128>) {
         let method = method.chars().take(MAX_METHOD).flat_map(char::escape_debug).collect();
-        self.report(Event::Refused { method });
+        self.report(Event::Refused { method, call });
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::asking;
 use super::child::{self, Process};
 use super::inbound::{self, Inbound};
 use super::pending::{Answer, Owner, Pending, Waiter};
@@ -261,12 +262,9 @@ impl StdioLink {
             Inbound::Log(params) => tell(self.pending.only_log(), Notice::Log(params)),
             Inbound::ToolsChanged => self.shared.changed.notify_one(),
             Inbound::Asked { id, method } => {
-                if method != "ping" {
-                    self.shared.refused(&method);
-                }
-                // A modern server asks nothing, and no client answers one (2026-07-28, basic).
-                if self.version.get().is_none_or(|version| version.era() == Era::Legacy) {
-                    self.notify(wire::answer(&id, &method));
+                let era = self.version.get().map_or(Era::Legacy, |version| version.era());
+                if let Some(answer) = asking::take(&self.shared, era, &id, &method, None) {
+                    self.notify(answer);
                 }
             }
             Inbound::Answer { id: None, .. } | Inbound::Other => {}

@@ -110,6 +110,9 @@ async fn list(core: &Core, link: &Link, greeting: &Greeting, known: Option<Finge
     }
     let listing = Listing {
         tools,
+        prompts: Vec::new(),
+        resources: Vec::new(),
+        templates: Vec::new(),
         version: greeting.version,
         server_info: greeting.server_info.clone(),
         instructions: greeting.instructions.clone(),

@@ -3,7 +3,7 @@
 //! Owns: what a request of each era carries in `_meta`. Leaves to others: HTTP headers (`http`).
 //! INVARIANT: a raw member is copied byte for byte; nothing of what an agent sent can end up outside of its member.
 
-use super::request::{Exchange, Part};
+use super::request::{Exchange, Part, Resume};
 use crate::mcp::canonical::write_string;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::revision::{Era, Revision};
@@ -11,11 +11,11 @@ use crate::mcp::revision::{Era, Revision};
 /// Who we say we are.
 const CLIENT: &str = concat!(r#"{"name":"doorward","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
 
-/// What every modern request carries (2026-07-28, basic): version, who we are, and that we can do nothing optional.
+/// What every modern request carries (2026-07-28, basic): version, who we are, and what we can be asked for, which follows.
 const MODERN_META: &str = concat!(
     r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"doorward","version":""#,
     env!("CARGO_PKG_VERSION"),
-    r#""},"io.modelcontextprotocol/clientCapabilities":{}"#
+    r#""},"io.modelcontextprotocol/clientCapabilities":"#
 );
 
 const PROTOCOL_PREFIX: &str = "io.modelcontextprotocol/";
@@ -37,6 +37,10 @@ pub(super) fn request(exchange: &Exchange<'_>, id: u64) -> Vec<u8> {
             Part::Raw(raw) => params.out.extend_from_slice(raw),
         }
     }
+    for (key, raw) in exchange.retry.into_iter().flat_map(Resume::members) {
+        params.name(key);
+        params.out.extend_from_slice(raw);
+    }
     params.close();
     out.push(b'}');
     out
@@ -50,10 +54,11 @@ fn meta(exchange: &Exchange<'_>, id: u64, params: &mut Members<'_>) {
     meta.out.push(b'{');
     if exchange.era == Era::Modern {
         meta.out.extend_from_slice(MODERN_META.as_bytes());
+        exchange.capabilities.write(meta.out);
         meta.empty = false;
         if let Some(level) = exchange.log_level {
             meta.name("io.modelcontextprotocol/logLevel");
-            write_string(level, meta.out);
+            write_string(level.as_str(), meta.out);
         }
     }
     if exchange.notices.is_some() {
@@ -104,7 +109,8 @@ impl<'o> Members<'o> {
 fn size(exchange: &Exchange<'_>) -> usize {
     let members: usize = exchange.members.iter().map(|(key, part)| key.len() + 8 + part.len()).sum();
     let meta: usize = exchange.meta.iter().map(|(key, raw)| key.len() + raw.len() + 4).sum();
-    members + meta + MODERN_META.len() + 192
+    let retry: usize = exchange.retry.into_iter().flat_map(Resume::members).map(|(key, raw)| key.len() + raw.len() + 4).sum();
+    members + meta + retry + MODERN_META.len() + 192
 }
 
 impl Part<'_> {
@@ -158,6 +164,7 @@ pub(super) fn answer(id: &Id, method: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mcp::capabilities::Capabilities;
     use crate::mcp::json;
     use crate::upstream::request::Sent;
 
@@ -188,6 +195,17 @@ mod tests {
         let text = rendered(Era::Modern, &[], &[("name", Part::Text("x"))]);
         assert!(text.contains(r#""params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","#), "{text}");
         assert!(text.ends_with(r#""io.modelcontextprotocol/clientCapabilities":{}},"name":"x"}}"#), "{text}");
+    }
+
+    #[test]
+    fn answers_and_state_go_on_as_they_came() {
+        let sent = Sent::default();
+        let retry = Some(&Resume { responses: Some(br#"{ "q1":{"a":1.0} }"#), state: Some(br#""s\u0041""#) });
+        let capabilities = Capabilities::ELICIT_FORM;
+        let exchange = Exchange { retry, capabilities, ..Exchange::own(Era::Modern, "tools/call", &[("name", Part::Text("x"))], &sent) };
+        let text = String::from_utf8(request(&exchange, 1)).unwrap();
+        let end = r#""io.modelcontextprotocol/clientCapabilities":{"elicitation":{"form":{}}}},"name":"x","inputResponses":{ "q1":{"a":1.0} },"requestState":"s\u0041"}}"#;
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What an HTTP server of each era is sent, and how it is told apart.
 
+use doorward::mcp::log_level::LogLevel;
 use doorward::upstream::{Era, Event, Notice, Revision};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -66,7 +67,7 @@ async fn an_event_stream_gives_progress_and_log_and_then_the_answer_in_both_eras
     for server in [Server::modern(told_on_the_way).await, Server::legacy(told_on_the_way).await] {
         let fixture = Fixture::connected(spec(&server.transport())).await;
         let (notices, mut told) = mpsc::channel(8);
-        let call = Call { notices: Some(notices), log_level: Some("info"), ..Call::of("echo") };
+        let call = Call { notices: Some(notices), log_level: Some(LogLevel::Info), ..Call::of("echo") };
         assert_eq!(call.send(&fixture.upstream).await.unwrap().text(), br#"{"said":"done"}"#);
         assert_eq!(crate::soon(told.recv()).await, Some(Notice::Progress(r#"{"progress":0.5}"#.into())));
         assert_eq!(crate::soon(told.recv()).await, Some(Notice::Log(r#"{"data":"x","level":"info"}"#.into())));
@@ -84,7 +85,7 @@ async fn a_legacy_server_that_asks_is_answered_and_refused() {
     .await;
     let mut fixture = Fixture::connected(spec(&server.transport())).await;
     fixture.call("echo").await.unwrap();
-    let Event::Refused { method } = fixture.event().await else { panic!("not refused") };
+    let Event::Refused { method, .. } = fixture.event().await else { panic!("not refused") };
     assert_eq!(method, "elicitation/create");
     fixture.upstream.stop().await;
     let asked = server.asked.lock().unwrap().clone();

@@ -159,7 +159,7 @@ async fn progress_finds_its_call() {
 async fn a_server_that_asks_is_answered_and_refused() {
     let mut fixture = connected("legacy").await;
     assert_eq!(fixture.call("ask").await.unwrap()["refused_with"], -32601);
-    let Event::Refused { method } = fixture.event().await else { panic!("not refused") };
+    let Event::Refused { method, .. } = fixture.event().await else { panic!("not refused") };
     assert_eq!(method, "sampling/createMessage");
 }
 
