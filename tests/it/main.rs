@@ -17,6 +17,7 @@ mod interop_regressions;
 mod json;
 mod kill;
 mod limits;
+mod mcp_checklist;
 mod one_end;
 mod policy;
 mod policy_live;

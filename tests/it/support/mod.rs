@@ -1,11 +1,14 @@
 //! What the behaviour tests are built from: an operator's folder, a gateway that serves it, clients, and a tool server that
 //! does as it is told. Everything listens on ports that the system gives, and ends with its test.
 
+pub mod asking;
 pub mod client;
+pub mod old_sse;
 pub mod pipe;
 pub mod records;
 pub mod serving;
 pub mod site;
+pub mod stream;
 pub mod upstream;
 
 use std::time::Duration;

@@ -1,0 +1,1 @@
+//! Items of the checklist about `server/discover`, versions and capabilities.

@@ -1,0 +1,1 @@
+//! Items of the checklist about error numbers and what they carry.

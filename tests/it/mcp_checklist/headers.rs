@@ -1,0 +1,1 @@
+//! Items of the checklist about HTTP headers and statuses.

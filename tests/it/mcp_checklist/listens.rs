@@ -1,0 +1,1 @@
+//! Items of the checklist about `subscriptions/listen` and the GET stream.

@@ -1,0 +1,1 @@
+//! Items of the checklist about schemas of arguments and results.

@@ -1,0 +1,1 @@
+//! A tool server that asks: for a form, a model's words, or folders, in every era.
