@@ -4,6 +4,7 @@
 //! Editors and configuration systems replace files by rename and folders by symlink, so a watch on a file goes blind; here
 //! each folder and its parent are watched, events only say *look*, and what counts is the hash of the contents.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -58,6 +59,25 @@ impl Watched {
         context.finish().as_ref().to_vec()
     }
 
+    /// Keeps account of the files that somebody writes, and tells whether none is left: another file's end must not enforce half
+    /// of one. A writer that never closes its file is not waited for longer than until the next look.
+    fn all_closed(&self, event: &notify::Event, written: &mut HashSet<PathBuf>) -> bool {
+        for path in event.paths.iter().filter(|path| self.counts(path) && path.parent().is_some_and(|parent| self.holds(parent))) {
+            match event.kind {
+                EventKind::Modify(ModifyKind::Data(_)) => written.insert(path.clone()),
+                // Somebody reads it; we do, for one.
+                EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write) => false,
+                _ => written.remove(path),
+            };
+        }
+        written.is_empty()
+    }
+
+    fn holds(&self, folder: &Path) -> bool {
+        // Events name files absolutely.
+        self.folders.iter().any(|watched| std::path::absolute(watched).is_ok_and(|watched| watched == folder))
+    }
+
     fn counts(&self, path: &Path) -> bool {
         path.extension().and_then(OsStr::to_str).is_some_and(|ending| self.endings.iter().any(|counts| counts == ending))
     }
@@ -101,8 +121,10 @@ impl Watch {
         let (signals, inbox) = mpsc::channel(64);
         let (sender, changes) = mpsc::channel(1);
         let events = signals.downgrade();
+        let (mut written, files) = (HashSet::new(), watched.clone());
         let handler = move |event: notify::Result<notify::Event>| {
-            if let Some(signals) = events.upgrade().filter(|_| event.map_or(true, |event| is_finished(&event))) {
+            let is_due = event.map_or(true, |event| files.all_closed(&event, &mut written) && is_finished(&event));
+            if let Some(signals) = events.upgrade().filter(|_| is_due) {
                 // Full means that a look is due anyway.
                 let _ = signals.try_send(Signal::Look);
             }

@@ -118,6 +118,10 @@ async fn a_file_that_is_still_being_written_is_not_enforced() {
     // watcher is patient.
     let mut writer = std::fs::File::create(site.path("policies/policy.csv")).unwrap();
     writer.write_all(ALLOW.as_bytes()).unwrap();
+    // Another file that is saved meanwhile says nothing of this one.
+    std::fs::write(site.path("policies/notes.yaml.txt"), "nothing").unwrap();
+    std::fs::write(site.path("tool-manifests/notes.json"), "{}").unwrap();
+    std::fs::remove_file(site.path("tool-manifests/notes.json")).unwrap();
     let begun = std::time::Instant::now();
     until("the slow half", async || {
         assert_eq!(code(&gateway).await, "policy_denied", "half a file is in force");
