@@ -267,6 +267,7 @@ impl Assembly {
         spec.remembered_era = self.state.era(&manifest.upstream, print).and_then(|era| Era::parse(&era));
         spec.concurrency = manifest.defaults.concurrency.size();
         spec.per_agent = manifest.defaults.concurrency_per_agent.map(|share| share.size());
+        spec.may_ask = manifest.may_ask();
         Ok(spec)
     }
 
@@ -408,8 +409,10 @@ fn items(listed: Vec<crate::upstream::Definition>) -> Vec<Item> {
 
 /// Tells whether an upstream is still reached in the same way.
 fn fingerprint(source: &Source) -> String {
-    let (transport, defaults) = (&source.manifest.transport, &source.manifest.defaults);
-    let reached = serde_json::to_vec(&(transport, defaults.concurrency, defaults.concurrency_per_agent)).unwrap_or_default();
+    let (manifest, defaults) = (&source.manifest, &source.manifest.defaults);
+    let bounds = (defaults.concurrency, defaults.concurrency_per_agent);
+    // A legacy server is told at the handshake what it may ask.
+    let reached = serde_json::to_vec(&(&manifest.transport, bounds, &manifest.may_ask)).unwrap_or_default();
     seal::hex(&seal::sha256(&reached))
 }
 

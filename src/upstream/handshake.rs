@@ -16,12 +16,13 @@ use super::http_link::{Answered, HttpLink};
 use super::inbound::{self, Greeting};
 use super::link::Link;
 use super::listing::explain;
-use super::request::{Exchange, OWN_SESSION, Outcome, Reply, Sent};
+use super::request::{Exchange, Outcome, Reply, Sent};
 use super::shared::Shared;
 use super::stdio::StdioLink;
 use super::wire;
 use crate::catalog::transport::{Command, Endpoint};
 use crate::error::{Code, Error};
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::revision::{Era, Revision};
 
 /// A link whose server has introduced itself. It is closed with the guard.
@@ -53,19 +54,21 @@ impl From<&Error> for NotOpened {
     }
 }
 
-/// Starts a server on pipes. `silence` is how long it may leave a probe unanswered before it is taken for a legacy one.
+/// Starts a server on pipes. `silence` is how long it may leave a probe unanswered before it is taken for a legacy one, which
+/// is then told of `capabilities`.
 pub(super) async fn stdio(
     command: &Command,
     base: &Path,
     shared: &Arc<Shared>,
     memory: Option<Era>,
     silence: Duration,
+    capabilities: Capabilities,
 ) -> Result<Opened, NotOpened> {
     let link = StdioLink::open(command, base, shared)?;
     let closer = link.closer();
     let greeting = match memory {
-        Some(Era::Legacy) => initialize(&link).await?,
-        Some(Era::Modern) | None => discover(&link, silence).await?,
+        Some(Era::Legacy) => initialize(&link, capabilities).await?,
+        Some(Era::Modern) | None => discover(&link, silence, capabilities).await?,
     };
     link.agreed(greeting.version);
     if greeting.version.era() == Era::Legacy {
@@ -74,7 +77,7 @@ pub(super) async fn stdio(
     Ok(Opened { link: Link::Stdio(link), greeting, closer })
 }
 
-async fn discover(link: &StdioLink, silence: Duration) -> Result<Greeting, NotOpened> {
+async fn discover(link: &StdioLink, silence: Duration, capabilities: Capabilities) -> Result<Greeting, NotOpened> {
     let sent = Sent::default();
     let exchange = Exchange::own(Era::Modern, "server/discover", &[], &sent);
     let mut discovered = std::pin::pin!(link.exchange(&exchange));
@@ -83,14 +86,14 @@ async fn discover(link: &StdioLink, silence: Duration) -> Result<Greeting, NotOp
     match timeout(silence, &mut discovered).await {
         Ok(Ok(reply)) => match era::after_message(&probe(&reply)) {
             Next::Modern => modern(&reply),
-            Next::Initialize => initialize(link).await,
+            Next::Initialize => initialize(link, capabilities).await,
             Next::Fail(reason) => Err(reason.into()),
         },
         Ok(Err(error)) => Err(ended(&error)),
         // Legacy servers may drop what they do not know, so silence is an answer on pipes. But it may also be a modern server
         // that is slow to start: from now on both questions stand.
         Err(_) => {
-            let mut initialized = std::pin::pin!(initialize(link));
+            let mut initialized = std::pin::pin!(initialize(link, capabilities));
             tokio::select! {
                 greeting = &mut initialized => match greeting {
                     Ok(greeting) => Ok(greeting),
@@ -118,8 +121,9 @@ fn modern(reply: &Reply) -> Result<Greeting, NotOpened> {
     }
 }
 
-async fn initialize(link: &StdioLink) -> Result<Greeting, NotOpened> {
-    let (sent, members) = (Sent::default(), wire::initialize_members());
+async fn initialize(link: &StdioLink, capabilities: Capabilities) -> Result<Greeting, NotOpened> {
+    let (sent, declared) = (Sent::default(), wire::declared(capabilities));
+    let members = wire::initialize_members(&declared);
     let exchange = Exchange::own(Era::Legacy, "initialize", &members, &sent);
     let reply = link.exchange(&exchange).await.map_err(|error| NotOpened::from(&error))?;
     match &reply.outcome {
@@ -190,7 +194,7 @@ fn http_probe(answered: &Answered) -> Probe {
 }
 
 async fn own_session(link: &Arc<HttpLink>) -> Result<Greeting, NotOpened> {
-    let place = link.place(OWN_SESSION).await.map_err(|error| NotOpened::from(&error))?;
+    let place = link.own_place().await.map_err(|error| NotOpened::from(&error))?;
     let greeting = place.get().map(|session| session.greeting.clone());
     greeting
         .filter(|greeting| greeting.version.era() == Revision::NEWEST_LEGACY.era())

@@ -15,16 +15,17 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Events, Fault, Kind};
-use super::asking;
+use super::asking::{self, Asker, Question};
 use super::era::UNSUPPORTED_VERSION;
 use super::headers::{self, SESSION_ID};
 use super::http::{Client, Once};
 use super::inbound::{self, Inbound};
-use super::request::{Exchange, Notice, Outcome, Reply, Sent};
+use super::request::{Exchange, Notice, OWN_SESSION, Outcome, Reply, Sent};
 use super::session::{Place, Session, Sessions};
 use super::shared::Shared;
 use super::wire;
 use crate::error::{Code, Effect, Error};
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::revision::{Era, Revision};
 
 /// How long a notification or the end of a session may take.
@@ -96,7 +97,7 @@ impl HttpLink {
     async fn legacy(self: &Arc<Self>, exchange: &Exchange<'_>) -> Result<Reply, Error> {
         let mut resent = false;
         loop {
-            let place = self.place(exchange.session_key).await.map_err(|error| no_session(&error))?;
+            let place = self.place(exchange.session_key, exchange.capabilities).await.map_err(|error| no_session(&error))?;
             let Some(session) = place.get() else { return Err(exchange.broke(Code::UpstreamDisconnected, "the session was lost")) };
             let mut call = LegacyCall { link: self, place: &place, id: self.id(), sent: exchange.sent, answered: false };
             let post = Post { exchange, id: call.id, version: session.greeting.version, place: Some(&place) };
@@ -117,22 +118,31 @@ impl HttpLink {
         }
     }
 
-    /// The open session of `key`.
+    /// Our own session. It declares all that may ever be asked, since some servers list only what they can use.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(super) async fn own_place(self: &Arc<Self>) -> Result<Place, Error> {
+        self.place(OWN_SESSION, self.shared.may_ask).await
+    }
+
+    /// The open session of `key`, which declared `capabilities` when it was opened: they are part of the key.
     ///
     /// # Errors
     /// When it cannot be opened, or too many are in use.
-    pub(super) async fn place(self: &Arc<Self>, key: &str) -> Result<Place, Error> {
+    async fn place(self: &Arc<Self>, key: &str, capabilities: Capabilities) -> Result<Place, Error> {
         let Some((place, evicted)) = self.sessions.take(key) else {
             return Err(Error::new(Code::ConcurrencyLimited, "too many sessions with the tool server are in use"));
         };
         evicted.into_iter().for_each(|place| self.end(place));
         // Boxed, since it is rare and would make the state of every call larger.
-        place.get_or_try_init(|| Box::pin(self.open())).await?;
+        place.get_or_try_init(|| Box::pin(self.open(capabilities))).await?;
         Ok(place)
     }
 
-    async fn open(self: &Arc<Self>) -> Result<Session, Error> {
-        let (sent, members) = (Sent::default(), wire::initialize_members());
+    async fn open(self: &Arc<Self>, capabilities: Capabilities) -> Result<Session, Error> {
+        let (sent, declared) = (Sent::default(), wire::declared(capabilities));
+        let members = wire::initialize_members(&declared);
         let exchange = Exchange::own(Era::Legacy, "initialize", &members, &sent);
         let post = Post { exchange: &exchange, id: self.id(), version: Revision::NEWEST_LEGACY, place: None };
         let answered = self.post(post, self.client.headers().clone()).await?;
@@ -201,6 +211,10 @@ impl HttpLink {
                 }
                 Inbound::Progress { id: theirs, params } if theirs == id => tell(exchange, Notice::Progress(params)),
                 Inbound::Log(params) if exchange.log_level.is_some() => tell(exchange, Notice::Log(params)),
+                Inbound::Asked { id, method, params } => {
+                    let asked = Question { id, method, params: params.unwrap_or_default(), place: place.cloned() };
+                    self.asked(asked, exchange.asker, exchange.tag);
+                }
                 other => self.aside(other, place),
             });
             read.map_err(|fault| Fault::Protocol(fault.0))?;
@@ -220,13 +234,20 @@ impl HttpLink {
     pub(super) fn aside(self: &Arc<Self>, message: Inbound, place: Option<&Place>) {
         match message {
             Inbound::ToolsChanged => self.shared.changed.notify_one(),
-            Inbound::Asked { id, method } => {
-                let era = place.map_or(Era::Modern, |_| Era::Legacy);
-                if let (Some(answer), Some(place)) = (asking::take(&self.shared, era, &id, &method, None), place) {
-                    self.side(place, Method::POST, Once::plain(answer));
-                }
+            Inbound::Asked { id, method, params } => {
+                // A stream that belongs to no call tells nothing of who should be asked.
+                self.asked(Question { id, method, params: params.unwrap_or_default(), place: place.cloned() }, None, None);
             }
             Inbound::Answer { .. } | Inbound::Progress { .. } | Inbound::Log(_) | Inbound::Other => {}
+        }
+    }
+
+    fn asked(self: &Arc<Self>, asked: Question, asker: Option<&Arc<Asker>>, call: Option<u128>) {
+        let place = asked.place.clone();
+        let era = place.as_ref().map_or(Era::Modern, |_| Era::Legacy);
+        let answer = asking::take(&self.shared, era, asked, asker.map(|asker| &**asker), call);
+        if let (Some(answer), Some(place)) = (answer, place) {
+            self.side(&place, Method::POST, Once::plain(answer));
         }
     }
 

@@ -45,6 +45,8 @@ pub(super) enum Inbound {
         id: Id,
         /// Its method.
         method: String,
+        /// Its parameters, an object.
+        params: Option<Bytes>,
     },
     /// A notification that is of no concern here.
     Other,
@@ -77,7 +79,9 @@ fn message(body: &Bytes, node: &Node<'_>) -> Result<Inbound, NotMcp> {
     Ok(match jsonrpc::message(node).map_err(|error| NotMcp(error.to_string()))? {
         Message::Result { id, result } => Inbound::Answer { id: number(&id), outcome: Outcome::Result(result.span()) },
         Message::Failure { id, error } => Inbound::Answer { id: id.as_ref().and_then(number), outcome: Outcome::Failure(error.span()) },
-        Message::Request { id, method, .. } => Inbound::Asked { id, method: method.to_owned() },
+        Message::Request { id, method, params } => {
+            Inbound::Asked { id, method: method.to_owned(), params: params.map(|params| body.slice(params.span())) }
+        }
         Message::Notification { method, params } => notification(body, method, params),
     })
 }

@@ -13,7 +13,7 @@ use super::headers;
 use super::http::Once;
 use super::http_link::HttpLink;
 use super::inbound;
-use super::request::{Exchange, OWN_SESSION, Part, Sent};
+use super::request::{Exchange, Part, Sent};
 use super::session::Place;
 use super::wire;
 use crate::mcp::revision::{Era, Revision};
@@ -72,7 +72,7 @@ fn modern(link: &HttpLink) -> Option<Stream> {
 }
 
 async fn legacy(link: &Arc<HttpLink>) -> Option<Stream> {
-    let place = link.place(OWN_SESSION).await.ok()?;
+    let place = link.own_place().await.ok()?;
     let headers = headers::legacy_stream(link.client.headers(), place.get()?);
     Some((Some(place), Method::GET, headers, Once::default()))
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::transport::{Command, Endpoint, Transport};
 use crate::error::{Code, Effect, Error};
+use crate::mcp::capabilities::Capabilities;
 
 mod answer;
 mod asking;
@@ -77,6 +78,8 @@ pub struct Spec {
     /// How many of them may be one agent's. By default three quarters, so that calls which nobody waits for any more cannot take
     /// every place, or all where the gateway knows a single agent.
     pub per_agent: Option<usize>,
+    /// What it may ask an agent for while a call is under way. Default nothing.
+    pub may_ask: Capabilities,
     /// The era of the last connection, which spares a legacy server the probe. A wrong one costs one attempt.
     pub remembered_era: Option<Era>,
 }
@@ -112,6 +115,7 @@ impl Spec {
             max_message_bytes: 16 * 1024 * 1024,
             concurrency: 16,
             per_agent: None,
+            may_ask: Capabilities::default(),
             remembered_era: None,
         })
     }
@@ -201,7 +205,7 @@ impl Upstream {
     /// Starts to connect and returns at once. What happens is reported to `events`, which must be read:
     /// see [`Event::Listed`]. The upstream ends with `shutdown`, or with [`Upstream::stop`].
     pub fn start(spec: Spec, events: mpsc::Sender<Report>, shutdown: &CancellationToken) -> Self {
-        let shared = Arc::new(Shared::new(&spec.id, spec.max_message_bytes, events, shutdown.child_token()));
+        let shared = Arc::new(Shared::new(&spec.id, spec.max_message_bytes, spec.may_ask, events, shutdown.child_token()));
         let slots = Arc::new(Slots::new(spec.concurrency));
         let (state, live) = (watch::Sender::new(State::Connecting), ArcSwapOption::empty());
         let core = Arc::new(Core { spec, shared, state, live, breaker: Breaker::new(), slots });
@@ -291,6 +295,7 @@ impl Upstream {
             log_level: request.log_level,
             capabilities: request.capabilities,
             retry: request.retry,
+            asker: None,
             idempotent: request.idempotent,
             tag: Some(request.tag),
             sent: request.sent,

@@ -3,11 +3,12 @@
 //! INVARIANT: each call is taken out exactly once: by its answer, by its end, or by the end of the link.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::asking::Asker;
 use super::inbound::NotMcp;
 use super::request::{Notice, Outcome};
 
@@ -23,6 +24,7 @@ pub(super) struct Waiter {
     pub(super) answer: oneshot::Sender<Answer>,
     pub(super) notices: Option<mpsc::Sender<Notice>>,
     pub(super) wants_log: bool,
+    pub(super) asker: Option<Arc<Asker>>,
     pub(super) tag: Option<u128>,
 }
 
@@ -84,6 +86,16 @@ impl Pending {
         }
     }
 
+    /// Whose question it is that names no call: only one call alone can have caused it.
+    pub(super) fn only_asker(&self) -> (Option<u128>, Option<Arc<Asker>>) {
+        let inner = self.inner();
+        let mut calls = inner.calls.values();
+        match (calls.next(), calls.next()) {
+            (Some(call), None) => (call.tag, call.asker.clone()),
+            _ => (None, None),
+        }
+    }
+
     /// Lets nobody in any more and gives out all that wait: dropping a waiter tells its call.
     pub(super) fn close(&self) -> HashMap<u64, Waiter> {
         let mut inner = self.inner();
@@ -110,7 +122,7 @@ mod tests {
     use super::*;
 
     fn waiter(tag: u128) -> Waiter {
-        Waiter { answer: oneshot::channel().0, notices: None, wants_log: false, tag: Some(tag) }
+        Waiter { answer: oneshot::channel().0, notices: None, wants_log: false, asker: None, tag: Some(tag) }
     }
 
     #[test]

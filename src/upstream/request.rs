@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::asking::Asker;
 use crate::error::{Code, Effect, Error};
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::log_level::LogLevel;
@@ -166,6 +167,8 @@ pub(super) struct Exchange<'a> {
     pub(super) log_level: Option<LogLevel>,
     pub(super) capabilities: Capabilities,
     pub(super) retry: Option<&'a Resume<'a>>,
+    /// Where the server's questions go; none where nobody can be asked.
+    pub(super) asker: Option<&'a Arc<Asker>>,
     pub(super) idempotent: bool,
     pub(super) tag: Option<u128>,
     pub(super) sent: &'a Sent,
@@ -189,6 +192,7 @@ impl<'a> Exchange<'a> {
             log_level: None,
             capabilities: Capabilities::default(),
             retry: None,
+            asker: None,
             idempotent: true,
             tag: None,
             sent,

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::revision::Revision;
 
 /// An event and where it happened.
@@ -96,6 +97,8 @@ const MAX_SIDE_POSTS: usize = 64;
 pub(super) struct Shared {
     pub(super) id: Arc<str>,
     pub(super) max_message_bytes: usize,
+    /// What the server may ever ask an agent for.
+    pub(super) may_ask: Capabilities,
     /// The tools may have changed.
     pub(super) changed: Notify,
     /// A call met something that a connected server does not do: look whether it still is.
@@ -110,10 +113,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(id: &str, max_message_bytes: usize, events: mpsc::Sender<Report>, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        id: &str,
+        max_message_bytes: usize,
+        may_ask: Capabilities,
+        events: mpsc::Sender<Report>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             id: id.into(),
             max_message_bytes,
+            may_ask,
             changed: Notify::new(),
             suspect: Notify::new(),
             tasks: TaskTracker::new(),

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::asking;
+use super::asking::{self, Question};
 use super::child::{self, Process};
 use super::inbound::{self, Inbound};
 use super::pending::{Answer, Owner, Pending, Waiter};
@@ -177,7 +177,8 @@ impl StdioLink {
     }
 
     fn enlist<'l>(&'l self, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<Answer>) -> Option<Call<'l>> {
-        let waiter = Waiter { answer, notices: exchange.notices.cloned(), wants_log: exchange.log_level.is_some(), tag: exchange.tag };
+        let (notices, asker) = (exchange.notices.cloned(), exchange.asker.cloned());
+        let waiter = Waiter { answer, notices, wants_log: exchange.log_level.is_some(), asker, tag: exchange.tag };
         if !self.pending.add(id, waiter) {
             return None;
         }
@@ -261,9 +262,11 @@ impl StdioLink {
             Inbound::Progress { id, params } => tell(self.pending.notices(id), Notice::Progress(params)),
             Inbound::Log(params) => tell(self.pending.only_log(), Notice::Log(params)),
             Inbound::ToolsChanged => self.shared.changed.notify_one(),
-            Inbound::Asked { id, method } => {
+            Inbound::Asked { id, method, params } => {
                 let era = self.version.get().map_or(Era::Legacy, |version| version.era());
-                if let Some(answer) = asking::take(&self.shared, era, &id, &method, None) {
+                let (call, asker) = self.pending.only_asker();
+                let asked = Question { id, method, params: params.unwrap_or_default(), place: None };
+                if let Some(answer) = asking::take(&self.shared, era, asked, asker.as_deref(), call) {
                     self.notify(answer);
                 }
             }

@@ -75,7 +75,7 @@ async fn connect(core: &Core, memory: Option<Era>) -> Result<(Opened, Fingerprin
             Way::Http(address, endpoint) => handshake::http(address, endpoint, &core.shared, memory, connect, core.spec.concurrency).await,
             Way::Stdio(command) => {
                 let silence = if memory == Some(Era::Modern) { connect } else { core.spec.probe_timeout() };
-                handshake::stdio(command, &core.spec.base, &core.shared, memory, silence).await
+                handshake::stdio(command, &core.spec.base, &core.shared, memory, silence, core.shared.may_ask).await
             }
         }
     };

@@ -5,6 +5,7 @@
 
 use super::request::{Exchange, Part, Resume};
 use crate::mcp::canonical::write_string;
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::revision::{Era, Revision};
 
@@ -137,11 +138,18 @@ fn write_number(number: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// The `initialize` members for a legacy server: no capabilities, so it has nothing to ask us for.
-pub(super) fn initialize_members() -> [(&'static str, Part<'static>); 3] {
+/// The `ClientCapabilities` object that declares these.
+pub(super) fn declared(capabilities: Capabilities) -> Vec<u8> {
+    let mut out = Vec::new();
+    capabilities.write(&mut out);
+    out
+}
+
+/// The `initialize` members for a legacy server, with what it may ask us for.
+pub(super) fn initialize_members(declared: &[u8]) -> [(&'static str, Part<'_>); 3] {
     [
         ("protocolVersion", Part::Text(Revision::NEWEST_LEGACY.as_str())),
-        ("capabilities", Part::Raw(b"{}")),
+        ("capabilities", Part::Raw(declared)),
         ("clientInfo", Part::Raw(CLIENT.as_bytes())),
     ]
 }
@@ -155,16 +163,22 @@ pub(super) fn cancelled(id: u64) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Our answer to a request of the server's: `{}` to a `ping`, else that we have no such method.
-pub(super) fn answer(id: &Id, method: &str) -> Vec<u8> {
-    let body = if method == "ping" { r#""result":{}"# } else { r#""error":{"code":-32601,"message":"method not found"}"# };
-    format!(r#"{{"jsonrpc":"2.0","id":{id},{body}}}"#).into_bytes()
+/// Our answer to a request of the server's: this result object.
+pub(super) fn result(id: &Id, result: &[u8]) -> Vec<u8> {
+    let mut out = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#).into_bytes();
+    out.extend_from_slice(result);
+    out.push(b'}');
+    out
+}
+
+/// Our refusal of a request of the server's.
+pub(super) fn refusal(id: &Id, code: i32, message: &'static str) -> Vec<u8> {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":"{message}"}}}}"#).into_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mcp::capabilities::Capabilities;
     use crate::mcp::json;
     use crate::upstream::request::Sent;
 
