@@ -17,6 +17,9 @@ DONE_WITHIN_S = 90
 GONE_WITHIN_S = 5
 
 _running: set["Service"] = set()
+# The groups of `finish`, and whether any more may be started.
+_finishing: set[int] = set()
+_over = threading.Event()
 
 
 class Failed(Exception):
@@ -30,6 +33,7 @@ class Service:
         self.name = " ".join(Path(word).name for word in command[:3])
         self.tail: deque[str] = deque(maxlen=40)
         self._lines: queue.Queue[str | None] = queue.Queue()
+        _check_not_over()
         self._process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -82,6 +86,7 @@ class Service:
 
 def finish(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end; one that hangs is killed with its children and reported."""
+    _check_not_over()
     process = subprocess.Popen(
         command,
         cwd=cwd,
@@ -93,6 +98,7 @@ def finish(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> 
         errors="replace",
         start_new_session=True,
     )
+    _finishing.add(process.pid)
     try:
         out, err = process.communicate(timeout=DONE_WITHIN_S)
     except subprocess.TimeoutExpired:
@@ -102,14 +108,34 @@ def finish(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> 
     except BaseException:
         _signal(process.pid, signal.SIGKILL)
         raise
+    finally:
+        _finishing.discard(process.pid)
     _signal(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def stop_all() -> None:
-    """Stops what is still running."""
+    """Stops what is still running, in every thread, and lets nothing more begin."""
+    _over.set()
+    for group in list(_finishing):
+        _signal(group, signal.SIGKILL)
     for service in list(_running):
         service.stop()
+
+
+def end_when_told() -> None:
+    """Makes a request to end one that also reaches what other threads wait for."""
+
+    def end(*_: object) -> None:
+        stop_all()
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def _check_not_over() -> None:
+    if _over.is_set():
+        raise Failed("nothing more is started: the run ends")
 
 
 def _signal(group: int, which: signal.Signals) -> None:
