@@ -1,11 +1,18 @@
 // What every TypeScript client does once it is connected; exercise.py is the same for Python. The job and the report are
 // described in driver/clients.py.
 
+import { setTimeout } from 'node:timers/promises';
+
+// A notification that has not come by then does not come.
+const TOLD_WITHIN_MS = 5000;
+
 /**
  * Runs one job.
  *
  * @param job what to connect to and what to call
- * @param client how this SDK does it: connect() -> {revision, server}, tools(cursor), call(params, onProgress), errorCode(error), close()
+ * @param client how this SDK does it: connect() -> {revision, server}, tools(cursor), call(params, onProgress), errorCode(error), close(),
+ *   and for what only some servers have: prompts(), prompt(params), resources(), read(uri), templates(), complete(params),
+ *   watch({uri} or {list}) -> stop(), level() -> the `_meta` of a call that is to log
  */
 export async function exercise(job, client) {
     const report = { revision: null, server: null, calls: [] };
@@ -58,7 +65,103 @@ async function one(call, names, client, strict) {
     await step('unknown tool', () => unknown(call, client, strict));
     if (call.progress) await step('progress', () => progress(call.progress, client));
     if (call.denied) await step('denied', () => denied(call.denied, client));
+    for (const more of call.more ?? []) await step(more.step, () => MORE[more.step](more, client));
     return done;
+}
+
+// What only some servers have, and only some gateways pass on: the job names the steps.
+const MORE = {
+    async prompt({ name, arguments: args, expect }, client) {
+        has((await client.prompts()).prompts.map(prompt => prompt.name), name);
+        const { messages } = await client.prompt({ name, arguments: args });
+        says(messages.map(message => message.content.text ?? '').join('\n'), expect);
+    },
+    async resource({ uri, expect }, client) {
+        has((await client.resources()).resources.map(resource => resource.uri), uri);
+        says(await read(uri, client), expect);
+    },
+    async template({ template, uri, expect }, client) {
+        has((await client.templates()).resourceTemplates.map(template => template.uriTemplate), template);
+        says(await read(uri, client), expect);
+    },
+    async completion({ ref, argument, expect }, client) {
+        has((await client.complete({ ref, argument })).completion.values, expect);
+    },
+    async updated({ uri, tool }, client) {
+        await watched({ uri }, tool, heard => heard.method === 'notifications/resources/updated' && heard.params.uri === uri, client);
+    },
+    async changed({ list, tool }, client) {
+        await watched({ list }, tool, heard => heard.method === `notifications/${list}/list_changed`, client);
+    },
+    async log({ tool, atLeast }, client) {
+        told.length = 0;
+        await client.call({ name: tool, arguments: {}, ...(await client.level()) });
+        const logged = () => told.filter(heard => heard.method === 'notifications/message').length;
+        await until(() => logged() >= atLeast, () => `expected ${atLeast} messages, got ${logged()}`);
+    },
+    elicitation: asking,
+    sampling: asking,
+    roots: asking,
+};
+
+const told = [];
+const asked = { methods: [], content: {} };
+
+/** What a client was told and did not ask for: adapters hand every notification here. */
+export function tell(notification) {
+    told.push(notification);
+}
+
+/** What a client answers, by the question's method. */
+export const ANSWERS = {
+    'elicitation/create': () => answer('elicitation/create', { action: 'accept', content: asked.content }),
+    'sampling/createMessage': () =>
+        answer('sampling/createMessage', { role: 'assistant', content: { type: 'text', text: 'a sample' }, model: 'interop' }),
+    'roots/list': () => answer('roots/list', { roots: [{ uri: 'file:///interop', name: 'interop' }] }),
+};
+
+/** The capabilities of a client that answers, for jobs with a question in them. */
+export const capabilities = job => (job.asks ? { elicitation: {}, sampling: {}, roots: {} } : {});
+
+function answer(method, result) {
+    asked.methods.push(method);
+    return result;
+}
+
+async function asking({ method, tool, arguments: args, content, expect }, client) {
+    Object.assign(asked, { methods: [], content });
+    const result = await client.call({ name: tool, arguments: args });
+    check(!result.isError, textOf(result));
+    has(asked.methods, method);
+    says(textOf(result), expect);
+}
+
+async function watched(what, tool, isIt, client) {
+    const stop = await client.watch(what);
+    told.length = 0;
+    await client.call({ name: tool, arguments: {} });
+    await until(() => told.some(isIt), () => `not told in ${TOLD_WITHIN_MS} ms, but ${JSON.stringify(told)}`);
+    await stop();
+}
+
+async function read(uri, client) {
+    const { contents } = await client.read(uri);
+    check(contents.every(content => content.uri === uri), `asked for ${uri}, got ${contents.map(content => content.uri)}`);
+    return contents.map(content => content.text ?? '').join('\n');
+}
+
+async function until(holds, otherwise) {
+    const deadline = Date.now() + TOLD_WITHIN_MS;
+    while (!holds() && Date.now() < deadline) await setTimeout(20);
+    check(holds(), otherwise());
+}
+
+function has(list, one) {
+    check(list.includes(one), `${one} is not among ${list.join(', ')}`);
+}
+
+function says(text, words) {
+    check(text.includes(words), `expected ${words}, got ${text}`);
 }
 
 async function unknown(call, client, strict) {

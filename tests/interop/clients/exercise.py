@@ -5,8 +5,14 @@ The job and the report are described in driver/clients.py.
 
 import json
 import sys
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any, Awaitable, Callable
+
+import anyio
+
+# A notification that has not come by then does not come.
+TOLD_WITHIN_S = 5.0
 
 
 @dataclass
@@ -18,6 +24,51 @@ class Seen:
 
 
 @dataclass
+class More:
+    """How one SDK does what only some servers have."""
+
+    prompts: Callable[[], Awaitable[list[str]]]
+    prompt: Callable[[str, dict[str, str]], Awaitable[str]]
+    resources: Callable[[], Awaitable[list[str]]]
+    templates: Callable[[], Awaitable[list[str]]]
+    read: Callable[[str], Awaitable[tuple[list[str], str]]]
+    complete: Callable[[dict[str, str], dict[str, str]], Awaitable[list[str]]]
+    # Watches a resource (by `uri`) or a `list`; inside, `told` fills.
+    watch: Callable[[dict[str, Any]], AbstractAsyncContextManager[None]]
+    # Calls a tool that is to log.
+    logged: Callable[[str], Awaitable[Seen]]
+
+
+@dataclass
+class Told:
+    """What a client was told without asking, and what it was asked."""
+
+    # (method, URI or None)
+    notices: list[tuple[str, str | None]] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+    content: dict[str, Any] | None = None
+
+    def answer(self, method: str) -> dict[str, Any]:
+        """The answer to a question; the adapter makes the SDK's type of it."""
+        self.questions.append(method)
+        return {
+            "elicitation/create": {"action": "accept", "content": self.content},
+            "sampling/createMessage": {"role": "assistant", "content": {"type": "text", "text": "a sample"}, "model": "interop"},
+            "roots/list": {"roots": [{"uri": "file:///interop", "name": "interop"}]},
+        }[method]
+
+    async def until(self, enough: Callable[[], bool], otherwise: str) -> None:
+        with anyio.move_on_after(TOLD_WITHIN_S):
+            while not enough():
+                await anyio.sleep(0.02)
+        check(enough(), f"{otherwise}; was told {self.notices}")
+
+
+# Of this process, which runs one job.
+told = Told()
+
+
+@dataclass
 class Connected:
     """How one SDK lists and calls, once connected."""
 
@@ -26,6 +77,7 @@ class Connected:
     tools: Callable[[str | None], Awaitable[tuple[list[str], str | None]]]
     call: Callable[..., Awaitable[Seen]]
     error: type[Exception]
+    more: More
 
 
 async def exercise(job: dict[str, Any], connected: Connected) -> dict[str, Any]:
@@ -100,10 +152,91 @@ def steps(call: dict[str, Any], names: list[str], connected: Connected, strict: 
         yield "progress", progress
     if call.get("denied"):
         yield "denied", denied
+    for more in call.get("more", []):
+        yield more["step"], lambda more=more: MORE[more["step"]](more, connected)
+
+
+# What only some servers have, and only some gateways pass on: the job names the steps.
+async def prompt(step: dict[str, Any], connected: Connected) -> None:
+    has(await connected.more.prompts(), step["name"])
+    says(await connected.more.prompt(step["name"], step["arguments"]), step["expect"])
+
+
+async def resource(step: dict[str, Any], connected: Connected) -> None:
+    has(await connected.more.resources(), step["uri"])
+    await read(step, connected)
+
+
+async def template(step: dict[str, Any], connected: Connected) -> None:
+    has(await connected.more.templates(), step["template"])
+    await read(step, connected)
+
+
+async def read(step: dict[str, Any], connected: Connected) -> None:
+    uris, text = await connected.more.read(step["uri"])
+    check(set(uris) == {step["uri"]}, f"asked for {step['uri']}, got {uris}")
+    says(text, step["expect"])
+
+
+async def completion(step: dict[str, Any], connected: Connected) -> None:
+    has(await connected.more.complete(step["ref"], step["argument"]), step["expect"])
+
+
+async def updated(step: dict[str, Any], connected: Connected) -> None:
+    await watched(step, ("notifications/resources/updated", step["uri"]), connected)
+
+
+async def changed(step: dict[str, Any], connected: Connected) -> None:
+    await watched(step, (f"notifications/{step['list']}/list_changed", None), connected)
+
+
+async def watched(step: dict[str, Any], notice: tuple[str, str | None], connected: Connected) -> None:
+    async with connected.more.watch(step):
+        told.notices.clear()
+        await connected.call(step["tool"], {})
+        await told.until(lambda: notice in told.notices, f"was not told {notice}")
+
+
+async def log(step: dict[str, Any], connected: Connected) -> None:
+    told.notices.clear()
+    await connected.more.logged(step["tool"])
+    logged = lambda: sum(method == "notifications/message" for method, _ in told.notices)
+    await told.until(lambda: logged() >= step["atLeast"], f"expected {step['atLeast']} messages")
+
+
+async def asking(step: dict[str, Any], connected: Connected) -> None:
+    told.questions.clear()
+    told.content = step["content"]
+    result = await connected.call(step["tool"], step["arguments"])
+    check(not result.is_error, result.text)
+    has(told.questions, step["method"])
+    says(result.text, step["expect"])
+
+
+MORE = {
+    "prompt": prompt,
+    "resource": resource,
+    "template": template,
+    "completion": completion,
+    "updated": updated,
+    "changed": changed,
+    "log": log,
+    "elicitation": asking,
+    "sampling": asking,
+    "roots": asking,
+}
+
+
+def has(among: list[str], one: str) -> None:
+    check(one in among, f"{one} is not among {', '.join(among)}")
+
+
+def says(text: str, words: str) -> None:
+    check(words in text, f"expected {words}, got {text}")
 
 
 def text_of(content: list[Any]) -> str:
-    return "\n".join(getattr(block, "text", f"({block.type})") for block in content)
+    return "\n".join(getattr(block, "text", f"({getattr(block, 'type', 'blob')})") for block in content)
 
 
 def check(holds: bool, otherwise: str) -> None:
@@ -120,8 +253,6 @@ def describe(error: BaseException) -> str:
 
 def main(run: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
     """Runs the job of the command line and prints its report."""
-    import anyio
-
     job = json.loads(sys.argv[1])
     try:
         report = anyio.run(run, job)

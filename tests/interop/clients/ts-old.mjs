@@ -1,14 +1,22 @@
 // The official TypeScript SDK, line 1.x: knows the revisions with a handshake only. `ts-old.mjs JOB`, JOB as in driver/clients.py.
 
 import { packaged } from '../packages.mjs';
-import { exercise } from './exercise.mjs';
+import { ANSWERS, capabilities, exercise, tell } from './exercise.mjs';
 
 const { Client } = packaged('@modelcontextprotocol/sdk/client/index.js');
 const { StdioClientTransport } = packaged('@modelcontextprotocol/sdk/client/stdio.js');
 const { StreamableHTTPClientTransport } = packaged('@modelcontextprotocol/sdk/client/streamableHttp.js');
+const { CreateMessageRequestSchema, ElicitRequestSchema, ListRootsRequestSchema } = packaged('@modelcontextprotocol/sdk/types.js');
 
 const job = JSON.parse(process.argv[2]);
-const client = new Client({ name: 'interop-ts-old', version: '1.0.0' });
+const client = new Client({ name: 'interop-ts-old', version: '1.0.0' }, { capabilities: capabilities(job) });
+const questions = {
+    'elicitation/create': ElicitRequestSchema,
+    'sampling/createMessage': CreateMessageRequestSchema,
+    'roots/list': ListRootsRequestSchema,
+};
+client.fallbackNotificationHandler = tell;
+if (job.asks) for (const [method, answer] of Object.entries(ANSWERS)) client.setRequestHandler(questions[method], answer);
 
 function transport() {
     if (job.command) {
@@ -36,4 +44,18 @@ await exercise(job, {
     call: (params, onprogress) => client.callTool(params, undefined, onprogress ? { onprogress } : {}),
     errorCode: error => error.code,
     close: () => client.close(),
+    prompts: () => client.listPrompts(),
+    prompt: params => client.getPrompt(params),
+    resources: () => client.listResources(),
+    templates: () => client.listResourceTemplates(),
+    read: uri => client.readResource({ uri }),
+    complete: params => client.complete(params),
+    async watch({ uri }) {
+        if (uri) await client.subscribeResource({ uri });
+        return async () => uri && client.unsubscribeResource({ uri });
+    },
+    async level() {
+        await client.setLoggingLevel('debug');
+        return {};
+    },
 });

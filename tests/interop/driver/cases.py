@@ -12,7 +12,7 @@ from . import places
 from .clients import CLIENTS, LEGACY, MODERN, Client
 from .gateway import Folder
 from .processes import Service
-from .upstreams import BOTH, Upstream, all_upstreams, everything_over_http, filesystem
+from .upstreams import BOTH, QUESTIONS, Upstream, all_upstreams, everything_over_http, filesystem
 
 # As many clients at once: more would only measure how this machine is overloaded.
 AT_ONCE = 2
@@ -148,7 +148,8 @@ def _meet(
     behind_gateway: bool,
 ) -> list[Row]:
     calls = [upstream.call(prefix(upstream), behind_gateway) for upstream in upstreams]
-    report = client.run({**where, "calls": calls, "strict": behind_gateway})
+    asks = any(step["step"] in QUESTIONS for call in calls for step in call["more"])
+    report = client.run({**where, "calls": calls, "strict": behind_gateway, "asks": asks})
     fault = report.get("fault")
     if not fault and report["revision"] != revision:
         fault = f"negotiated {report['revision']}, expected {revision}"

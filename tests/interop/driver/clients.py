@@ -6,7 +6,9 @@ A job is the last argument of a client, as JSON:
   mode             legacy (handshake), auto (probe first), modern (2026-07-28 and nothing else); the 1.x lines have only one
   strict           whether an unknown tool must be the error -32602
   calls            per upstream: tool, arguments, expect (in the result's text), bad (arguments), unknown (a tool's name),
-                   progress? {tool, arguments, atLeast}, denied? {tool, arguments}
+                   progress? {tool, arguments, atLeast}, denied? {tool, arguments},
+                   more: further steps by name, with what each needs (see upstreams.py)
+  asks             whether one of those is a question to the client, so that it must say what it can be asked
 A report is one line of JSON on stdout:
   revision, server what was negotiated, and the server's name for itself where the client got to know it
   calls            per upstream: the steps that went well, and the fault that ended them or null
@@ -33,9 +35,10 @@ class Client:
     command: tuple[str, ...]
 
     def revision(self, server: frozenset[str]) -> str | None:
-        """What it must agree on with a server of these eras; None when they cannot meet."""
-        eras = {"legacy": [LEGACY], "auto": [MODERN, LEGACY], "modern": [MODERN]}[self.mode]
-        return next((era for era in eras if era in server), None)
+        """What it must agree on with a server of these revisions, of each era its newest; None when they cannot meet."""
+        shaken = self.mode != "modern"
+        stateless = self.mode != "legacy"
+        return max((revision for revision in server if (stateless if revision >= MODERN else shaken)), default=None)
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
         """Runs a job and answers its report; a client that dies has one too."""

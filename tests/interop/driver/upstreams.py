@@ -13,6 +13,12 @@ from .processes import Service
 # Servers that the gateway cannot reach yet, and why. Each moves into `all_upstreams` with the release that can.
 LEFT_OUT = {"everything-sse": "HTTP+SSE (2024-11-05) servers are not spoken to in this release"}
 
+# The steps beyond tools that the gateway passes on; each word goes in with the commit that serves it. Directly all are taken.
+SERVED: frozenset[str] = frozenset()
+QUESTIONS = frozenset({"elicitation", "sampling", "roots"})
+
+# Of the server that asks over stdio: one from before the newest handshake.
+OLDER = "2025-06-18"
 HELLO = "hello from the file system\n"
 BOTH = frozenset({LEGACY, MODERN})
 
@@ -30,6 +36,7 @@ class Upstream:
     bad: dict[str, Any]
     progress: dict[str, Any] | None = None
     denied: dict[str, Any] | None = None
+    more: list[dict[str, Any]] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -45,6 +52,7 @@ class Upstream:
             "unknown": f"{prefix}no_such_tool",
             "progress": named(self.progress),
             "denied": named(self.denied) if behind_gateway else None,
+            "more": [_public(step, prefix) for step in self.more if not behind_gateway or step["step"] in SERVED],
         }
 
     def manifest(self) -> str:
@@ -55,9 +63,22 @@ class Upstream:
             transport = {"stdio": {"command": "self"}}
         else:
             transport = {"stdio": {"command": self.command[0], "args": self.command[1:]}}
-        called = {call["tool"] for call in (self.progress, self.denied) if call} | {self.tool}
+        steps = [step for step in self.more if step["step"] in SERVED]
+        called = {call["tool"] for call in (self.progress, self.denied, *steps) if call and "tool" in call} | {self.tool}
         tools = {tool: {"tier": "read"} for tool in sorted(called)}
-        return json.dumps({"upstream": self.name, "transport": transport, "tools": tools}, indent=2)
+        may_ask = sorted({step["step"] for step in steps} & QUESTIONS)
+        asks = {"may_ask": may_ask} if may_ask else {}
+        return json.dumps({"upstream": self.name, "transport": transport, "tools": tools, **asks}, indent=2)
+
+
+def _public(step: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """A step with the names and addresses that a client sees for them."""
+    if not prefix:
+        return step
+    address = lambda uri: f"dw+{prefix.removesuffix('__')}+{uri}"
+    public = {"tool": lambda tool: prefix + tool, "name": lambda name: prefix + name, "uri": address, "template": address}
+    step = {key: public[key](value) if key in public else value for key, value in step.items()}
+    return {**step, "ref": _public(step["ref"], prefix)} if "ref" in step else step
 
 
 def all_upstreams(work: Path) -> tuple[list[Upstream], list[Service]]:
@@ -68,6 +89,7 @@ def all_upstreams(work: Path) -> tuple[list[Upstream], list[Service]]:
     everything, streamable = everything_over_http(work)
     modern_ts = Service([places.NODE, _server("modern.mjs"), "http"], work)
     modern_py = Service([places.PY_NEW, _server("modern.py"), "http"], work)
+    asks = Service([places.NODE, _server("conformance.mjs"), "http", "--era", "modern"], work)
     upstreams = [
         _sums("everything", "stdio", command=[places.NODE, places.EVERYTHING, "stdio"]),
         everything,
@@ -77,8 +99,10 @@ def all_upstreams(work: Path) -> tuple[list[Upstream], list[Service]]:
         _adds("modern-py", BOTH, "stdio", command=[places.PY_NEW, _server("modern.py"), "stdio"]),
         _adds("modern-py-http", BOTH, "http", url=_address(modern_py)),
         _notes(),
+        _asks("asks", OLDER, "stdio", command=[places.NODE, _server("conformance.mjs"), "stdio", "--era", "legacy", "--revision", OLDER]),
+        _asks("asks-http", MODERN, "http", url=_address(asks)),
     ]
-    return upstreams, [streamable, modern_ts, modern_py]
+    return upstreams, [streamable, modern_ts, modern_py, asks]
 
 
 def filesystem(files: Path) -> Upstream:
@@ -92,7 +116,15 @@ def _sums(name: str, over: str, **where: Any) -> Upstream:
     slow = {"tool": "trigger-long-running-operation", "arguments": {"duration": 0.4, "steps": 4}, "atLeast": 2}
     denied = {"tool": "get-structured-content", "arguments": {"location": "New York"}}
     call = {"tool": "get-sum", "arguments": {"a": 2, "b": 40}, "expect": "42", "bad": {"a": "two", "b": 40}}
-    return Upstream(name, frozenset({LEGACY}), over, **call, progress=slow, denied=denied, **where)
+    document = "demo://resource/static/document/features.md"
+    dynamic = "demo://resource/dynamic/text/"
+    more = [
+        {"step": "prompt", "name": "args-prompt", "arguments": {"city": "Paris"}, "expect": "weather in Paris"},
+        {"step": "resource", "uri": document, "expect": "Everything Server"},
+        {"step": "template", "template": dynamic + "{resourceId}", "uri": dynamic + "7", "expect": "Resource 7"},
+        _completes("completable-prompt", "department", "Eng", "Engineering"),
+    ]
+    return Upstream(name, frozenset({LEGACY}), over, **call, progress=slow, denied=denied, more=more, **where)
 
 
 def _adds(name: str, eras: frozenset[str], over: str, **where: Any) -> Upstream:
@@ -105,6 +137,34 @@ def _notes() -> Upstream:
     slow = {"tool": "index_notes", "arguments": {"steps": 3, "delay_ms": 50}, "atLeast": 2}
     call = {"tool": "read_note", "arguments": {"name": "welcome"}, "expect": "Welcome", "bad": {"name": "../welcome"}}
     return Upstream("demo", BOTH, "stdio", **call, progress=slow, command=["self"])
+
+
+def _asks(name: str, revision: str, over: str, **where: Any) -> Upstream:
+    call = {"tool": "json_schema_2020_12_tool", "arguments": {"email": "a@b"}, "expect": "valid", "bad": {"contactMethod": 7}}
+    name_of = {"username": "interop", "email": "a@b"}
+    method = {"elicitation": "elicitation/create", "sampling": "sampling/createMessage", "roots": "roots/list"}
+    question = lambda step, tool, arguments, expect, content=None: {
+        "step": step, "method": method[step], "tool": tool, "arguments": arguments, "expect": expect, "content": content,
+    }
+    more = [
+        {"step": "prompt", "name": "test_prompt_with_arguments", "arguments": {"arg1": "x", "arg2": "y"}, "expect": "arg2='y'"},
+        {"step": "resource", "uri": "test://static-text", "expect": "static text resource"},
+        {"step": "template", "template": "test://template/{id}/data", "uri": "test://template/7/data", "expect": "ID: 7"},
+        _completes("test_prompt_with_arguments", "arg1", "par", "party"),
+        {"step": "updated", "uri": "test://watched-resource", "tool": "test_trigger_resource_update"},
+        {"step": "changed", "list": "tools", "tool": "test_trigger_tool_change"},
+        {"step": "log", "tool": "test_logging_tool", "atLeast": 3},
+        question("elicitation", "test_elicitation", {"message": "Who?"}, "interop", name_of),
+        question("sampling", "test_sampling", {"prompt": "Say something"}, "a sample"),
+        question("roots", "test_input_required_result_list_roots", {}, "file:///interop"),
+    ]
+    progress = {"tool": "test_tool_with_progress", "arguments": {}, "atLeast": 2}
+    return Upstream(name, frozenset({revision}), over, **call, progress=progress, more=more, **where)
+
+
+def _completes(prompt: str, argument: str, value: str, expect: str) -> dict[str, Any]:
+    ref = {"type": "ref/prompt", "name": prompt}
+    return {"step": "completion", "ref": ref, "argument": {"name": argument, "value": value}, "expect": expect}
 
 
 def everything_over_http(work: Path) -> tuple[Upstream, Service]:
