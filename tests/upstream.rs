@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test may fail it")]
 
+#[path = "upstream/feeds.rs"]
+mod feeds;
 #[path = "upstream/http_eras.rs"]
 mod http_eras;
 #[path = "upstream/http_faults.rs"]

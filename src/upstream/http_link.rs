@@ -22,7 +22,7 @@ use super::http::{Client, Once};
 use super::inbound::{self, Inbound};
 use super::request::{Exchange, Notice, OWN_SESSION, Outcome, Reply, Sent};
 use super::session::{Place, Session, Sessions};
-use super::shared::Shared;
+use super::shared::{Event, Shared};
 use super::wire;
 use crate::error::{Code, Effect, Error};
 use crate::mcp::capabilities::Capabilities;
@@ -233,12 +233,13 @@ impl HttpLink {
     /// A message that is not about the request on whose stream it came, or about none.
     pub(super) fn aside(self: &Arc<Self>, message: Inbound, place: Option<&Place>) {
         match message {
-            Inbound::ToolsChanged => self.shared.changed.notify_one(),
+            Inbound::ListChanged => self.shared.changed.notify_one(),
+            Inbound::Updated(uri) => self.shared.report(Event::Updated { uri }),
             Inbound::Asked { id, method, params } => {
                 // A stream that belongs to no call tells nothing of who should be asked.
                 self.asked(Question { id, method, params: params.unwrap_or_default(), place: place.cloned() }, None, None);
             }
-            Inbound::Answer { .. } | Inbound::Progress { .. } | Inbound::Log(_) | Inbound::Other => {}
+            Inbound::Answer { .. } | Inbound::Progress { .. } | Inbound::Log(_) | Inbound::Cancelled(_) | Inbound::Other => {}
         }
     }
 

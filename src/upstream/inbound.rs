@@ -7,12 +7,16 @@
 use bytes::Bytes;
 
 use super::request::Outcome;
+use super::shared::Offers;
 use crate::mcp::json::{self, Node, Value};
 use crate::mcp::jsonrpc::{self, Id, Message};
 use crate::mcp::revision::{Era, Revision};
 
 /// Messages in one array (2025-03-26); more are refused.
 const MAX_BATCH: usize = 256;
+
+/// Longest URI of a resource that has changed, in bytes.
+const MAX_URI_BYTES: usize = 8 * 1024;
 
 /// A message of a server may be deeper and longer than an agent's: a page of tools is one. About 60 bytes a value while it is
 /// being told apart.
@@ -37,8 +41,10 @@ pub(super) enum Inbound {
     },
     /// A log message.
     Log(Bytes),
-    /// `notifications/tools/list_changed`.
-    ToolsChanged,
+    /// One of its lists has changed.
+    ListChanged,
+    /// A resource has changed: its URI.
+    Updated(String),
     /// A request to us.
     Asked {
         /// The server's id.
@@ -48,6 +54,8 @@ pub(super) enum Inbound {
         /// Its parameters, an object.
         params: Option<Bytes>,
     },
+    /// It does not go on with this: its own request (legacy), or ours to listen (2026-07-28).
+    Cancelled(Id),
     /// A notification that is of no concern here.
     Other,
 }
@@ -97,7 +105,14 @@ fn notification(body: &Bytes, method: &str, params: Option<&Node<'_>>) -> Inboun
             None => Inbound::Other,
         },
         ("notifications/message", Some(params)) => Inbound::Log(body.slice(params.span())),
-        ("notifications/tools/list_changed", _) => Inbound::ToolsChanged,
+        ("notifications/tools/list_changed" | "notifications/prompts/list_changed" | "notifications/resources/list_changed", _) => {
+            Inbound::ListChanged
+        }
+        ("notifications/resources/updated", Some(params)) => match params.get("uri").and_then(Node::as_str) {
+            Some(uri) if uri.len() <= MAX_URI_BYTES => Inbound::Updated(uri.to_owned()),
+            _ => Inbound::Other,
+        },
+        ("notifications/cancelled", Some(params)) => params.get("requestId").and_then(Id::of).map_or(Inbound::Other, Inbound::Cancelled),
         _ => Inbound::Other,
     }
 }
@@ -151,10 +166,7 @@ pub(super) struct Greeting {
     pub(super) server_info: Option<Bytes>,
     pub(super) instructions: Option<String>,
     pub(super) capabilities: Option<Bytes>,
-    /// Whether it has tools at all.
-    pub(super) tools: bool,
-    /// Whether it tells when its tools change.
-    pub(super) tells_changes: bool,
+    pub(super) offers: Offers,
 }
 
 /// Reads the result at `span` of `body` as a greeting. The versions are those of a `DiscoverResult`.
@@ -176,9 +188,24 @@ pub(super) fn greeting(body: &Bytes, span: std::ops::Range<usize>, era: Era) -> 
         server_info: info.map(raw),
         instructions: node.get("instructions").and_then(Node::as_str).map(str::to_owned),
         capabilities: node.get("capabilities").map(raw),
-        tools: node.pointer("/capabilities/tools").is_some(),
-        tells_changes: node.pointer("/capabilities/tools/listChanged").and_then(Node::as_bool) == Some(true),
+        offers: node.get("capabilities").map_or_else(Offers::default, offers),
     })
+}
+
+fn offers(capabilities: &Node<'_>) -> Offers {
+    let has = |name| capabilities.get(name).is_some();
+    let says = |name, what| capabilities.get(name).and_then(|node| node.get(what)).and_then(Node::as_bool) == Some(true);
+    Offers {
+        tools: has("tools"),
+        prompts: has("prompts"),
+        resources: has("resources"),
+        subscribe: says("resources", "subscribe"),
+        completions: has("completions"),
+        logging: has("logging"),
+        tools_changed: says("tools", "listChanged"),
+        prompts_changed: says("prompts", "listChanged"),
+        resources_changed: says("resources", "listChanged"),
+    }
 }
 
 /// Why a result is no greeting.

@@ -49,7 +49,7 @@ mod wire;
 
 pub use crate::mcp::revision::{Era, Revision};
 pub use request::{Notice, Outcome, Part, Reply, Request, Resume, Sent};
-pub use shared::{Definition, Event, Listing, Report};
+pub use shared::{Definition, Event, Listing, Offers, Report};
 
 use breaker::Breaker;
 use link::Link;
@@ -66,7 +66,7 @@ pub struct Spec {
     id: String,
     way: Way,
     base: PathBuf,
-    /// Longest time for a connection with its handshake, and for one page of tools, in milliseconds. Default 30000.
+    /// Longest time for a connection with its handshake, and for one page of a list, in milliseconds. Default 30000.
     pub connect_timeout_ms: u64,
     /// How long a server on pipes may leave `server/discover` unanswered before `initialize` is tried, in milliseconds.
     /// Default 1500.
@@ -183,6 +183,8 @@ struct Core {
     shared: Arc<Shared>,
     state: watch::Sender<State>,
     live: ArcSwapOption<Live>,
+    /// What the server said of itself when it was last connected.
+    offers: ArcSwapOption<Offers>,
     breaker: Breaker,
     slots: Arc<Slots>,
 }
@@ -207,8 +209,8 @@ impl Upstream {
     pub fn start(spec: Spec, events: mpsc::Sender<Report>, shutdown: &CancellationToken) -> Self {
         let shared = Arc::new(Shared::new(&spec.id, spec.max_message_bytes, spec.may_ask, events, shutdown.child_token()));
         let slots = Arc::new(Slots::new(spec.concurrency));
-        let (state, live) = (watch::Sender::new(State::Connecting), ArcSwapOption::empty());
-        let core = Arc::new(Core { spec, shared, state, live, breaker: Breaker::new(), slots });
+        let (state, live, offers) = (watch::Sender::new(State::Connecting), ArcSwapOption::empty(), ArcSwapOption::empty());
+        let core = Arc::new(Core { spec, shared, state, live, offers, breaker: Breaker::new(), slots });
         core.shared.tasks.spawn(supervise::run(Arc::clone(&core)));
         Self(core)
     }
@@ -221,6 +223,11 @@ impl Upstream {
     /// Whether it takes calls now.
     pub fn state(&self) -> State {
         self.0.state.borrow().clone()
+    }
+
+    /// What the server can do, as it said when it was last connected; `None` before that.
+    pub fn offers(&self) -> Option<Offers> {
+        self.0.offers.load().as_deref().copied()
     }
 
     /// Waits up to `grace` for a connection.

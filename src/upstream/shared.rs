@@ -25,9 +25,9 @@ pub struct Report {
 /// What happens to an upstream beside its calls.
 #[derive(Debug)]
 pub enum Event {
-    /// Its tools were listed: after each connection, and again when they may have changed.
+    /// Its lists were taken: after each connection, and again when they may have changed.
     Listed {
-        /// The tools and the server's own words.
+        /// The lists and the server's own words.
         listing: Box<Listing>,
         /// To be answered when the definitions were compared with the lock: before that no call is forwarded over a new
         /// connection. Dropped unanswered, the connection is given up.
@@ -57,7 +57,7 @@ pub enum Event {
     },
 }
 
-/// The tools of a server and what it says of itself.
+/// What a server lists and says of itself.
 #[derive(Clone, Debug)]
 pub struct Listing {
     /// All tools, in the server's order.
@@ -76,6 +76,38 @@ pub struct Listing {
     pub instructions: Option<String>,
     /// The server's capabilities, as JSON text.
     pub capabilities: Option<Bytes>,
+    /// What of them concerns a gateway.
+    pub offers: Offers,
+}
+
+/// What a server says that it can do, as far as it concerns a gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// It has tools.
+    pub tools: bool,
+    /// It has prompts.
+    pub prompts: bool,
+    /// It has resources.
+    pub resources: bool,
+    /// It tells when a resource changes, to whoever subscribes to it.
+    pub subscribe: bool,
+    /// It completes arguments.
+    pub completions: bool,
+    /// It sends log messages.
+    pub logging: bool,
+    /// It tells when its tools change.
+    pub tools_changed: bool,
+    /// It tells when its prompts change.
+    pub prompts_changed: bool,
+    /// It tells when its resources change.
+    pub resources_changed: bool,
+}
+
+impl Offers {
+    /// Whether it tells when any of its lists changes.
+    pub(super) fn tells_changes(self) -> bool {
+        self.tools_changed || self.prompts_changed || self.resources_changed
+    }
 }
 
 /// One tool, prompt, resource or template as the server defines it.
@@ -99,7 +131,7 @@ pub(super) struct Shared {
     pub(super) max_message_bytes: usize,
     /// What the server may ever ask an agent for.
     pub(super) may_ask: Capabilities,
-    /// The tools may have changed.
+    /// The lists may have changed.
     pub(super) changed: Notify,
     /// A call met something that a connected server does not do: look whether it still is.
     pub(super) suspect: Notify,

@@ -22,10 +22,11 @@ use super::inbound::{self, Inbound};
 use super::pending::{Answer, Owner, Pending, Waiter};
 use super::request::{Exchange, Notice, Part, Reply, Sent};
 use super::salvage;
-use super::shared::Shared;
+use super::shared::{Event, Shared};
 use super::wire;
 use crate::catalog::transport::Command;
 use crate::error::{Code, Effect, Error};
+use crate::mcp::jsonrpc::Id;
 use crate::mcp::revision::{Era, Revision};
 
 /// Lines that wait for the pipe; a call beyond that waits for room until its deadline.
@@ -166,6 +167,15 @@ impl StdioLink {
         self.notify(wire::request(&Exchange::own(Era::Modern, "subscriptions/listen", &members, &Sent::default()), id));
     }
 
+    /// A modern server tells no more: it may be asked again (2026-07-28, stdio, cancellation).
+    fn stopped_listening(&self, id: &Id) {
+        if let Ok(id) = id.as_json().parse::<u64>()
+            && self.listening.compare_exchange(id, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.shared.changed.notify_one();
+        }
+    }
+
     fn broke(&self, exchange: &Exchange<'_>) -> Error {
         match self.why.get() {
             Some(Gone::Protocol(reason)) => {
@@ -261,7 +271,9 @@ impl StdioLink {
             Inbound::Answer { id: Some(id), outcome } => self.answer(id, Ok((line.clone(), outcome))),
             Inbound::Progress { id, params } => tell(self.pending.notices(id), Notice::Progress(params)),
             Inbound::Log(params) => tell(self.pending.only_log(), Notice::Log(params)),
-            Inbound::ToolsChanged => self.shared.changed.notify_one(),
+            Inbound::ListChanged => self.shared.changed.notify_one(),
+            Inbound::Updated(uri) => self.shared.report(Event::Updated { uri }),
+            Inbound::Cancelled(id) => self.stopped_listening(&id),
             Inbound::Asked { id, method, params } => {
                 let era = self.version.get().map_or(Era::Legacy, |version| version.era());
                 let (call, asker) = self.pending.only_asker();

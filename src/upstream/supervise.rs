@@ -14,16 +14,16 @@ use super::backoff::Backoff;
 use super::handshake::{self, NotOpened, Opened};
 use super::inbound::Greeting;
 use super::link::Link;
-use super::listing::{self, Unlisted};
+use super::listing::{self, Rest, Unlisted};
 use super::shared::{Definition, Event, Listing};
 use super::{Core, Live, State, Way, listen};
 use crate::mcp::revision::Era;
 
 /// The first and the longest wait before a new connection.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
-/// How long after a hint the tools are listed again: a server that registers ten tools tells so ten times.
+/// How long after a hint all is listed again: a server that registers ten tools tells so ten times.
 const DEBOUNCE: Duration = Duration::from_millis(500);
-/// How often the tools are listed without a hint.
+/// How often all is listed without a hint.
 const RELIST: Duration = Duration::from_secs(300);
 
 /// Runs until the upstream is stopped.
@@ -43,9 +43,9 @@ async fn live(core: &Core) {
         core.state.send_replace(State::Connecting);
         let connected = Instant::now();
         let reason = match connect(core, memory).await {
-            Ok((opened, tools)) => {
+            Ok((opened, known)) => {
                 memory = Some(opened.greeting.version.era());
-                serve(core, opened, tools).await
+                serve(core, opened, known).await
             }
             Err(refused) => {
                 memory = refused.memory;
@@ -67,8 +67,8 @@ async fn live(core: &Core) {
     }
 }
 
-/// A connection whose tools were listed and compared, and what they were.
-async fn connect(core: &Core, memory: Option<Era>) -> Result<(Opened, Fingerprint), NotOpened> {
+/// A connection whose tools were listed and compared, and what it listed.
+async fn connect(core: &Core, memory: Option<Era>) -> Result<(Opened, Known), NotOpened> {
     let connect = core.spec.connect_timeout();
     let opening = async {
         match &core.spec.way {
@@ -81,74 +81,91 @@ async fn connect(core: &Core, memory: Option<Era>) -> Result<(Opened, Fingerprin
     };
     let opened = timeout(connect, opening).await.map_err(|_| NotOpened::from("the server did not answer in time".to_owned()))??;
     let learnt = Some(opened.greeting.version.era());
-    let listed = list(core, &opened.link, &opened.greeting, None).await;
-    let tools = listed.map_err(|(Unlisted::Unreachable(reason) | Unlisted::Refused(reason))| NotOpened { reason, memory: learnt })?;
-    Ok((opened, tools))
+    let listed = list(core, &opened.link, &opened.greeting, Known::default()).await;
+    let known = listed.map_err(|(Unlisted::Unreachable(reason) | Unlisted::Refused(reason))| NotOpened { reason, memory: learnt })?;
+    Ok((opened, known))
 }
 
-/// SHA-256 of all definitions: a list that has not changed is not worth comparing again.
+/// What was listed last.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// None before the first listing of a connection.
+    print: Option<Fingerprint>,
+    rest: Rest,
+}
+
+/// SHA-256 of all lists: what has not changed is not worth comparing again.
 type Fingerprint = [u8; 32];
 
-fn fingerprint(tools: &[Definition]) -> Fingerprint {
+fn fingerprint(tools: &[Definition], rest: &Rest) -> Fingerprint {
     let mut hash = digest::Context::new(&digest::SHA256);
-    for tool in tools {
-        hash.update(&tool.json.len().to_le_bytes());
-        hash.update(&tool.json);
+    for list in [tools, &rest.prompts, &rest.resources, &rest.templates] {
+        hash.update(&list.len().to_le_bytes());
+        for item in list {
+            hash.update(&item.json.len().to_le_bytes());
+            hash.update(&item.json);
+        }
     }
     let mut out = [0; 32];
     out.iter_mut().zip(hash.finish().as_ref()).for_each(|(out, byte)| *out = *byte);
     out
 }
 
-/// Lists the tools and, unless they are `known`, waits until the gateway has compared them.
-async fn list(core: &Core, link: &Link, greeting: &Greeting, known: Option<Fingerprint>) -> Result<Fingerprint, Unlisted> {
+/// Lists all and, unless it is what is `known`, waits until the gateway has compared the tools.
+async fn list(core: &Core, link: &Link, greeting: &Greeting, known: Known) -> Result<Known, Unlisted> {
     let page = core.spec.connect_timeout();
-    let tools = if greeting.tools { listing::tools(link, greeting.version.era(), page).await? } else { Vec::new() };
-    let found = fingerprint(&tools);
-    if known == Some(found) {
-        return Ok(found);
+    let (tools, rest) = listing::all(&core.shared.id, link, greeting, page, known.rest).await?;
+    // The server was just looked at: a list of the rest that fails again and again must not have it looked at without an end.
+    std::pin::pin!(core.shared.suspect.notified()).as_mut().enable();
+    let found = fingerprint(&tools, &rest);
+    let now = Known { print: Some(found), rest };
+    if known.print == now.print {
+        return Ok(now);
     }
+    let Rest { prompts, resources, templates } = now.rest.clone();
     let listing = Listing {
         tools,
-        prompts: Vec::new(),
-        resources: Vec::new(),
-        templates: Vec::new(),
+        prompts,
+        resources,
+        templates,
         version: greeting.version,
         server_info: greeting.server_info.clone(),
         instructions: greeting.instructions.clone(),
         capabilities: greeting.capabilities.clone(),
+        offers: greeting.offers,
     };
     let (compared, done) = oneshot::channel();
     core.shared.announce(Event::Listed { listing: Box::new(listing), compared }).await;
     match timeout(page, done).await {
-        Ok(Ok(())) => Ok(found),
+        Ok(Ok(())) => Ok(now),
         _ => Err(Unlisted::Refused("the tools were not compared with the lock".to_owned())),
     }
 }
 
 /// Takes calls until the connection is lost; says why it was.
-async fn serve(core: &Core, opened: Opened, tools: Fingerprint) -> String {
+async fn serve(core: &Core, opened: Opened, known: Known) -> String {
     let Opened { link, closer, greeting } = opened;
     let version = greeting.version;
     core.live.store(Some(Arc::new(Live { link: link.clone(), version })));
+    core.offers.store(Some(Arc::new(greeting.offers)));
     core.state.send_replace(State::Connected { version });
     tracing::info!(upstream = %core.shared.id, %version, "the tool server is connected");
-    if greeting.tells_changes
+    if greeting.offers.tells_changes()
         && let Link::Http(link) = &link
     {
         listen::listen(link, version);
     }
-    let reason = watch(core, &link, &greeting, tools).await;
+    let reason = watch(core, &link, &greeting, known).await;
     core.live.store(None);
     link.close();
     drop(closer);
     reason
 }
 
-async fn watch(core: &Core, link: &Link, greeting: &Greeting, mut tools: Fingerprint) -> String {
+async fn watch(core: &Core, link: &Link, greeting: &Greeting, mut known: Known) -> String {
     let mut next = Instant::now() + RELIST;
     loop {
-        if let (Link::Stdio(link), true, Era::Modern) = (link, greeting.tells_changes, greeting.version.era()) {
+        if let (Link::Stdio(link), true, Era::Modern) = (link, greeting.offers.tells_changes(), greeting.version.era()) {
             link.listen();
         }
         let hint = async {
@@ -169,15 +186,15 @@ async fn watch(core: &Core, link: &Link, greeting: &Greeting, mut tools: Fingerp
         }
         let listed = tokio::select! {
             reason = link.lost() => return reason,
-            listed = list(core, link, greeting, Some(tools)) => listed,
+            listed = list(core, link, greeting, known.clone()) => listed,
         };
         match (listed, link) {
             (Err(Unlisted::Unreachable(reason)), Link::Http(_)) => return reason,
             // A process may be busy with a call, and ending it would end the call: its own end is what counts.
             (Err(Unlisted::Unreachable(reason) | Unlisted::Refused(reason)), _) => {
-                tracing::warn!(upstream = %core.shared.id, %reason, "the tools could not be listed again");
+                tracing::warn!(upstream = %core.shared.id, %reason, "the tool server could not be asked again for its lists");
             }
-            (Ok(found), _) => tools = found,
+            (Ok(found), _) => known = found,
         }
     }
 }

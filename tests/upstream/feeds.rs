@@ -1,0 +1,117 @@
+//! What a server lists beside its tools, and what it tells of them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use doorward::upstream::{Definition, Event, Listing, Offers};
+use serde_json::{Value, json};
+
+use crate::http_server::{Answer, Asked, End, Server};
+use crate::{Fixture, names, spec};
+
+/// A modern server that can do all of this; the rest is the script's.
+fn offering(capabilities: Value, rest: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> impl Future<Output = Server> {
+    Server::start(move |asked| match asked.method() {
+        "server/discover" => Answer::json(
+            200,
+            &asked.result(&json!({"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "resultType": "complete"})),
+        ),
+        _ => rest(asked),
+    })
+}
+
+fn everything() -> Value {
+    json!({"tools": {}, "prompts": {"listChanged": true}, "resources": {"subscribe": true}, "completions": {}, "logging": {}})
+}
+
+/// The lists of a server that has one of each; its prompts come on two pages.
+fn lists(asked: &Asked) -> Answer {
+    let result = match (asked.method(), asked.body["params"]["cursor"].as_str()) {
+        ("tools/list", _) => json!({"tools": [{"name": "t"}]}),
+        ("prompts/list", None) => json!({"prompts": [{"name": "p", "x": 1.0}], "nextCursor": "2"}),
+        ("prompts/list", Some("2")) => json!({"prompts": [{"name": "q"}]}),
+        ("resources/list", _) => json!({"resources": [{"uri": "file:///a", "name": "a"}]}),
+        ("resources/templates/list", _) => json!({"resourceTemplates": [{"uriTemplate": "file:///{path}", "name": "f"}]}),
+        _ => return Answer::json(200, &asked.error(-32601, &json!(null))),
+    };
+    Answer::json(200, &asked.result(&result))
+}
+
+fn own(list: &[Definition]) -> Vec<&str> {
+    list.iter().map(|item| item.name.as_str()).collect()
+}
+
+fn all(listing: &Listing) -> [Vec<&str>; 4] {
+    [&listing.tools, &listing.prompts, &listing.resources, &listing.templates].map(|list| own(list))
+}
+
+#[tokio::test]
+async fn every_list_that_a_server_offers_is_taken() {
+    let server = offering(everything(), lists).await;
+    let mut fixture = Fixture::connected(spec(&server.transport())).await;
+    let listing = fixture.listing().await;
+    assert_eq!(all(&listing), [vec!["t"], vec!["p", "q"], vec!["file:///a"], vec!["file:///{path}"]]);
+    assert_eq!(listing.prompts[0].json, r#"{"name":"p","x":1.0}"#);
+    let offers = Offers {
+        tools: true,
+        prompts: true,
+        resources: true,
+        subscribe: true,
+        completions: true,
+        logging: true,
+        prompts_changed: true,
+        ..Offers::default()
+    };
+    assert_eq!((listing.offers, fixture.upstream.offers()), (offers, Some(offers)));
+}
+
+#[tokio::test]
+async fn what_a_server_does_not_offer_is_not_asked_for() {
+    let server = offering(json!({"resources": {}}), lists).await;
+    let mut fixture = Fixture::connected(spec(&server.transport())).await;
+    assert_eq!(all(&fixture.listing().await), [vec![], vec![], vec!["file:///a"], vec!["file:///{path}"]]);
+    assert!(server.all("tools/list").is_empty() && server.all("prompts/list").is_empty());
+}
+
+#[tokio::test]
+async fn a_list_that_fails_does_not_fail_the_others() {
+    let server = offering(everything(), |asked| match asked.method() {
+        "prompts/list" => Answer::json(200, &asked.error(-32000, &json!(null))),
+        "resources/templates/list" => Answer::json(200, &asked.error(-32601, &json!(null))),
+        _ => lists(asked),
+    })
+    .await;
+    let mut fixture = Fixture::connected(spec(&server.transport())).await;
+    assert_eq!(all(&fixture.listing().await), [vec!["t"], vec![], vec!["file:///a"], vec![]]);
+}
+
+#[tokio::test]
+async fn a_changed_list_is_told_though_the_tools_are_the_same_and_one_that_fails_stays() {
+    let asked_for = AtomicUsize::new(0);
+    let server = offering(everything(), move |asked| match asked.method() {
+        "subscriptions/listen" => Answer::events(&[json!({"jsonrpc": "2.0", "method": "notifications/prompts/list_changed"})], End::Open),
+        "prompts/list" => match asked_for.fetch_add(1, Ordering::Relaxed) {
+            0 => Answer::json(200, &asked.result(&json!({"prompts": [{"name": "old"}]}))),
+            _ => Answer::json(200, &asked.result(&json!({"prompts": [{"name": "new"}]}))),
+        },
+        "resources/list" if asked.body["id"].as_u64() > Some(6) => Answer::status(500),
+        _ => lists(asked),
+    })
+    .await;
+    let mut fixture = Fixture::connected(spec(&server.transport())).await;
+    assert_eq!(own(&fixture.listing().await.prompts), ["old"]);
+    let again = fixture.listing().await;
+    assert_eq!((names(&again), own(&again.prompts), own(&again.resources)), (vec!["t".to_owned()], vec!["new"], vec!["file:///a"]));
+}
+
+#[tokio::test]
+async fn a_resource_that_has_changed_is_reported() {
+    let updated = json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "file:///a"}});
+    let server = offering(json!({"tools": {"listChanged": true}}), move |asked| match asked.method() {
+        "subscriptions/listen" => Answer::events(std::slice::from_ref(&updated), End::Open),
+        _ => lists(asked),
+    })
+    .await;
+    let mut fixture = Fixture::connected(spec(&server.transport())).await;
+    let Event::Updated { uri } = fixture.event().await else { panic!("not updated") };
+    assert_eq!(uri, "file:///a");
+}
