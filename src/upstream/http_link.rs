@@ -22,7 +22,7 @@ use super::http::{Client, Once};
 use super::inbound::{self, Inbound};
 use super::request::{Exchange, Notice, OWN_SESSION, Outcome, Reply, Sent};
 use super::session::{Place, Session, Sessions};
-use super::shared::{Event, Shared};
+use super::shared::Shared;
 use super::wire;
 use crate::error::{Code, Effect, Error};
 use crate::mcp::capabilities::Capabilities;
@@ -234,7 +234,7 @@ impl HttpLink {
     pub(super) fn aside(self: &Arc<Self>, message: Inbound, place: Option<&Place>) {
         match message {
             Inbound::ListChanged => self.shared.changed.notify_one(),
-            Inbound::Updated(uri) => self.shared.report(Event::Updated { uri }),
+            Inbound::Updated(uri) => self.shared.watched.updated(&uri),
             Inbound::Asked { id, method, params } => {
                 // A stream that belongs to no call tells nothing of who should be asked.
                 self.asked(Question { id, method, params: params.unwrap_or_default(), place: place.cloned() }, None, None);

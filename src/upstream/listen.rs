@@ -1,78 +1,234 @@
-//! The streams on which an HTTP server tells that its tools have changed: `subscriptions/listen`, or a session's GET.
+//! How a server is asked to tell of changes: `subscriptions/listen`, or a session's own stream and `resources/subscribe`.
 //!
-//! INVARIANT: a server that offers none is not asked again over the same link; the periodic listing still finds changes.
+//! Leaves to others: what is watched (`watch`), and what a message means (`inbound`).
+//! INVARIANT: a server that offers no stream is not asked again over the same link; the periodic listing still finds changes.
+//! INVARIANT: while one stream takes the place of another, one of the two is always read.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
+use tokio::time::{sleep, timeout};
 
 use super::answer::{self, Events, Kind};
 use super::backoff::Backoff;
 use super::headers;
 use super::http::Once;
 use super::http_link::HttpLink;
-use super::inbound;
+use super::inbound::{self, Greeting};
+use super::link::Link;
 use super::request::{Exchange, Part, Sent};
 use super::session::Place;
+use super::shared::{Offers, Shared};
+use super::stdio::StdioLink;
+use super::watch::Uris;
 use super::wire;
+use crate::mcp::canonical::write_string;
 use crate::mcp::revision::{Era, Revision};
 
 /// The first and the longest wait between two streams.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long a server may take to say that it listens, and to subscribe to one resource.
+const ACKNOWLEDGED: Duration = Duration::from_secs(5);
 
-/// Listens until the link is closed.
-pub(super) fn listen(link: &Arc<HttpLink>, version: Revision) {
-    let (link, gone) = (Arc::clone(link), link.gone.clone());
-    let tasks = link.shared.tasks.clone();
+/// Has the server tell of changes until the link is gone.
+pub(super) fn listen(shared: &Arc<Shared>, link: &Link, greeting: &Greeting) {
+    let (offers, version) = (greeting.offers, greeting.version);
+    if !offers.tells_changes() && !offers.subscribe {
+        return;
+    }
+    let (shared, link, tasks) = (Arc::clone(shared), link.clone(), shared.tasks.clone());
     tasks.spawn(async move {
-        gone.run_until_cancelled(again_and_again(&link, version)).await;
+        let listening = async {
+            match (&link, version.era()) {
+                (Link::Http(link), _) => streams(link, version, offers).await,
+                (Link::Stdio(link), Era::Modern) => requests(&shared, link, offers).await,
+                (Link::Stdio(_), Era::Legacy) if offers.subscribe => match subscribe(&shared, &link).await {},
+                (Link::Stdio(_), Era::Legacy) => {}
+            }
+        };
+        tokio::select! { () = listening => {}, _ = link.lost() => {} }
     });
 }
 
-async fn again_and_again(link: &Arc<HttpLink>, version: Revision) {
+/// What a modern server is asked to tell of; `None` where there is nothing.
+fn filter(offers: Offers, uris: &Uris) -> Option<Vec<u8>> {
+    let lists = [
+        (offers.tools_changed, r#""toolsListChanged":true"#),
+        (offers.prompts_changed, r#""promptsListChanged":true"#),
+        (offers.resources_changed, r#""resourcesListChanged":true"#),
+    ];
+    let mut out = Vec::new();
+    for (_, member) in lists.into_iter().filter(|(offered, _)| *offered) {
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        out.extend_from_slice(member.as_bytes());
+    }
+    if offers.subscribe && !uris.is_empty() {
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        out.extend_from_slice(br#""resourceSubscriptions":"#);
+        for (at, uri) in uris.iter().enumerate() {
+            out.push(if at == 0 { b'[' } else { b',' });
+            write_string(uri, &mut out);
+        }
+        out.push(b']');
+    }
+    out.push(b'}');
+    (out.len() > 1).then_some(out)
+}
+
+/// Keeps a modern server on pipes listening to what is watched.
+async fn requests(shared: &Shared, link: &StdioLink, offers: Offers) {
+    let (mut backoff, mut held) = (Backoff::new(AGAIN.0, AGAIN.1), Uris::new());
+    loop {
+        link.listen(filter(offers, &held).as_deref());
+        tokio::select! {
+            wanted = shared.watched.other_than(&held) => held = wanted,
+            () = link.unheard.notified() => {
+                sleep(backoff.step()).await;
+                shared.changed.notify_one();
+            }
+        }
+    }
+}
+
+/// Subscribes to what is watched, one resource after another; a server that refuses one is not asked again.
+async fn subscribe(shared: &Shared, link: &Link) -> Infallible {
+    let mut held = Uris::new();
+    loop {
+        let wanted = shared.watched.other_than(&held).await;
+        let gone = held.difference(&wanted).map(|uri| ("resources/unsubscribe", uri));
+        for (method, uri) in gone.chain(wanted.difference(&held).map(|uri| ("resources/subscribe", uri))) {
+            let (sent, members) = (Sent::default(), [("uri", Part::Text(uri))]);
+            let exchange = Exchange { capabilities: shared.may_ask, ..Exchange::own(Era::Legacy, method, &members, &sent) };
+            if !matches!(timeout(ACKNOWLEDGED, link.exchange(&exchange)).await, Ok(Ok(reply)) if reply.is_result()) {
+                tracing::debug!(upstream = %shared.id, method, "the tool server does not do so");
+            }
+        }
+        held = wanted;
+    }
+}
+
+async fn streams(link: &Arc<HttpLink>, version: Revision, offers: Offers) {
     let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
     loop {
-        let Some(asked) = once(link, version).await else { return };
-        tokio::time::sleep(backoff.step().max(asked.min(AGAIN.1))).await;
+        let asked = match version.era() {
+            Era::Modern => modern(link, offers).await,
+            Era::Legacy => legacy(link, version, offers).await,
+        };
+        let Some(asked) = asked else { return };
+        sleep(backoff.step().max(asked.min(AGAIN.1))).await;
         // What happened between two streams was told to nobody.
         link.shared.changed.notify_one();
     }
 }
 
-/// One stream to its end: how long the server wants us to wait; `None` when it offers no stream.
-async fn once(link: &Arc<HttpLink>, version: Revision) -> Option<Duration> {
-    let (place, method, headers, body) = match version.era() {
-        Era::Modern => modern(link)?,
-        Era::Legacy => legacy(link).await?,
-    };
-    let Ok(response) = link.client.send(method, headers, body).await else { return Some(Duration::ZERO) };
-    let status = response.status();
-    if status.is_server_error() || (place.is_some() && status == http::StatusCode::NOT_FOUND) {
-        return Some(Duration::ZERO);
-    }
-    if !status.is_success() || answer::kind(&response) != Kind::Stream {
-        return None;
-    }
-    let mut events = Events::new(response.into_body(), link.shared.max_message_bytes);
-    while let Ok(Some(data)) = events.next().await {
-        let _ = inbound::read(&data, Some(version), |message| link.aside(message, place.as_ref()));
-    }
-    Some(events.retry().unwrap_or_default())
+/// What became of asking for a stream.
+enum Asked {
+    Stream(Events),
+    /// There is nothing to ask for.
+    Nothing,
+    /// None this time.
+    Failed,
+    /// None ever.
+    Never,
 }
 
-type Stream = (Option<Place>, Method, HeaderMap, Once);
+/// Listens until a stream ends: how long the server wants us to wait; `None` when it offers none. When other resources are
+/// watched, a new stream is asked for, and takes the old one's place.
+async fn modern(link: &Arc<HttpLink>, offers: Offers) -> Option<Duration> {
+    let watched = &link.shared.watched;
+    let mut held = watched.wanted().0;
+    let mut asked = subscription(link, offers, &held).await;
+    loop {
+        let mut stream = match asked {
+            Asked::Stream(events) => Some(events),
+            Asked::Nothing => None,
+            Asked::Failed => return Some(Duration::ZERO),
+            Asked::Never => return None,
+        };
+        let next = async {
+            let wanted = watched.other_than(&held).await;
+            (subscription(link, offers, &wanted).await, wanted)
+        };
+        (asked, held) = tokio::select! {
+            ended = read(link, stream.as_mut(), Revision::NEWEST, None) => return Some(ended),
+            next = next => next,
+        };
+    }
+}
 
-fn modern(link: &HttpLink) -> Option<Stream> {
-    let sent = Sent::default();
-    let members = [("notifications", Part::Raw(br#"{"toolsListChanged":true}"#))];
+/// A stream of what is watched, once the server has said that it listens.
+async fn subscription(link: &Arc<HttpLink>, offers: Offers, uris: &Uris) -> Asked {
+    let Some(filter) = filter(offers, uris) else { return Asked::Nothing };
+    let (sent, members) = (Sent::default(), [("notifications", Part::Raw(&filter))]);
     let exchange = Exchange::own(Era::Modern, "subscriptions/listen", &members, &sent);
-    let body = Once::plain(wire::request(&exchange, link.id()));
-    Some((None, Method::POST, headers::modern(link.client.headers(), &exchange).ok()?, body))
+    let Ok(headers) = headers::modern(link.client.headers(), &exchange) else { return Asked::Never };
+    let mut asked = ask(link, Method::POST, headers, Once::plain(wire::request(&exchange, link.id())), false).await;
+    if let Asked::Stream(events) = &mut asked
+        && let Ok(Ok(Some(data))) = timeout(ACKNOWLEDGED, events.next()).await
+    {
+        let _ = inbound::read(&data, Some(Revision::NEWEST), |message| link.aside(message, None));
+    }
+    asked
 }
 
-async fn legacy(link: &Arc<HttpLink>) -> Option<Stream> {
+/// Reads the stream of our own session until it ends, and meanwhile subscribes to what is watched.
+async fn legacy(link: &Arc<HttpLink>, version: Revision, offers: Offers) -> Option<Duration> {
     let place = link.own_place().await.ok()?;
     let headers = headers::legacy_stream(link.client.headers(), place.get()?);
-    Some((Some(place), Method::GET, headers, Once::default()))
+    let mut events = match ask(link, Method::GET, headers, Once::default(), true).await {
+        Asked::Stream(events) => events,
+        Asked::Failed => return Some(Duration::ZERO),
+        Asked::Nothing | Asked::Never => return None,
+    };
+    let whole = Link::Http(Arc::clone(link));
+    tokio::select! {
+        ended = read(link, Some(&mut events), version, Some(&place)) => Some(ended),
+        never = subscribe(&link.shared, &whole), if offers.subscribe => match never {},
+    }
+}
+
+async fn ask(link: &HttpLink, method: Method, headers: HeaderMap, body: Once, in_session: bool) -> Asked {
+    let Ok(response) = link.client.send(method, headers, body).await else { return Asked::Failed };
+    let status = response.status();
+    if status.is_server_error() || (in_session && status == http::StatusCode::NOT_FOUND) {
+        return Asked::Failed;
+    }
+    if !status.is_success() || answer::kind(&response) != Kind::Stream {
+        return Asked::Never;
+    }
+    Asked::Stream(Events::new(response.into_body(), link.shared.max_message_bytes))
+}
+
+/// Reads a stream to its end: how long the server wants us to wait. Without a stream there is no end.
+async fn read(link: &Arc<HttpLink>, events: Option<&mut Events>, version: Revision, place: Option<&Place>) -> Duration {
+    let Some(events) = events else { return std::future::pending().await };
+    while let Ok(Some(data)) = events.next().await {
+        let _ = inbound::read(&data, Some(version), |message| link.aside(message, place));
+    }
+    events.retry().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_asked_only_for_what_it_offers() {
+        let text = |offers, uris: &[&str]| {
+            let uris = uris.iter().map(|uri| Arc::from(*uri)).collect();
+            filter(offers, &uris).map(|filter| String::from_utf8(filter).unwrap())
+        };
+        let (none, all) = (
+            Offers::default(),
+            Offers { tools_changed: true, prompts_changed: true, resources_changed: true, subscribe: true, ..Offers::default() },
+        );
+        assert_eq!(text(none, &["a:b"]), None);
+        assert_eq!(text(Offers { subscribe: true, ..none }, &[]), None);
+        assert_eq!(text(Offers { prompts_changed: true, ..none }, &["a:b"]).as_deref(), Some(r#"{"promptsListChanged":true}"#));
+        let whole =
+            r#"{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":["a:b","a:c\""]}"#;
+        assert_eq!(text(all, &["a:b", "a:c\""]).as_deref(), Some(whole));
+    }
 }

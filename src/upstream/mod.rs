@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::sync::watch as latest;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -45,11 +46,14 @@ mod slots;
 mod sse;
 mod stdio;
 mod supervise;
+mod watch;
 mod wire;
 
 pub use crate::mcp::revision::{Era, Revision};
 pub use request::{Notice, Outcome, Part, Reply, Request, Resume, Sent};
 pub use shared::{Definition, Event, Listing, Offers, Report};
+
+pub use watch::Watch;
 
 use breaker::Breaker;
 use link::Link;
@@ -181,7 +185,7 @@ pub struct Upstream(Arc<Core>);
 struct Core {
     spec: Spec,
     shared: Arc<Shared>,
-    state: watch::Sender<State>,
+    state: latest::Sender<State>,
     live: ArcSwapOption<Live>,
     /// What the server said of itself when it was last connected.
     offers: ArcSwapOption<Offers>,
@@ -209,9 +213,10 @@ impl Upstream {
     pub fn start(spec: Spec, events: mpsc::Sender<Report>, shutdown: &CancellationToken) -> Self {
         let shared = Arc::new(Shared::new(&spec.id, spec.max_message_bytes, spec.may_ask, events, shutdown.child_token()));
         let slots = Arc::new(Slots::new(spec.concurrency));
-        let (state, live, offers) = (watch::Sender::new(State::Connecting), ArcSwapOption::empty(), ArcSwapOption::empty());
+        let (state, live, offers) = (latest::Sender::new(State::Connecting), ArcSwapOption::empty(), ArcSwapOption::empty());
         let core = Arc::new(Core { spec, shared, state, live, offers, breaker: Breaker::new(), slots });
         core.shared.tasks.spawn(supervise::run(Arc::clone(&core)));
+        core.shared.tasks.spawn(watch::report(Arc::clone(&core.shared)));
         Self(core)
     }
 

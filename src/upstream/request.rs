@@ -86,6 +86,11 @@ pub enum Outcome {
 }
 
 impl Reply {
+    /// Whether it is a result.
+    pub(super) fn is_result(&self) -> bool {
+        matches!(self.outcome, Outcome::Result(_))
+    }
+
     /// The JSON text of the result or the error object.
     pub fn text(&self) -> &[u8] {
         let (Outcome::Result(span) | Outcome::Failure(span)) = &self.outcome;

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::watch::Watched;
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::revision::Revision;
 
@@ -141,6 +142,7 @@ pub(super) struct Shared {
     /// The process is to end sooner than it would be asked to.
     pub(super) hurry: CancellationToken,
     pub(super) side: Arc<Semaphore>,
+    pub(super) watched: Watched,
     events: mpsc::Sender<Report>,
 }
 
@@ -162,6 +164,7 @@ impl Shared {
             stop,
             hurry: CancellationToken::new(),
             side: Arc::new(Semaphore::new(MAX_SIDE_POSTS)),
+            watched: Watched::default(),
             events,
         }
     }

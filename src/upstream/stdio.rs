@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -22,11 +22,10 @@ use super::inbound::{self, Inbound};
 use super::pending::{Answer, Owner, Pending, Waiter};
 use super::request::{Exchange, Notice, Part, Reply, Sent};
 use super::salvage;
-use super::shared::{Event, Shared};
+use super::shared::Shared;
 use super::wire;
 use crate::catalog::transport::Command;
 use crate::error::{Code, Effect, Error};
-use crate::mcp::jsonrpc::Id;
 use crate::mcp::revision::{Era, Revision};
 
 /// Lines that wait for the pipe; a call beyond that waits for room until its deadline.
@@ -61,6 +60,8 @@ pub(super) struct StdioLink {
     why: OnceLock<Gone>,
     /// The id of `subscriptions/listen`, 0 while there is none.
     listening: AtomicU64,
+    /// The server has ended that request.
+    pub(super) unheard: Notify,
 }
 
 #[derive(Debug)]
@@ -87,6 +88,7 @@ impl StdioLink {
             gone: shared.stop.child_token(),
             why: OnceLock::new(),
             listening: AtomicU64::new(0),
+            unheard: Notify::new(),
         });
         let tasks = &shared.tasks;
         let (log, gone) = (child::log(Arc::clone(&shared.id), stderr), link.gone.clone());
@@ -156,24 +158,26 @@ impl StdioLink {
         }
     }
 
-    /// Asks a modern server to tell when its tools change, unless it does so already.
-    pub(super) fn listen(&self) {
-        if self.listening.load(Ordering::Relaxed) != 0 {
-            return;
+    /// Asks a modern server to tell of these changes, and of those that it was asked for before no longer.
+    pub(super) fn listen(&self, filter: Option<&[u8]>) {
+        let id = if filter.is_some() { self.next_id.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        let old = self.listening.swap(id, Ordering::Relaxed);
+        if let Some(filter) = filter {
+            let members = [("notifications", Part::Raw(filter))];
+            self.notify(wire::request(&Exchange::own(Era::Modern, "subscriptions/listen", &members, &Sent::default()), id));
         }
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.listening.store(id, Ordering::Relaxed);
-        let members = [("notifications", Part::Raw(br#"{"toolsListChanged":true}"#))];
-        self.notify(wire::request(&Exchange::own(Era::Modern, "subscriptions/listen", &members, &Sent::default()), id));
+        if old != 0 {
+            self.notify(wire::cancelled(old));
+        }
     }
 
-    /// A modern server tells no more: it may be asked again (2026-07-28, stdio, cancellation).
-    fn stopped_listening(&self, id: &Id) {
-        if let Ok(id) = id.as_json().parse::<u64>()
-            && self.listening.compare_exchange(id, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
-            self.shared.changed.notify_one();
+    /// Whether it was our request to listen that the server has ended: by an answer, or by cancelling it (2026-07-28, stdio).
+    fn unheard(&self, id: u64) -> bool {
+        let ours = self.listening.compare_exchange(id, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if ours {
+            self.unheard.notify_one();
         }
+        ours
     }
 
     fn broke(&self, exchange: &Exchange<'_>) -> Error {
@@ -272,8 +276,10 @@ impl StdioLink {
             Inbound::Progress { id, params } => tell(self.pending.notices(id), Notice::Progress(params)),
             Inbound::Log(params) => tell(self.pending.only_log(), Notice::Log(params)),
             Inbound::ListChanged => self.shared.changed.notify_one(),
-            Inbound::Updated(uri) => self.shared.report(Event::Updated { uri }),
-            Inbound::Cancelled(id) => self.stopped_listening(&id),
+            Inbound::Updated(uri) => self.shared.watched.updated(&uri),
+            Inbound::Cancelled(id) => {
+                let _ = id.as_json().parse().is_ok_and(|id| self.unheard(id));
+            }
             Inbound::Asked { id, method, params } => {
                 let era = self.version.get().map_or(Era::Legacy, |version| version.era());
                 let (call, asker) = self.pending.only_asker();
@@ -287,7 +293,7 @@ impl StdioLink {
     }
 
     fn answer(&self, id: u64, answer: Answer) {
-        if self.listening.compare_exchange(id, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if self.unheard(id) {
             return;
         }
         match self.pending.take(id) {

@@ -150,11 +150,7 @@ async fn serve(core: &Core, opened: Opened, known: Known) -> String {
     core.offers.store(Some(Arc::new(greeting.offers)));
     core.state.send_replace(State::Connected { version });
     tracing::info!(upstream = %core.shared.id, %version, "the tool server is connected");
-    if greeting.offers.tells_changes()
-        && let Link::Http(link) = &link
-    {
-        listen::listen(link, version);
-    }
+    listen::listen(&core.shared, &link, &greeting);
     let reason = watch(core, &link, &greeting, known).await;
     core.live.store(None);
     link.close();
@@ -165,9 +161,6 @@ async fn serve(core: &Core, opened: Opened, known: Known) -> String {
 async fn watch(core: &Core, link: &Link, greeting: &Greeting, mut known: Known) -> String {
     let mut next = Instant::now() + RELIST;
     loop {
-        if let (Link::Stdio(link), true, Era::Modern) = (link, greeting.offers.tells_changes(), greeting.version.era()) {
-            link.listen();
-        }
         let hint = async {
             tokio::select! {
                 () = core.shared.changed.notified() => {}

@@ -2,7 +2,7 @@
 //!
 //! `modern` and `legacy` choose the era; `silent` is legacy and drops what it does not know; `slow` is modern and answers
 //! nothing before it has been asked twice; `fragile` is legacy and ends over an unknown method; `stubborn` is modern and
-//! ignores SIGTERM and the end of its input; `park PORT` only waits, on a connection that ends with it.
+//! ignores SIGTERM and the end of its input; a `+` behind it says that there are prompts and resources too; `park PORT` only waits, on a connection that ends with it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "it is part of a test")]
 
@@ -18,7 +18,7 @@ fn main() {
         let _connection = connect(&std::env::args().nth(2).unwrap_or_default());
         park();
     }
-    let mut server = Server { mode: mode.clone(), seen: Vec::new(), held: Vec::new(), changed: false };
+    let mut server = Server { mode: mode.clone(), seen: Vec::new(), held: Vec::new(), changed: false, prompts: 1 };
     if mode == "stubborn" {
         ignore_sigterm();
     }
@@ -54,11 +54,13 @@ struct Server {
     seen: Vec<String>,
     held: Vec<Value>,
     changed: bool,
+    /// Number of the one prompt.
+    prompts: u32,
 }
 
 impl Server {
     fn modern(&self) -> bool {
-        ["modern", "slow", "stubborn"].contains(&self.mode.as_str())
+        ["modern", "modern+", "slow", "stubborn"].contains(&self.mode.as_str())
     }
 
     fn message(&mut self, message: &Value) {
@@ -66,25 +68,43 @@ impl Server {
         self.seen.push(method.to_owned());
         match method {
             "server/discover" if self.mode == "slow" => self.held.push(id.clone()),
-            "server/discover" if self.modern() => discovered(id),
+            "server/discover" if self.modern() => discovered(id, &self.capabilities()),
             "server/discover" if self.mode == "silent" => {}
             "server/discover" if self.mode == "fragile" => exit(4),
             "initialize" if self.mode == "slow" => {
-                self.held.drain(..).for_each(|id| discovered(&id));
+                self.held.drain(..).for_each(|id| discovered(&id, &json!({"tools": {"listChanged": true}})));
                 say(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no"}}));
             }
             "initialize" if !self.modern() => result(
                 id,
                 &json!({"protocolVersion": "2025-06-18",
-                "capabilities": {"tools": {"listChanged": true}}, "serverInfo": {"name": "stdio", "version": "1"}}),
+                "capabilities": self.capabilities(), "serverInfo": {"name": "stdio", "version": "1"}}),
             ),
+            "prompts/list" => result(id, &json!({"prompts": [{"name": format!("p{}", self.prompts)}]})),
+            "resources/list" => result(id, &json!({"resources": [{"uri": "a:b", "name": "b"}]})),
+            "resources/subscribe" | "resources/unsubscribe" => {
+                result(id, &json!({}));
+                updated("a:not-watched");
+                updated(message["params"]["uri"].as_str().unwrap_or_default());
+            }
             "tools/list" => self.list(id),
             "tools/call" => self.call(id, &message["params"]),
             "notifications/cancelled" => self.cancelled(&message["params"]["requestId"]),
-            "subscriptions/listen" => {}
+            "subscriptions/listen" => {
+                let uris = &message["params"]["notifications"]["resourceSubscriptions"];
+                uris.as_array().into_iter().flatten().filter_map(Value::as_str).for_each(updated);
+            }
             "answer" => self.answered(message),
             method if method.starts_with("notifications/") => {}
             _ => say(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no"}})),
+        }
+    }
+
+    fn capabilities(&self) -> Value {
+        let tools = json!({"listChanged": true});
+        match self.mode.ends_with('+') {
+            true => json!({"tools": tools, "prompts": {"listChanged": true}, "resources": {"subscribe": true}}),
+            false => json!({"tools": tools}),
         }
     }
 
@@ -126,6 +146,11 @@ impl Server {
                 say(&json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
                 result(id, &json!({}));
             }
+            "change_prompts" => {
+                self.prompts += 1;
+                say(&json!({"jsonrpc": "2.0", "method": "notifications/prompts/list_changed"}));
+                result(id, &json!({}));
+            }
             "seen" => result(id, &json!(self.seen)),
             "environment" => result(id, &json!(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>())),
             "grandchild" => {
@@ -159,10 +184,14 @@ impl Server {
     }
 }
 
-fn discovered(id: &Value) {
+fn updated(uri: &str) {
+    say(&json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}}));
+}
+
+fn discovered(id: &Value, capabilities: &Value) {
     result(
         id,
-        &json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {"listChanged": true}},
+        &json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities,
         "instructions": "be kind", "ttlMs": 0, "cacheScope": "private",
         "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "stdio", "version": "1"}}}),
     );

@@ -103,15 +103,95 @@ async fn a_changed_list_is_told_though_the_tools_are_the_same_and_one_that_fails
     assert_eq!((names(&again), own(&again.prompts), own(&again.resources)), (vec!["t".to_owned()], vec!["new"], vec!["file:///a"]));
 }
 
+fn updated(uri: &str) -> Value {
+    json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}})
+}
+
+/// The next resource that is said to have changed.
+async fn news(fixture: &mut Fixture) -> String {
+    let Event::Updated { uri } = fixture.event().await else { panic!("not updated") };
+    uri
+}
+
+fn acknowledged() -> Value {
+    json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": {}})
+}
+
 #[tokio::test]
-async fn a_resource_that_has_changed_is_reported() {
-    let updated = json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "file:///a"}});
-    let server = offering(json!({"tools": {"listChanged": true}}), move |asked| match asked.method() {
-        "subscriptions/listen" => Answer::events(std::slice::from_ref(&updated), End::Open),
-        _ => lists(asked),
+async fn a_modern_server_is_asked_anew_when_another_resource_is_watched() {
+    let mut server = offering(json!({"tools": {"listChanged": true}, "resources": {"subscribe": true}}), |asked| {
+        let uris = asked.body["params"]["notifications"]["resourceSubscriptions"].as_array().cloned().unwrap_or_default();
+        let told = uris.iter().filter_map(Value::as_str).chain(["a:not-watched"]).map(updated);
+        match asked.method() {
+            "subscriptions/listen" => Answer::events(&std::iter::once(acknowledged()).chain(told).collect::<Vec<_>>(), End::Open),
+            _ => lists(asked),
+        }
     })
     .await;
     let mut fixture = Fixture::connected(spec(&server.transport())).await;
-    let Event::Updated { uri } = fixture.event().await else { panic!("not updated") };
-    assert_eq!(uri, "file:///a");
+    let one = fixture.upstream.watch("a:one").unwrap();
+    assert_eq!(news(&mut fixture).await, "a:one");
+    let _two = fixture.upstream.watch("a:two").unwrap();
+    assert_eq!(news(&mut fixture).await, "a:one");
+    assert_eq!(news(&mut fixture).await, "a:two");
+    // The stream that was replaced is closed, and so the one before it was.
+    crate::soon(server.closed.recv()).await.unwrap();
+    drop(one);
+    let filters: Vec<_> = server.all("subscriptions/listen").iter().map(|asked| asked.body["params"]["notifications"].clone()).collect();
+    assert_eq!(filters.last().unwrap(), &json!({"toolsListChanged": true, "resourceSubscriptions": ["a:one", "a:two"]}));
+}
+
+#[tokio::test]
+async fn a_legacy_server_is_subscribed_to_what_is_watched() {
+    let sessions = std::sync::Mutex::new(0);
+    let server = Server::start(move |asked| match asked.method() {
+        _ if asked.http == "GET" => Answer::events(&[updated("a:not-watched"), updated("a:one")], End::Open),
+        "initialize" => {
+            let capabilities = json!({"resources": {"subscribe": true}});
+            let result =
+                json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": {"name": "old", "version": "1"}});
+            Answer::json(200, &asked.result(&result)).with("mcp-session-id", "s")
+        }
+        "resources/subscribe" => Answer::json(200, &asked.result(&json!({}))),
+        "resources/list" | "resources/templates/list" => lists(asked),
+        _ => crate::http_server::legacy(asked, &sessions).unwrap(),
+    })
+    .await;
+    let fixture = Fixture::start(spec(&server.transport()));
+    let watch = fixture.upstream.watch("a:one").unwrap();
+    let mut fixture = fixture;
+    assert_eq!(news(&mut fixture).await, "a:one");
+    while server.all("resources/subscribe").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let asked = server.all("resources/subscribe").remove(0);
+    assert_eq!((asked.header("mcp-session-id"), &asked.body["params"]), ("s", &json!({"uri": "a:one"})));
+    drop(watch);
+}
+
+#[tokio::test]
+async fn a_server_on_pipes_tells_of_what_is_watched_and_of_its_prompts() {
+    for mode in ["modern+", "legacy+"] {
+        let mut fixture = Fixture::connected(crate::stdio_servers::server(mode)).await;
+        assert_eq!(own(&fixture.listing().await.prompts), ["p1"], "{mode}");
+        let _watch = fixture.upstream.watch("a:b").unwrap();
+        assert_eq!(news(&mut fixture).await, "a:b", "{mode}");
+        fixture.call("change_prompts").await.unwrap();
+        assert_eq!(own(&fixture.listing().await.prompts), ["p2"], "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_asked_for_again_with_what_is_watched() {
+    let streams = AtomicUsize::new(0);
+    let server = offering(json!({"resources": {"subscribe": true}}), move |asked| match asked.method() {
+        "subscriptions/listen" if streams.fetch_add(1, Ordering::Relaxed) == 0 => Answer::events(&[acknowledged()], End::Broken),
+        "subscriptions/listen" => Answer::events(&[acknowledged(), updated("a:one")], End::Open),
+        _ => lists(asked),
+    })
+    .await;
+    let fixture = Fixture::start(spec(&server.transport()));
+    let _watch = fixture.upstream.watch("a:one").unwrap();
+    let mut fixture = fixture;
+    assert_eq!(news(&mut fixture).await, "a:one");
 }

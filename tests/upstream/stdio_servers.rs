@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::{Call, Fixture, names, spec, told};
 
-fn server(mode: &str) -> Spec {
+pub fn server(mode: &str) -> Spec {
     let test = std::env::current_exe().unwrap();
     let program: PathBuf = test.ancestors().nth(2).unwrap().join("examples/stdio_server");
     assert!(program.exists(), "{} is missing: run the tests without a target filter, or build the examples", program.display());

@@ -1,0 +1,189 @@
+//! The resources of one server that somebody watches, whoever they are and however many.
+//!
+//! Owns: the set of their URIs, and the reports that one of them has changed. Leaves to others: telling the server (`listen`), and
+//! who may be told (the gateway).
+//! INVARIANT: nothing is reported of a resource that nobody watches, and of each at most once in [`PAUSE`].
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
+
+use super::Upstream;
+use super::shared::{Event, Shared};
+use crate::error::{Code, Error};
+
+/// Most resources of one server that are watched at once.
+const MAX_WATCHED: usize = 4096;
+/// How long a resource that nobody watches any more stays subscribed: an agent that opens its stream again watches the same ones.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long after a change of the set the server is told: a stream begins with many at once.
+const SETTLE: Duration = Duration::from_millis(50);
+/// The shortest time between two reports of the same resource.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// URIs, as the server calls its resources.
+pub(super) type Uris = BTreeSet<Arc<str>>;
+
+/// All that is watched of one server.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    entries: Mutex<HashMap<Arc<str>, Entry>>,
+    changed: watch::Sender<()>,
+    updated: Notify,
+}
+
+#[derive(Debug)]
+struct Entry {
+    watchers: usize,
+    /// When the last of them left.
+    left: Instant,
+    /// Has changed, and that was not reported yet.
+    updated: bool,
+}
+
+/// Leave to hear of one resource. The server is told that it is not watched some time after the last is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    shared: Arc<Shared>,
+    uri: Arc<str>,
+}
+
+impl Upstream {
+    /// Watches a resource by the server's own URI: from now on [`Event::Updated`] tells that it has changed. A server that is not
+    /// connected is told when it is.
+    ///
+    /// # Errors
+    /// `concurrency_limited` when too many of its resources are watched.
+    pub fn watch(&self, uri: &str) -> Result<Watch, Error> {
+        let shared = &self.0.shared;
+        let Some(uri) = shared.watched.enter(uri) else {
+            let message = format!("as many resources of the tool server `{}` are watched as can be at once", self.id());
+            return Err(Error::new(Code::ConcurrencyLimited, message));
+        };
+        Ok(Watch { shared: Arc::clone(shared), uri })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.watched.leave(&self.uri);
+    }
+}
+
+impl Watched {
+    fn enter(&self, uri: &str) -> Option<Arc<str>> {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.get_mut(uri) {
+            entry.watchers += 1;
+            return entries.get_key_value(uri).map(|(uri, _)| Arc::clone(uri));
+        }
+        if entries.len() >= MAX_WATCHED {
+            return None;
+        }
+        let uri: Arc<str> = uri.into();
+        entries.insert(Arc::clone(&uri), Entry { watchers: 1, left: Instant::now(), updated: false });
+        self.changed.send_replace(());
+        Some(uri)
+    }
+
+    fn leave(&self, uri: &str) {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(uri) else { return };
+        entry.watchers -= 1;
+        if entry.watchers == 0 {
+            entry.left = Instant::now();
+            self.changed.send_replace(());
+        }
+    }
+
+    /// What the server is to tell of, and whether that includes what nobody watches any more.
+    pub(super) fn wanted(&self) -> (Uris, bool) {
+        let mut entries = self.entries();
+        entries.retain(|_, entry| entry.watchers > 0 || entry.left.elapsed() < LINGER);
+        (entries.keys().cloned().collect(), entries.values().any(|entry| entry.watchers == 0))
+    }
+
+    /// Waits until the server is to tell of others than those that are `held`, and gives them.
+    pub(super) async fn other_than(&self, held: &Uris) -> Uris {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let (wanted, lingers) = self.wanted();
+            if wanted != *held {
+                sleep(SETTLE).await;
+                return self.wanted().0;
+            }
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = sleep(LINGER), if lingers => {}
+            }
+        }
+    }
+
+    /// The server says that a resource has changed.
+    pub(super) fn updated(&self, uri: &str) {
+        if let Some(entry) = self.entries().get_mut(uri) {
+            entry.updated = true;
+            self.updated.notify_one();
+        }
+    }
+
+    fn news(&self) -> Vec<String> {
+        let mut entries = self.entries();
+        entries.iter_mut().filter_map(|(uri, entry)| std::mem::take(&mut entry.updated).then(|| uri.to_string())).collect()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reports what has changed until the upstream is stopped. However often a server tells, nothing else waits for it.
+pub(super) async fn report(shared: Arc<Shared>) {
+    let reporting = async {
+        loop {
+            shared.watched.updated.notified().await;
+            for uri in shared.watched.news() {
+                shared.announce(Event::Updated { uri }).await;
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    let _: Option<std::convert::Infallible> = shared.stop.run_until_cancelled(reporting).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_set_changes_with_the_first_watcher_and_some_time_after_the_last() {
+        let (watched, nothing) = (Watched::default(), Uris::new());
+        let uri = watched.enter("a:b").unwrap();
+        watched.enter("a:b").unwrap();
+        let held = watched.other_than(&nothing).await;
+        assert_eq!(held, Uris::from([Arc::from("a:b")]));
+        watched.leave(&uri);
+        watched.leave(&uri);
+        let begun = Instant::now();
+        assert_eq!(watched.other_than(&held).await, nothing);
+        assert!(begun.elapsed() >= LINGER);
+    }
+
+    #[test]
+    fn only_what_is_watched_is_news_and_once() {
+        let watched = Watched::default();
+        watched.enter("a:b").unwrap();
+        ["a:b", "a:b", "a:c"].into_iter().for_each(|uri| watched.updated(uri));
+        assert_eq!((watched.news(), watched.news()), (vec!["a:b".to_owned()], vec![]));
+    }
+
+    #[test]
+    fn no_more_than_so_many_are_watched() {
+        let watched = Watched::default();
+        assert!((0..MAX_WATCHED).all(|number| watched.enter(&number.to_string()).is_some()));
+        assert!(watched.enter("one more").is_none() && watched.enter("0").is_some());
+    }
+}
