@@ -13,6 +13,7 @@ mod listing;
 mod resolve;
 mod rounds;
 mod status;
+mod watching;
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +26,8 @@ use tokio::sync::broadcast;
 
 pub use self::assembly::{Assembly, Folders, Loaded, LogOrigin, Plan, StartError, carried, read, targets};
 pub use self::change::Change;
+pub use self::listing::{Listed, Page};
+use self::resolve::Made;
 use crate::approval;
 use crate::audit::trail::{Audit, Trail};
 use crate::catalog::{Catalog, Standing, Target};
@@ -79,8 +82,10 @@ pub struct Answer {
 impl Gateway {
     /// One call, from its arguments' bytes in `message` to its result. Every call leaves here, and is recorded here.
     pub async fn call(&self, caller: &Caller, id: &Id, request: &Request<'_, '_>, message: &[u8], downstream: &dyn Downstream) -> Answer {
+        // Prompts and resources are made targets here, and outlive the trail that names them.
+        let made = Made::new();
         let mut trail = self.shared.audit.trail(caller, request.method.as_str(), Some(id), request.meta, self.policy.version());
-        let mut outcome = survive(pin!(self.run(&mut trail, caller, request, message, downstream))).await;
+        let mut outcome = survive(pin!(self.run(&mut trail, &made, caller, request, message, downstream))).await;
         if let Err(error) = &mut outcome
             && error.code() == Code::Internal
             && trail.is_recorded()
@@ -96,6 +101,7 @@ impl Gateway {
     async fn run<'d>(
         &'d self,
         trail: &mut Trail<'d>,
+        made: &'d Made,
         caller: &'d Caller,
         request: &'d Request<'d, 'd>,
         message: &'d [u8],
@@ -103,9 +109,9 @@ impl Gateway {
     ) -> Result<Ending, Error> {
         // Which target is meant, and may this agent know of it?
         trail.asked_for(request.name);
-        let target = self.resolve(&caller.principal, request)?;
+        let target = self.resolve(made, caller, request)?;
         trail.resolved(target, request.arguments);
-        self.sees(&caller.principal, target)?;
+        self.sees(caller, target)?;
         // Do the arguments match the reviewed schema? Conditions of the policy read valid ones only.
         let schemas = target.schemas(&self.shared.schemas).map_err(|standing| withheld(target, &standing))?;
         let arguments = Arguments::validate(&schemas.input, request.arguments, message)?;
@@ -119,7 +125,7 @@ impl Gateway {
         let cleared = approval::approve(admission);
         // Is there room at the tool server, and is everything still as it was when we looked?
         let (upstream, slot) = self.reserve(target, &caller.principal).await?;
-        self.still_current(&invocation)?;
+        self.still_current(caller, target)?;
         // The record first, then the call: `forward` takes nothing but what was recorded.
         rounds::spend(&self.shared, round.as_deref())?;
         let recorded = self.shared.audit.intent(trail, cleared).await?;
@@ -136,17 +142,6 @@ impl Gateway {
         upstream.ready(std::time::Duration::from_millis(target.connect_grace_ms)).await?;
         let only_agent = self.shared.identity.load().has_one_agent();
         Ok((upstream, upstream.reserve(&principal.id, only_agent)?))
-    }
-
-    /// What may have changed while the call waited: the credential, and the live definition.
-    fn still_current(&self, invocation: &Invocation<'_>) -> Result<(), Error> {
-        if !self.shared.identity.load().holds(&invocation.caller.principal) {
-            return Err(Error::new(Code::Unauthenticated, "the API key has been revoked"));
-        }
-        match self.catalog.standing(invocation.target) {
-            Standing::Reviewed => Ok(()),
-            standing => Err(withheld(invocation.target, &standing)),
-        }
     }
 }
 

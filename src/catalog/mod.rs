@@ -1,4 +1,5 @@
-//! The tools that people have reviewed: manifest and lock joined, and compared with what the server says today.
+//! The tools that people have reviewed: manifest and lock joined, and compared with what the server says today; and the
+//! prompts and resources that servers offer, which nobody reviews.
 //!
 //! Owns: public names, tiers, standing. Leaves to `policy` who may do what, and to `upstream` how a server is reached.
 //!
@@ -6,15 +7,17 @@
 //! definition has the hash of the reviewed one.
 //! INVARIANT: a catalog never changes; what a server says of itself today stands in [`Live`], beside all snapshots.
 
+pub mod address;
 pub mod lock;
 pub mod manifest;
 pub mod param_header;
 pub mod tier;
 pub mod transport;
 
+mod named;
 mod target;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +27,10 @@ use bytes::Bytes;
 
 use self::lock::{Definition, DefinitionHash, Lock};
 use self::manifest::{Manifest, Prefix};
+pub use self::named::{prompt_policy_name, resource_policy_name};
 pub use self::target::{Kind, Standing, Target, TaskSupport, claimed_tier};
 use crate::config::Fault;
+use crate::mcp::messages::Offers;
 use crate::schema::Schemas;
 
 /// What an upstream last listed; shared by all snapshots.
@@ -48,6 +53,41 @@ pub struct Listing {
     pub resources: Vec<Item>,
     /// Templates of resources, in the server's order.
     pub templates: Vec<Item>,
+    /// What the server says that it can do.
+    pub offers: Offers,
+}
+
+impl Listing {
+    /// The prompt of that name.
+    pub fn prompt(&self, own: &str) -> Option<&Item> {
+        self.prompts.iter().find(|item| &*item.own == own)
+    }
+
+    /// Leaves out what cannot be named in a rule or a record, and what is listed twice.
+    fn only_sound(&mut self) {
+        sound(&mut self.prompts, "prompt", named::is_prompt_name);
+        sound(&mut self.resources, "resource", address::is_straight);
+        sound(&mut self.templates, "template", address::is_straight);
+    }
+}
+
+/// The public name of a server's tool or prompt.
+pub fn public_name(prefix: Prefix, upstream: &str, own: &str) -> String {
+    match prefix {
+        Prefix::None => own.to_owned(),
+        Prefix::Upstream => format!("{upstream}__{own}"),
+    }
+}
+
+fn sound(items: &mut Vec<Item>, what: &'static str, is_sound: impl Fn(&str) -> bool) {
+    let mut known = HashSet::new();
+    items.retain(|item| {
+        let keep = is_sound(&item.own) && known.insert(item.own.clone());
+        if !keep {
+            tracing::warn!(what, name = ?item.own, "left out: its name is not one that a rule could name, or it is listed twice");
+        }
+        keep
+    });
 }
 
 /// A prompt, resource or template as its server lists it. Nobody reviews them: what may be read is a rule, not a pin.
@@ -61,7 +101,8 @@ pub struct Item {
 
 impl Live {
     /// Takes a new listing.
-    pub fn set(&self, listing: Listing) {
+    pub fn set(&self, mut listing: Listing) {
+        listing.only_sound();
         self.listing.store(Some(Arc::new(listing)));
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -173,13 +214,38 @@ impl Catalog {
         self.sources.get(tool.upstream)
     }
 
-    /// How the tool stands now.
-    pub fn standing(&self, tool: &Target) -> Standing {
-        match (&tool.withheld, self.source(tool)) {
-            (Some(reason), _) => reason.clone(),
-            (None, Some(source)) => source.live.standing(&tool.own_name, &tool.hash),
-            (None, None) => Standing::Gone,
+    /// How the target stands now. A resource need not be listed: templates and links name others.
+    pub fn standing(&self, target: &Target) -> Standing {
+        match (&target.withheld, self.source(target), target.kind) {
+            (Some(reason), _, _) => reason.clone(),
+            (None, Some(source), Kind::Tool) => source.live.standing(&target.own_name, &target.hash),
+            (None, Some(source), Kind::Prompt) => match source.live.listing.load().as_deref() {
+                None => Standing::Unconfirmed,
+                Some(listing) => listing.prompt(&target.own_name).map_or(Standing::Gone, |_| Standing::Reviewed),
+            },
+            (None, Some(_), Kind::Resource) => Standing::Reviewed,
+            (None, None, _) => Standing::Gone,
         }
+    }
+
+    /// The upstream's place and the server's own name, where a public name is made of the two.
+    pub fn own_name<'n>(&self, name: &'n str) -> Option<(usize, &'n str)> {
+        self.owner(name, |name| name.split_once("__"))
+    }
+
+    /// The upstream's place and the server's own URI, where a URI is a public one.
+    pub fn own_uri<'n>(&self, uri: &'n str) -> Option<(usize, &'n str)> {
+        self.owner(uri, address::split)
+    }
+
+    fn owner<'n>(&self, public: &'n str, split: impl Fn(&'n str) -> Option<(&'n str, &'n str)>) -> Option<(usize, &'n str)> {
+        if self.sources.iter().any(|source| source.manifest.prefix == Prefix::None) {
+            // There is no other upstream then.
+            return Some((0, public));
+        }
+        let (upstream, own) = split(public)?;
+        let at = self.sources.iter().position(|source| source.manifest.upstream == upstream)?;
+        Some((at, own))
     }
 
     /// The target's name, where the public name is one that an upstream lists today and nobody has reviewed.

@@ -64,6 +64,10 @@ impl SchemaText {
     fn new(schema: &Node<'_>) -> Self {
         let mut text = Vec::new();
         write_canonical(schema, &mut text);
+        Self::of(text)
+    }
+
+    pub(super) fn of(text: Vec<u8>) -> Self {
         Self { hash: sha256(&text), text: text.into() }
     }
 
@@ -158,8 +162,10 @@ pub struct Target {
     pub listed_legacy: Option<Bytes>,
     /// Why it is withheld whatever its server says.
     pub withheld: Option<Standing>,
-    input: Option<SchemaText>,
-    output: Option<SchemaText>,
+    /// Whether the upstream's names are public as they are.
+    pub prefix: Prefix,
+    pub(super) input: Option<SchemaText>,
+    pub(super) output: Option<SchemaText>,
 }
 
 /// All tools that the manifest or the lock of an upstream names.
@@ -177,10 +183,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
     let declared = entry.map_or(Tier::Irreversible, |entry| entry.tier);
     let tier = node.as_ref().map_or(declared, |node| raised(declared, node));
     let policy_name = format!("{}__{own_name}", manifest.upstream);
-    let name = match manifest.prefix {
-        Prefix::Upstream => policy_name.clone(),
-        Prefix::None => own_name.to_owned(),
-    };
+    let name = super::public_name(manifest.prefix, &manifest.upstream, own_name);
     let withheld = match (entry, definition) {
         (None, _) => Some(Standing::NotInManifest),
         (_, None) => Some(Standing::NotPinned),
@@ -216,6 +219,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         hash: definition.map(|definition| definition.hash).unwrap_or_default(),
         hash_text: definition.map(|definition| format!("sha256:{}", hex(&definition.hash))).unwrap_or_default().into(),
         withheld,
+        prefix: manifest.prefix,
         input: schema("inputSchema"),
         output: schema("outputSchema"),
     }

@@ -27,6 +27,8 @@ use crate::config::{Config, Fault};
 use crate::identity::Identity;
 use crate::limit::{Limits, Time};
 use crate::mcp::json;
+use crate::mcp::messages::Offers;
+use crate::mcp::revision::Revision;
 use crate::policy::{Names, Options as PolicyOptions, Policy, TargetFacts, Warning};
 use crate::schema::Schemas;
 use crate::seal::{self, Seal};
@@ -283,6 +285,7 @@ impl Assembly {
                     prompts: items(listing.prompts),
                     resources: items(listing.resources),
                     templates: items(listing.templates),
+                    offers: offers(listing.capabilities.as_deref(), listing.version),
                     ..read(listing.tools.iter().map(|tool| &tool.json))
                 };
                 for reason in &listed.unreadable {
@@ -401,6 +404,11 @@ pub fn read<'t>(tools: impl Iterator<Item = &'t bytes::Bytes>) -> Listing {
         }
     }
     listing
+}
+
+fn offers(capabilities: Option<&[u8]>, version: Revision) -> Offers {
+    let node = capabilities.and_then(|text| json::parse(text, json::Limits::default()).ok());
+    node.map(|node| Offers::of(&node, version == Revision::V2024_11_05)).unwrap_or_default()
 }
 
 fn items(listed: Vec<crate::upstream::Definition>) -> Vec<Item> {

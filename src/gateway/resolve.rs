@@ -1,35 +1,74 @@
-//! The stages *resolve* and *sees* of the path: a name in, the target that it means out, for those who may know of it.
+//! The stages *resolve* and *sees* of the path: a name or URI in, the target that it means out, for those who may know of it.
+
+use std::sync::OnceLock;
 
 use super::{Gateway, withheld};
+use crate::catalog::address::is_straight;
 use crate::catalog::{Standing, Target};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
-use crate::mcp::messages::{Kind, Request};
+use crate::invocation::Caller;
+use crate::mcp::canonical::write_string;
+use crate::mcp::messages::{Kind, Method, Request};
+use crate::mcp::revision::Revision;
+
+/// Where a target stands that is made for one call; a tool needs none.
+pub(super) type Made = OnceLock<Box<Target>>;
 
 impl Gateway {
     /// The target that the request names.
-    // Prompts and resources are not served yet, so no request names one that exists.
-    pub(super) fn resolve(&self, principal: &Principal, request: &Request<'_, '_>) -> Result<&Target, Error> {
-        let name = Some(request.name).filter(|_| request.kind == Kind::Tool);
-        let found = name.and_then(|name| self.catalog.tool(self.catalog.find(name)?));
-        found.ok_or_else(|| {
-            let unreviewed = name.and_then(|name| self.catalog.unreviewed(name));
+    pub(super) fn resolve<'d>(&'d self, made: &'d Made, caller: &Caller, request: &Request<'_, '_>) -> Result<&'d Target, Error> {
+        let found = match request.kind {
+            Kind::Tool => return self.tool(&caller.principal, request.name),
+            Kind::Prompt => self.prompt(request),
+            Kind::Resource => self.resource(request),
+        };
+        match found {
+            Some(target) => Ok(made.get_or_init(|| Box::new(target))),
+            None => Err(self.not_found(caller, request.kind, request.name)),
+        }
+    }
+
+    fn tool(&self, principal: &Principal, name: &str) -> Result<&Target, Error> {
+        self.catalog.find(name).and_then(|index| self.catalog.tool(index)).ok_or_else(|| {
+            let unreviewed = self.catalog.unreviewed(name);
             if unreviewed.is_some_and(|target| self.policy.sees_by_name(self.policy.class(&principal.id), &target)) {
                 return Error::new(Code::ToolWithheld, "the tool is new and nobody has reviewed it");
             }
-            self.not_found(principal, request.name)
+            self.no_tool(principal, name)
         })
     }
 
+    fn prompt(&self, request: &Request<'_, '_>) -> Option<Target> {
+        let (at, own) = self.catalog.own_name(request.name)?;
+        let source = self.catalog.sources().get(at)?;
+        let listing = source.live.listing();
+        let definition = listing.as_ref().and_then(|listing| listing.prompt(own));
+        // Before the server has been heard of, the call may wait for it; after, it has no other prompts than it lists.
+        let known = definition.is_some() || listing.is_none();
+        known.then(|| Target::prompt(at, source, request.name, own, definition, request.method))
+    }
+
+    /// A URI need not be listed: templates and links name others. A template to complete must be.
+    fn resource(&self, request: &Request<'_, '_>) -> Option<Target> {
+        let (at, own) = self.catalog.own_uri(request.name)?;
+        let source = self.catalog.sources().get(at)?;
+        let listing = source.live.listing();
+        let mut templates = listing.iter().flat_map(|listing| &listing.templates);
+        let known = request.method != Method::Complete || listing.is_none() || templates.any(|item| &*item.own == own);
+        (known && is_straight(own)).then(|| Target::resource(at, source, request.name, own, request.method))
+    }
+
     /// Whoever does not see a target is told what somebody with a wrong name is told.
-    pub(super) fn sees(&self, principal: &Principal, target: &Target) -> Result<(), Error> {
-        let class = self.policy.class(&principal.id);
+    pub(super) fn sees(&self, caller: &Caller, target: &Target) -> Result<(), Error> {
+        let class = self.policy.class(&caller.principal.id);
         let seen = match target.index {
             Some(index) => self.policy.sees(class, index),
             None => self.policy.sees_by_name(class, &target.policy_name),
         };
         if !seen {
-            return Err(self.not_found(principal, &target.name).operator("no rule lets this agent see the tool"));
+            let reason = "no rule lets this agent see the target";
+            return Err(self.not_found(caller, target.kind, &target.name).operator(reason));
         }
         match self.catalog.standing(target) {
             Standing::Reviewed | Standing::Unconfirmed => Ok(()),
@@ -37,11 +76,42 @@ impl Gateway {
         }
     }
 
-    fn not_found(&self, principal: &Principal, name: &str) -> Error {
+    /// What may have changed while the call waited: the credential, and the live definition.
+    pub(super) fn still_current(&self, caller: &Caller, target: &Target) -> Result<(), Error> {
+        if !self.shared.identity.load().holds(&caller.principal) {
+            return Err(Error::new(Code::Unauthenticated, "the API key has been revoked"));
+        }
+        match (target.kind, self.catalog.standing(target)) {
+            (_, Standing::Reviewed) => Ok(()),
+            (Kind::Prompt, _) => Err(self.not_found(caller, target.kind, &target.name)),
+            (_, standing) => Err(withheld(target, &standing)),
+        }
+    }
+
+    fn not_found(&self, caller: &Caller, kind: Kind, name: &str) -> Error {
+        match kind {
+            Kind::Tool => self.no_tool(&caller.principal, name),
+            Kind::Prompt => {
+                Error::new(Code::ToolNotFound, "there is no such prompt").suggest("list the prompts and get one of them by its exact name")
+            }
+            Kind::Resource => no_resource(caller.revision, name),
+        }
+    }
+
+    fn no_tool(&self, principal: &Principal, name: &str) -> Error {
         let error = Error::new(Code::ToolNotFound, "there is no such tool");
         match self.resembling(principal, name) {
             Some(listed) => error.suggest(format!("call `{listed}` if that is what you meant, or list the tools")),
             None => error,
         }
     }
+}
+
+/// The protocol has a number of its own for this up to 2025-11-25, and has given it up since (resources, error handling).
+fn no_resource(revision: Option<Revision>, uri: &str) -> Error {
+    let number = if revision.is_some_and(|revision| !revision.is_modern()) { -32002 } else { -32602 };
+    let mut quoted = Vec::new();
+    write_string(uri, &mut quoted);
+    let error = Error::new(Code::ToolNotFound, "there is no such resource").wire(number, 200);
+    error.suggest("list the resources and their templates").data("uri", String::from_utf8_lossy(&quoted).into_owned())
 }

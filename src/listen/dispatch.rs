@@ -7,16 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Service;
 use crate::error::{Code, Effect, Error};
-use crate::gateway::{Answer, Gateway};
+use crate::gateway::{Answer, Gateway, Listed};
 use crate::invocation::Caller;
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Downstream, Method, Request, client_name, invalid_params};
 use crate::mcp::respond::{self, Ending};
 use crate::mcp::revision::Revision;
-
-/// How long a client may keep what we list, in milliseconds. Short: a list follows policy edits within seconds.
-const LIST_TTL_MS: u32 = 5_000;
 
 /// One message on its way through dispatch.
 pub struct Turn<'t> {
@@ -59,13 +56,10 @@ impl Turn<'_> {
     pub async fn request(&self, id: &Id, method: &str, params: Option<&Node<'_>>) -> Wire {
         match (self.revision.is_modern(), method) {
             (_, "tools/call") => self.call(id, params).await,
-            (_, "tools/list") => match params.and_then(|params| params.get("cursor")) {
-                None => Wire::ok(self.list(id)),
-                Some(_) => {
-                    let error = Error::new(Code::StateInvalid, "the cursor is not one of this gateway").wire(-32602, 200);
-                    self.refuse(id, method, error).await
-                }
-            },
+            (_, "tools/list") => self.list(id, Listed::Tools, method, params).await,
+            (_, "prompts/list") => self.list(id, Listed::Prompts, method, params).await,
+            (_, "resources/list") => self.list(id, Listed::Resources, method, params).await,
+            (_, "resources/templates/list") => self.list(id, Listed::Templates, method, params).await,
             (true, "server/discover") => Wire::ok(discover(id)),
             (false, "initialize") => self.initialize(id, params).await,
             (false, "ping") => Wire::ok(respond::result(id, &[])),
@@ -153,16 +147,17 @@ impl Turn<'_> {
         }
     }
 
-    fn list(&self, id: &Id) -> Bytes {
-        let tools = self.gateway.list(&self.caller.principal, self.revision);
-        if !self.revision.is_modern() {
-            return respond::result(id, &[b"\"tools\":", &tools]);
+    async fn list(&self, id: &Id, what: Listed, method: &str, params: Option<&Node<'_>>) -> Wire {
+        let cursor = params.and_then(|params| params.get("cursor"));
+        if cursor.is_some_and(|cursor| cursor.as_str().is_none()) {
+            return self.refuse(id, method, invalid_params("`params.cursor` is not a string")).await;
         }
-        let tail = format!(
-            ",\"resultType\":\"complete\",\"ttlMs\":{LIST_TTL_MS},\"cacheScope\":\"private\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{}}}",
-            respond::SERVER_INFO
-        );
-        respond::result(id, &[b"\"tools\":", &tools, tail.as_bytes()])
+        match self.gateway.list(what, self.caller, self.revision, cursor.and_then(Node::as_str)) {
+            Ok(page) => {
+                Wire::ok(respond::page(id, self.revision, what.member(), &page.items, page.next.as_deref(), page.ttl_ms, &page.unavailable))
+            }
+            Err(error) => self.refuse(id, method, error).await,
+        }
     }
 
     async fn initialize(&self, id: &Id, params: Option<&Node<'_>>) -> Wire {

@@ -110,6 +110,55 @@ pub enum Feed {
     Resources,
 }
 
+/// What a server can do, as far as agents use it: the parts of its `capabilities` that a gateway passes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// Tools.
+    pub tools: bool,
+    /// Prompts.
+    pub prompts: bool,
+    /// Resources, and templates of them.
+    pub resources: bool,
+    /// Watching single resources.
+    pub subscribe: bool,
+    /// Completion of arguments.
+    pub completions: bool,
+    /// Log messages.
+    pub logging: bool,
+}
+
+impl Offers {
+    /// All of them.
+    pub const ALL: Self = Self { tools: true, prompts: true, resources: true, subscribe: true, completions: true, logging: true };
+
+    /// Of a server's `capabilities`. Completion had no capability in 2024-11-05: what completes then is the server's to say.
+    pub fn of(capabilities: &Node<'_>, has_completions: bool) -> Self {
+        let has = |key| capabilities.get(key).is_some_and(Node::is_object);
+        let subscribe = capabilities.pointer("/resources/subscribe").and_then(Node::as_bool) == Some(true);
+        Self {
+            tools: has("tools"),
+            prompts: has("prompts"),
+            resources: has("resources"),
+            subscribe,
+            completions: has("completions") || has_completions,
+            logging: has("logging"),
+        }
+    }
+
+    /// What either can do.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            tools: self.tools || other.tools,
+            prompts: self.prompts || other.prompts,
+            resources: self.resources || other.resources,
+            subscribe: self.subscribe || other.subscribe,
+            completions: self.completions || other.completions,
+            logging: self.logging || other.logging,
+        }
+    }
+}
+
 /// The requests that name a target and take the gateway's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {

@@ -74,6 +74,31 @@ pub fn result(id: &Id, members: &[&[u8]]) -> Bytes {
     out.into()
 }
 
+/// The response to a list: `items` under `member`, the next page's cursor, and the tool servers that are not connected.
+pub fn page(id: &Id, revision: Revision, member: &str, items: &[u8], next: Option<&str>, ttl_ms: u32, unavailable: &[String]) -> Bytes {
+    let (mut tail, mut meta) = (Vec::new(), Vec::new());
+    if let Some(cursor) = next {
+        tail.extend_from_slice(b",\"nextCursor\":");
+        write_string(cursor, &mut tail);
+    }
+    if revision.is_modern() {
+        let cache = format!(",\"resultType\":\"complete\",\"ttlMs\":{ttl_ms},\"cacheScope\":\"private\"");
+        tail.extend_from_slice(cache.as_bytes());
+        meta.extend_from_slice(b"\"io.modelcontextprotocol/serverInfo\":");
+        meta.extend_from_slice(SERVER_INFO.as_bytes());
+    }
+    if !unavailable.is_empty() && !meta.is_empty() {
+        meta.push(b',');
+    }
+    list(b"\"dev.doorward/unavailable\":[", unavailable, &mut meta, |id, out| write_string(id, out));
+    if !meta.is_empty() {
+        tail.extend_from_slice(b",\"_meta\":{");
+        tail.append(&mut meta);
+        tail.push(b'}');
+    }
+    result(id, &[b"\"", member.as_bytes(), b"\":", items, &tail])
+}
+
 /// The response to a call that did not fail.
 pub fn answer(id: &Id, revision: Revision, ending: &Ending) -> Bytes {
     match ending {

@@ -178,6 +178,20 @@ impl Policy {
         self.decide(class, target).is_permit()
     }
 
+    /// Whether some target whose name begins with `stem` could be allowed: what a template of names may be shown for.
+    pub fn lists_some(&self, class: ClassId, stem: &str, tier: Tier) -> bool {
+        let subjects = self.table.subjects(class);
+        let concerned = |rule: &&Rule| {
+            let known = || self.roles.id(&rule.subject).is_some_and(|id| subjects.binary_search(&id).is_ok());
+            rule.bound.covers(tier) && known()
+        };
+        let every = |rule: &&Rule| rule.pattern.is_wildcard() && stem.starts_with(rule.pattern.stem());
+        let some = |rule: &&Rule| every(rule) || rule.pattern.stem().starts_with(stem);
+        let mut allows = self.rows.rules.iter().filter(|rule| rule.effect == RuleEffect::Allow);
+        let mut denies = self.rows.rules.iter().filter(|rule| rule.effect == RuleEffect::Deny);
+        allows.any(|rule| some(&rule) && concerned(&rule)) && !denies.any(|rule| every(&rule) && concerned(&rule))
+    }
+
     /// For a default deny: the class's allows that name the target and stop below its tier. May be told to the agent.
     pub fn nearest(&self, class: ClassId, target: TargetIndex) -> Vec<Near> {
         let Some((name, tier)) = self.targets.get(target.0 as usize) else { return Vec::new() };
