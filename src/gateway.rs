@@ -131,7 +131,7 @@ impl Gateway {
         let recorded = self.shared.audit.intent(trail, cleared).await?;
         let resume = rounds::resume(round.as_deref(), request.retry);
         let reply = upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await?;
-        let ending = inspect(&reply, schemas.output.as_deref(), target.is_idempotent())?;
+        let ending = inspect(&reply, recorded.invocation(), schemas.output.as_deref())?;
         rounds::wrap(&self.shared, recorded.invocation(), round.as_deref(), ending)
     }
 

@@ -1,54 +1,86 @@
-//! What comes back from a tool server before an agent sees it: the shape that MCP asks for, and the tool's own output
-//! schema.
+//! What comes back from a tool server before an agent sees it: the shape that MCP asks for, the tool's own output schema,
+//! and the URIs by which the agent can come back to the same server.
 //!
 //! INVARIANT: a result that breaks the reviewed output schema is not passed off as good; the error says that the call ran.
 
+mod edit;
+mod refused;
+
 use bytes::Bytes;
 
+use self::edit::Edits;
 use crate::error::{Code, Effect, Error};
+use crate::invocation::Invocation;
 use crate::mcp::canonical::write_string;
-use crate::mcp::json::{self, Limits, Node};
-use crate::mcp::messages::is_hop_local;
-use crate::mcp::respond::{CallResult, Ending};
+use crate::mcp::json::{self, Limits, Node, Value};
+use crate::mcp::messages::{Method, is_hop_local};
+use crate::mcp::respond::{Cache, CallResult, Ending, Questions};
 use crate::schema::Schema;
 use crate::upstream::{Outcome, Reply};
 
 /// Bounds of a reply's document; its size is bounded by the manifest.
 const LIMITS: Limits = Limits { depth: 96, nodes: 2_000_000 };
 
-/// Takes the answer to a `tools/call`, checks it and cuts out what is relayed.
+/// Takes the answer to a call, checks it and cuts out what is relayed.
 ///
 /// # Errors
-/// `upstream_error` for a JSON-RPC error, `upstream_protocol_error` for what is no result of `tools/call`, `result_invalid`
+/// What the server's JSON-RPC error comes to, `upstream_protocol_error` for what is no result of the method, `result_invalid`
 /// for a structured result that breaks `output`.
-pub fn inspect(reply: &Reply, output: Option<&Schema>, idempotent: bool) -> Result<Ending, Error> {
-    let unsound =
-        |what: &'static str| Error::new(Code::UpstreamProtocolError, what).from_upstream().after_effect(Effect::Unknown, idempotent);
+pub fn inspect(reply: &Reply, invocation: &Invocation<'_>, output: Option<&Schema>) -> Result<Ending, Error> {
     let (Outcome::Result(span) | Outcome::Failure(span)) = &reply.outcome;
     let text = reply.body.slice(span.clone());
     let parsed = json::parse(&text, LIMITS);
-    let result = &parsed.map_err(|error| unsound("the tool server's answer is not sound JSON").operator(error))?;
+    let result = &parsed.map_err(|error| unsound(invocation, "the tool server's answer is not sound JSON").operator(error))?;
     if matches!(reply.outcome, Outcome::Failure(_)) {
-        return Err(refused(result, idempotent));
+        return Err(refused::refused(result, &text, invocation));
     }
     if !result.is_object() {
-        return Err(unsound("the result is not an object"));
+        return Err(unsound(invocation, "the result is not an object"));
     }
     match result.get("resultType").map(Node::as_str) {
         None | Some(Some("complete")) => {}
-        Some(Some("input_required")) => {
-            return Err(unsound("the tool server asks for input, which this gateway did not offer"));
-        }
-        Some(_) => return Err(unsound("the tool server answered with a result type that this gateway does not know")),
+        Some(Some("input_required")) => return asks(&text, result, invocation).map(Ending::Asks),
+        Some(_) => return Err(unsound(invocation, "the tool server answered with a result type that this gateway does not know")),
     }
-    if !result.get("content").is_some_and(|content| matches!(content.value, json::Value::Array(_))) {
-        return Err(unsound("the result has no `content` array"));
-    }
-    let is_error = result.get("isError").and_then(Node::as_bool).unwrap_or(false);
+    has_its_shape(invocation, result)?;
+    let is_error = invocation.method == Method::CallTool && result.get("isError").and_then(Node::as_bool).unwrap_or(false);
     if let Some(schema) = output.filter(|_| !is_error) {
         conforms(schema, result)?;
     }
-    Ok(Ending::Complete(cut(&text, result, is_error)))
+    let cache = (invocation.method == Method::ReadResource).then(|| Cache { ttl_ms: ttl(result), public: false });
+    Ok(Ending::Complete(CallResult { is_error, cache, ..cut(&text, result, &Edits::of(invocation, result)) }))
+}
+
+fn unsound(invocation: &Invocation<'_>, what: &'static str) -> Error {
+    let error = Error::new(Code::UpstreamProtocolError, what).from_upstream();
+    error.after_effect(Effect::Unknown, invocation.target.is_idempotent())
+}
+
+/// What each method's result cannot be without.
+fn has_its_shape(invocation: &Invocation<'_>, result: &Node<'_>) -> Result<(), Error> {
+    let is_array = |node: Option<&Node<'_>>| node.is_some_and(|node| matches!(node.value, Value::Array(_)));
+    let (has, lacks) = match invocation.method {
+        Method::CallTool => (is_array(result.get("content")), "the result has no `content` array"),
+        Method::GetPrompt => (is_array(result.get("messages")), "the result has no `messages` array"),
+        Method::ReadResource => (is_array(result.get("contents")), "the result has no `contents` array"),
+        Method::Complete => (is_array(result.pointer("/completion/values")), "the result has no `completion.values` array"),
+    };
+    if has { Ok(()) } else { Err(unsound(invocation, lacks)) }
+}
+
+/// Questions in place of a result, from a server that was told that it may ask.
+fn asks(text: &Bytes, result: &Node<'_>, invocation: &Invocation<'_>) -> Result<Questions, Error> {
+    let requests = result.get("inputRequests").filter(|requests| requests.is_object() && !requests.members().is_empty());
+    let state = result.get("requestState").filter(|state| state.as_str().is_some());
+    if invocation.method == Method::Complete || (requests.is_none() && state.is_none()) {
+        return Err(unsound(invocation, "the tool server asks for input in a way that the protocol does not have"));
+    }
+    let offered = invocation.caller.capabilities.intersect(invocation.target.may_ask);
+    if requests.is_some() && offered.is_empty() {
+        return Err(unsound(invocation, "the tool server asks for input, which this gateway did not offer"));
+    }
+    let slice = |node: &Node<'_>| text.slice(node.span());
+    Ok(Questions { requests: requests.map_or(Bytes::from_static(b"{}"), slice), state: state.map(slice), running: false })
 }
 
 fn conforms(schema: &Schema, result: &Node<'_>) -> Result<(), Error> {
@@ -58,44 +90,30 @@ fn conforms(schema: &Schema, result: &Node<'_>) -> Result<(), Error> {
     schema.check(structured).map_err(|details| invalid("the result does not match the tool's output schema").details(details))
 }
 
-/// A JSON-RPC error of the server. Its number tells whether the server got as far as running the tool.
-fn refused(error: &Node<'_>, idempotent: bool) -> Error {
-    let number = error.get("code").and_then(|code| match code.value {
-        json::Value::Number(digits) => digits.parse::<i64>().ok(),
-        _ => None,
-    });
-    let message: String =
-        error.get("message").and_then(Node::as_str).unwrap_or_default().chars().filter(|c| !c.is_control()).take(300).collect();
-    let mut quoted = Vec::new();
-    write_string(&message, &mut quoted);
-    let effect = match number {
-        Some(-32700 | -32600 | -32601 | -32602 | -32022 | -32021 | -32020) => Effect::None,
-        _ => Effect::Unknown,
-    };
-    let data = format!("{{\"code\":{},\"message\":{}}}", number.unwrap_or_default(), String::from_utf8_lossy(&quoted));
-    let refusal = Error::new(Code::UpstreamError, format!("the tool server answered with an error: {message}"));
-    refusal.from_upstream().after_effect(effect, idempotent).data("upstream", data)
+/// How long the server says that the result holds; a negative time is none.
+fn ttl(result: &Node<'_>) -> u32 {
+    result.get("ttlMs").and_then(Node::as_u64).map_or(0, |ttl| u32::try_from(ttl).unwrap_or(u32::MAX))
 }
 
-fn cut(message: &Bytes, result: &Node<'_>, is_error: bool) -> CallResult {
+fn cut(message: &Bytes, result: &Node<'_>, edits: &Edits) -> CallResult {
     let ours = |key: &str| matches!(key, "resultType" | "ttlMs" | "cacheScope" | "_meta");
     let whole = result.members();
     // Up to 2025-11-25 this is an object, and clients of those revisions refuse the whole result over anything else.
     let newest = |member: &json::Member<'_>| member.key == "structuredContent" && !member.node.is_object();
-    let newer = join(message, whole.iter().filter(|member| newest(member)), 0);
-    let members = if whole.iter().any(|member| ours(&member.key) || newest(member)) {
-        join(message, whole.iter().filter(|member| !ours(&member.key) && !newest(member)), result.span().len())
+    let newer = join(message, whole.iter().filter(|member| newest(member)), edits, 0);
+    let members = if !edits.is_empty() || whole.iter().any(|member| ours(&member.key) || newest(member)) {
+        join(message, whole.iter().filter(|member| !ours(&member.key) && !newest(member)), edits, result.span().len())
     } else {
         // Nothing to take out: the inside of the object is relayed as it stands, without a copy.
         let span = result.span();
         message.slice(span.start + 1..span.end - 1)
     };
     let relayed = result.get("_meta").map(Node::members).unwrap_or_default();
-    let meta = join(message, relayed.iter().filter(|member| !is_hop_local(&member.key)), 0);
-    CallResult { members, newer, meta, is_error, cache: None }
+    let meta = join(message, relayed.iter().filter(|member| !is_hop_local(&member.key)), edits, 0);
+    CallResult { members, newer, meta, is_error: false, cache: None }
 }
 
-fn join<'m, 'a: 'm>(message: &Bytes, members: impl Iterator<Item = &'m json::Member<'a>>, bytes: usize) -> Bytes {
+fn join<'m, 'a: 'm>(message: &Bytes, members: impl Iterator<Item = &'m json::Member<'a>>, edits: &Edits, bytes: usize) -> Bytes {
     let mut out = Vec::with_capacity(bytes);
     for member in members {
         if !out.is_empty() {
@@ -103,7 +121,7 @@ fn join<'m, 'a: 'm>(message: &Bytes, members: impl Iterator<Item = &'m json::Mem
         }
         write_string(&member.key, &mut out);
         out.push(b':');
-        out.extend_from_slice(member.node.text(message));
+        edits.write(message, member.node.span(), &mut out);
     }
     out.into()
 }

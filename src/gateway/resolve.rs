@@ -67,7 +67,11 @@ impl Gateway {
             None => self.policy.sees_by_name(class, &target.policy_name),
         };
         if !seen {
-            let reason = "no rule lets this agent see the target";
+            let reason = match target.kind {
+                Kind::Tool => "no rule lets this agent see the tool",
+                Kind::Prompt => "no rule lets this agent see the prompt",
+                Kind::Resource => "no rule lets this agent see the resource",
+            };
             return Err(self.not_found(caller, target.kind, &target.name).operator(reason));
         }
         match self.catalog.standing(target) {

@@ -54,8 +54,10 @@ impl Wire {
 impl Turn<'_> {
     /// Answers a request.
     pub async fn request(&self, id: &Id, method: &str, params: Option<&Node<'_>>) -> Wire {
+        if let Some(method) = Method::parse(method) {
+            return self.call(id, method, params).await;
+        }
         match (self.revision.is_modern(), method) {
-            (_, "tools/call") => self.call(id, params).await,
             (_, "tools/list") => self.list(id, Listed::Tools, method, params).await,
             (_, "prompts/list") => self.list(id, Listed::Prompts, method, params).await,
             (_, "resources/list") => self.list(id, Listed::Resources, method, params).await,
@@ -97,29 +99,34 @@ impl Turn<'_> {
         self.wire(id, method == "tools/call", answer)
     }
 
-    async fn call(&self, id: &Id, params: Option<&Node<'_>>) -> Wire {
-        let call = match Request::read(Method::CallTool, params, self.text) {
-            Ok(call) => call,
-            // The envelope is not sound, so this is no call yet: a JSON-RPC error.
-            Err(error) => return self.refuse(id, "tools/call (malformed)", error).await,
+    async fn call(&self, id: &Id, method: Method, params: Option<&Node<'_>>) -> Wire {
+        // The envelope is not sound, so this is no call yet: a JSON-RPC error.
+        let malformed = match method {
+            Method::CallTool => "tools/call (malformed)",
+            _ => method.as_str(),
         };
+        let call = match Request::read(method, params, self.text) {
+            Ok(call) => call,
+            Err(error) => return self.refuse(id, malformed, error).await,
+        };
+        let name = method.as_str();
         let Ok(_place) = self.service.0.calls.try_acquire() else {
             let error = Error::new(Code::Overloaded, "the gateway has as many calls under way as it takes").retry_after_ms(100);
-            return self.refuse(id, "tools/call", error).await;
+            return self.refuse(id, name, error).await;
         };
         if self.service.is_draining() {
             let error = Error::new(Code::ShuttingDown, "the gateway is stopping").retry_after_ms(1_000);
-            return self.refuse(id, "tools/call", error).await;
+            return self.refuse(id, name, error).await;
         }
         let _listed = match self.conversation.map(|conversation| InFlight::enter(self.service, conversation, id, self.cancel)) {
             Some(None) => {
                 let error = Error::new(Code::MalformedRequest, "the id is that of a call which is still under way");
-                return self.refuse(id, "tools/call (malformed)", error).await;
+                return self.refuse(id, malformed, error).await;
             }
             listed => listed,
         };
         let answer = self.gateway.call(self.caller, id, &call, self.text, self.downstream).await;
-        self.wire(id, true, answer)
+        self.wire(id, method == Method::CallTool, answer)
     }
 
     fn wire(&self, id: &Id, is_call: bool, answer: Answer) -> Wire {

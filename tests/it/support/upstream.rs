@@ -114,7 +114,7 @@ impl Upstream {
         format!("http://{}/mcp", self.address)
     }
 
-    /// What it does with calls of this tool from now on.
+    /// What it does with calls of this tool from now on, or with requests of this method; it has the capabilities of those.
     pub fn does(&self, tool: &str, does: Does) {
         self.shared.does.lock().unwrap().insert(tool.to_owned(), does);
     }
@@ -163,11 +163,12 @@ impl Upstream {
         self.shared.journal.send_modify(|journal| journal.push(received));
         let result = match method.as_str() {
             "server/discover" => json!({
-                "supportedVersions": ["2026-07-28"], "capabilities": { "tools": {} }, "resultType": "complete",
+                "supportedVersions": ["2026-07-28"], "capabilities": self.capabilities(), "resultType": "complete",
                 "ttlMs": 0, "cacheScope": "private",
             }),
             "tools/list" => json!({ "tools": self.tools(), "resultType": "complete", "ttlMs": 0, "cacheScope": "private" }),
             "tools/call" => return self.call(&message).await,
+            other if self.serves(other) => return self.act(other, &message).await,
             _ => return Ok(json_response(json!({ "jsonrpc": "2.0", "id": message["id"], "error": { "code": -32601, "message": "no" } }))),
         };
         Ok(json_response(json!({ "jsonrpc": "2.0", "id": message["id"], "result": result })))
@@ -175,7 +176,25 @@ impl Upstream {
 
     async fn call(self, message: &Value) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, std::io::Error> {
         let tool = message["params"]["name"].as_str().unwrap_or_default();
-        let does = self.shared.does.lock().unwrap().get(tool).cloned().unwrap_or_default();
+        self.act(tool, message).await
+    }
+
+    fn serves(&self, method: &str) -> bool {
+        self.shared.does.lock().unwrap().contains_key(method)
+    }
+
+    fn capabilities(&self) -> Value {
+        let mut has = json!({ "tools": {} });
+        for (capability, method) in [("prompts", "prompts/list"), ("resources", "resources/list"), ("completions", "completion/complete")] {
+            if self.serves(method) {
+                has[capability] = json!({});
+            }
+        }
+        has
+    }
+
+    async fn act(self, name: &str, message: &Value) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, std::io::Error> {
+        let does = self.shared.does.lock().unwrap().get(name).cloned().unwrap_or_default();
         let guard = Abandoned(Some(self.shared.abandoned.clone()));
         let reply = |body: Value| {
             let mut message = json!({ "jsonrpc": "2.0", "id": message["id"] });
