@@ -27,12 +27,12 @@ impl Edits {
         let items = |key| result.get(key).map(Node::items).unwrap_or_default();
         match invocation.method {
             Method::CallTool => items("content").iter().for_each(|block| edits.block(target, revision, block)),
-            Method::GetPrompt => items("messages").iter().filter_map(|message| message.get("content")).for_each(|content| {
-                match &content.value {
+            Method::GetPrompt => {
+                items("messages").iter().filter_map(|message| message.get("content")).for_each(|content| match &content.value {
                     Value::Array(blocks) => blocks.iter().for_each(|block| edits.block(target, revision, block)),
                     _ => edits.block(target, revision, content),
-                }
-            }),
+                })
+            }
             Method::ReadResource => items("contents").iter().for_each(|content| edits.uri(target, content)),
             Method::Complete => edits.completion(result),
         }

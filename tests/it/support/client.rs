@@ -43,7 +43,7 @@ impl Ask {
         meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
         let message = message(method, &params);
         let ask = Self::post(message.to_string()).with("MCP-Protocol-Version", MODERN).with("Mcp-Method", method);
-        match params.get("name").and_then(Value::as_str) {
+        match params.get("name").or(params.get("uri")).and_then(Value::as_str) {
             Some(name) => ask.with("Mcp-Name", name),
             None => ask,
         }

@@ -109,6 +109,28 @@ impl Upstream {
         upstream
     }
 
+    /// One that has a prompt, a resource, a template and completion too.
+    pub async fn offering() -> Self {
+        let upstream = Self::start().await;
+        let list = |member: &str, items: Value| {
+            Does::Result(json!({ member: items, "resultType": "complete", "ttlMs": 0, "cacheScope": "public" }))
+        };
+        let prompt = json!({ "name": "greet", "title": "Greeting", "arguments": [{ "name": "who", "required": true }, { "name": "how" }] });
+        upstream.does("prompts/list", list("prompts", json!([prompt, { "name": "bare" }])));
+        let resources = json!([{ "uri": "file:///notes/b", "name": "b" }, { "uri": "file:///notes/a", "name": "a" }, { "uri": "file:///keys/k", "name": "k" }]);
+        upstream.does("resources/list", list("resources", resources));
+        let templates =
+            json!([{ "uriTemplate": "file:///notes/{name}", "name": "note" }, { "uriTemplate": "file:///keys/{name}", "name": "key" }]);
+        upstream.does("resources/templates/list", list("resourceTemplates", templates));
+        let said = json!({ "role": "user", "content": { "type": "resource", "resource": { "uri": "file:///notes/a", "text": "hi" } } });
+        upstream.does("prompts/get", Does::Result(json!({ "messages": [said], "resultType": "complete" })));
+        let read = json!({ "contents": [{ "uri": "file:///notes/a", "text": "hello" }], "resultType": "complete", "ttlMs": 70, "cacheScope": "public" });
+        upstream.does("resources/read", Does::Result(read));
+        let completion = json!({ "values": ["ada", "alan"], "total": 2 });
+        upstream.does("completion/complete", Does::Result(json!({ "completion": completion, "resultType": "complete" })));
+        upstream
+    }
+
     /// Where it is.
     pub fn url(&self) -> String {
         format!("http://{}/mcp", self.address)
@@ -132,6 +154,11 @@ impl Upstream {
     /// The calls that it got.
     pub fn calls(&self) -> Vec<Received> {
         self.shared.journal.borrow().iter().filter(|received| received.method == "tools/call").cloned().collect()
+    }
+
+    /// The requests of one method that it got.
+    pub fn asked(&self, method: &str) -> Vec<Value> {
+        self.journal().iter().filter(|received| received.method == method).map(Received::json).collect()
     }
 
     /// Everything that it got.
