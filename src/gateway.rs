@@ -30,7 +30,7 @@ pub use self::listing::{Listed, Page};
 use self::resolve::Made;
 use crate::approval;
 use crate::audit::trail::{Audit, Trail};
-use crate::catalog::{Catalog, Standing, Target};
+use crate::catalog::{Catalog, Standing, Target, param_header};
 use crate::error::{Code, Effect, Error};
 use crate::identity::{Identity, Principal};
 use crate::inspect::inspect;
@@ -115,6 +115,7 @@ impl Gateway {
         // Do the arguments match the reviewed schema? Conditions of the policy read valid ones only.
         let schemas = target.schemas(&self.shared.schemas).map_err(|standing| withheld(target, &standing))?;
         let arguments = Arguments::validate(&schemas.input, request.arguments, message)?;
+        param_header::check(&target.headers, request)?;
         let context = request.context.map(|context| context.text(message));
         let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context };
         let round = rounds::open(&self.shared, &invocation, request.retry)?;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::lock::{Definition, DefinitionHash};
+use super::lock::{Definition, DefinitionHash, LIMITS};
 use super::manifest::{Idempotency, Label, Prefix, ToolEntry, Treatment};
-use super::param_header::ParamHeader;
+use super::param_header::{Found, ParamHeader};
 use super::tier::Tier;
 use super::{Source, TargetIndex};
 use crate::mcp::canonical::{write_canonical, write_string};
 use crate::mcp::capabilities::Capabilities;
-use crate::mcp::json::Node;
+use crate::mcp::json::{self, Node};
 pub use crate::mcp::messages::Kind;
 use crate::schema::{Formats, Schema, SchemaFault, SchemaHash, Schemas};
 use crate::seal::{hex, sha256};
@@ -189,12 +189,21 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         (_, None) => Some(Standing::NotPinned),
         _ => None,
     };
+    let params = node.as_ref().and_then(|node| node.get("inputSchema")).map(Found::of).unwrap_or_default();
+    let repaired = definition.and_then(|definition| params.repaired(&definition.text));
+    if repaired.is_some() {
+        tracing::warn!(tool = policy_name, "an unsound `x-mcp-header` of the input schema is not published");
+    }
+    let published = match &repaired {
+        Some(text) => json::parse(text, LIMITS).ok(),
+        None => node.clone(),
+    };
     let schema = |member: &str| node.as_ref().and_then(|node| node.get(member)).map(SchemaText::new);
     Target {
         kind: Kind::Tool,
         index: None,
-        listed: node.as_ref().map(|node| renamed(node, &name, true)).unwrap_or_default(),
-        listed_legacy: node.as_ref().filter(|node| !has_legacy_output(node)).map(|node| renamed(node, &name, false)),
+        listed: published.as_ref().map(|node| renamed(node, &name, true)).unwrap_or_default(),
+        listed_legacy: published.as_ref().filter(|node| !has_legacy_output(node)).map(|node| renamed(node, &name, false)),
         name: name.into(),
         policy_name: policy_name.into(),
         own_name: own_name.into(),
@@ -209,7 +218,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         idempotency: entry.map(|entry| entry.idempotency.clone()).unwrap_or_default(),
         compensation: entry.and_then(|entry| entry.compensation.clone()),
         may_ask: manifest.may_ask(),
-        headers: Vec::new(),
+        headers: params.headers,
         task: node.as_ref().map(task_support).unwrap_or_default(),
         timeout_ms: entry.and_then(|entry| entry.timeout_ms).unwrap_or(defaults.timeout_ms).value(),
         interaction_timeout_ms: defaults.interaction_timeout_ms.value(),
