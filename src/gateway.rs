@@ -24,7 +24,7 @@ use std::task::Poll;
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
-pub use self::assembly::{Assembly, Folders, Loaded, LogOrigin, Plan, StartError, carried, read, targets};
+pub use self::assembly::{Assembly, Folders, Loaded, LogOrigin, Plan, StartError, carried, heard, targets};
 pub use self::change::Change;
 pub use self::listing::{Listed, Page};
 use self::resolve::Made;

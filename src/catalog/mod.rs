@@ -17,6 +17,7 @@ pub mod transport;
 mod named;
 mod target;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use self::target::{Kind, Standing, Target, TaskSupport, claimed_tier};
 use crate::config::Fault;
 use crate::mcp::messages::Offers;
 use crate::schema::Schemas;
+use crate::seal::{hex, sha256};
 
 /// What an upstream last listed; shared by all snapshots.
 #[derive(Debug, Default)]
@@ -71,12 +73,22 @@ impl Listing {
     }
 }
 
-/// The public name of a server's tool or prompt.
+/// Longest public name, in bytes (2025-11-25 and later, tool names).
+const MAX_NAME: usize = 128;
+
+/// The public name of a server's tool or prompt. One that would be too long ends in a hash of the whole.
 pub fn public_name(prefix: Prefix, upstream: &str, own: &str) -> String {
-    match prefix {
+    let whole = match prefix {
         Prefix::None => own.to_owned(),
         Prefix::Upstream => format!("{upstream}__{own}"),
+    };
+    if whole.len() <= MAX_NAME {
+        return whole;
     }
+    let hash = hex(&sha256(whole.as_bytes()));
+    let hash = hash.get(..12).unwrap_or_default();
+    let kept = (0..MAX_NAME - hash.len()).rev().find(|end| whole.is_char_boundary(*end)).unwrap_or_default();
+    format!("{}-{hash}", whole.get(..kept).unwrap_or_default())
 }
 
 fn sound(items: &mut Vec<Item>, what: &'static str, is_sound: impl Fn(&str) -> bool) {
@@ -228,9 +240,17 @@ impl Catalog {
         }
     }
 
-    /// The upstream's place and the server's own name, where a public name is made of the two.
-    pub fn own_name<'n>(&self, name: &'n str) -> Option<(usize, &'n str)> {
-        self.owner(name, |name| name.split_once("__"))
+    /// The upstream's place and the server's own name of a prompt, where the public name is made of the two.
+    pub fn prompt<'n>(&self, name: &'n str) -> Option<(usize, Cow<'n, str>)> {
+        let (at, own) = self.owner(name, |name| name.split_once("__"))?;
+        if name.len() < MAX_NAME - 3 {
+            return Some((at, Cow::Borrowed(own)));
+        }
+        let source = self.sources.get(at)?;
+        let (prefix, upstream) = (source.manifest.prefix, &source.manifest.upstream);
+        let listing = source.live.listing();
+        let whole = listing.iter().flat_map(|listing| &listing.prompts).find(|item| public_name(prefix, upstream, &item.own) == name);
+        Some((at, whole.map_or(Cow::Borrowed(own), |item| Cow::Owned(item.own.to_string()))))
     }
 
     /// The upstream's place and the server's own URI, where a URI is a public one.

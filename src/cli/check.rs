@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 
 use super::{Context, Failure, table, tools};
 use crate::catalog::manifest::Label;
-use crate::catalog::{Catalog, Listing, Live, Standing, Target};
+use crate::catalog::tier::Tier;
+use crate::catalog::{Catalog, Live, Source, Standing, Target, prompt_policy_name, resource_policy_name};
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::limit::Limits;
 use crate::policy::{Decision, Equivalence, Policy, RuleId};
@@ -50,10 +51,18 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     if context.json {
         let tools: Vec<_> = rows(&catalog, &policy).map(|(tool, allows)| json(tool, &allows, &limits)).collect();
         let drift: Vec<_> = drift.iter().map(|(target, why)| serde_json::json!({ "tool": target, "withheld": why })).collect();
+        let offered: Vec<_> = offered(&catalog)
+            .map(|target| {
+                let (rules, limits) = (policy.rules_about_name(&target, Tier::Read), limits.ids_for(&target).collect::<Vec<_>>());
+                serde_json::json!({ "target": target, "tier": Tier::Read.as_str(), "rules": rules, "limits": limits })
+            })
+            .collect();
         let version = policy.version();
         println!(
             "{}",
-            serde_json::json!({ "policy_version": version, "tools": tools, "drift": drift, "warnings": warnings, "withheld": withheld })
+            serde_json::json!({
+                "policy_version": version, "tools": tools, "offered": offered, "drift": drift, "warnings": warnings, "withheld": withheld
+            })
         );
     } else {
         print!("{}", chains(&catalog, &policy, &limits));
@@ -70,10 +79,7 @@ async fn ask_servers(context: &Context, catalog: &Catalog) -> Vec<String> {
     let mut asking = JoinSet::new();
     for source in catalog.sources() {
         let (manifest, live, base) = (Arc::clone(&source.manifest), Arc::clone(&source.live), context.base());
-        asking.spawn(async move {
-            let listed = tools::definitions(&manifest, &base).await;
-            listed.map(|tools| live.set(Listing { tools: tools.into_iter().collect(), ..Listing::default() }))
-        });
+        asking.spawn(async move { tools::listing(&manifest, &base).await.map(|listing| live.set(listing)) });
     }
     let mut warnings = Vec::new();
     while let Some(asked) = asking.join_next().await {
@@ -109,9 +115,25 @@ fn rows<'c>(catalog: &'c Catalog, policy: &'c Policy) -> impl Iterator<Item = (&
     catalog.tools().iter().map(|tool| (tool, tool.index.map(|index| policy.rules_about(index)).unwrap_or_default()))
 }
 
+/// The prompts, resources and templates that servers list, as rules name them.
+fn offered(catalog: &Catalog) -> impl Iterator<Item = String> {
+    catalog.sources().iter().flat_map(|source: &Source| {
+        let (id, listing) = (source.manifest.upstream.as_str(), source.live.listing());
+        let listing = listing.as_deref();
+        let prompts = listing.iter().flat_map(|listing| &listing.prompts).map(|item| prompt_policy_name(id, &item.own));
+        let resources = listing.iter().flat_map(|listing| listing.resources.iter().chain(&listing.templates));
+        prompts.chain(resources.map(|item| resource_policy_name(id, &item.own))).collect::<Vec<_>>()
+    })
+}
+
 fn chains(catalog: &Catalog, policy: &Policy, limits: &Limits) -> String {
+    let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(" ") };
+    let by_name = |target: String| {
+        let rules = list(policy.rules_about_name(&target, Tier::Read));
+        let limits = list(limits.ids_for(&target).map(str::to_owned).collect());
+        vec![target, Tier::Read.to_string(), "-".to_owned(), "-".to_owned(), rules, limits]
+    };
     let line = |(tool, rules): (&Target, Vec<String>)| {
-        let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(" ") };
         vec![
             tool.policy_name.to_string(),
             tier(tool),
@@ -121,8 +143,8 @@ fn chains(catalog: &Catalog, policy: &Policy, limits: &Limits) -> String {
             list(limits.ids_for(&tool.policy_name).map(str::to_owned).collect()),
         ]
     };
-    let rows: Vec<_> = rows(catalog, policy).map(line).collect();
-    table::render(&["TOOL", "TIER", "LABELS", "SCHEMA", "RULES", "LIMITS"], &rows)
+    let rows: Vec<_> = rows(catalog, policy).map(line).chain(offered(catalog).map(by_name)).collect();
+    table::render(&["TARGET", "TIER", "LABELS", "SCHEMA", "RULES", "LIMITS"], &rows)
 }
 
 fn tier(tool: &Target) -> String {

@@ -13,9 +13,9 @@ use crate::audit::log::{Log, Options};
 use crate::audit::record::{Kind, Record};
 use crate::catalog::lock::{self, Change, Definition, Lock, changes};
 use crate::catalog::manifest::{Manifest, load_folder};
-use crate::catalog::{claimed_tier, tier::Tier};
+use crate::catalog::{Listing, claimed_tier, tier::Tier};
 use crate::config::Config;
-use crate::gateway::read;
+use crate::gateway::heard;
 use crate::listen::admin::{self, Command};
 use crate::upstream::{Event, Spec, Upstream};
 
@@ -28,7 +28,7 @@ const ATTEMPTS: u32 = 3;
 /// The verbs of `doorward tools`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// List the tools with tier and standing, as files and servers say now.
+    /// List the tools with tier and standing, as files and servers say now, and the prompts and resources beside them.
     #[command(after_help = "Example:\n  doorward tools list")]
     List {
         /// Only this upstream.
@@ -64,6 +64,8 @@ struct Found {
     manifest: Manifest,
     reviewed: Lock,
     live: BTreeMap<String, Definition>,
+    /// Prompts, resources and templates: what it is, and the server's own name.
+    offered: Vec<String>,
 }
 
 /// Carries the verb out.
@@ -88,9 +90,10 @@ async fn ask_servers(context: &Context, config: &Config, wanted: Option<&str>) -
     let named: Vec<String> = manifests.iter().map(|manifest| manifest.upstream.clone()).collect();
     let mut found = Vec::new();
     for manifest in manifests.into_iter().filter(|manifest| wanted.is_none_or(|wanted| wanted == manifest.upstream)) {
-        let live = definitions(&manifest, &context.base()).await?;
+        let listing = listing(&manifest, &context.base()).await?;
+        let (offered, live) = (offered(&listing), listing.tools.into_iter().collect());
         let reviewed = Lock::load(&lock::file(folder, &manifest.upstream))?.unwrap_or_default();
-        found.push(Found { manifest, reviewed, live });
+        found.push(Found { manifest, reviewed, live, offered });
     }
     if found.is_empty() {
         let wanted = table::safe(wanted.unwrap_or("any upstream"));
@@ -99,8 +102,13 @@ async fn ask_servers(context: &Context, config: &Config, wanted: Option<&str>) -
     Ok(found)
 }
 
-/// The definitions that a server lists now.
+/// The definitions of tools that a server lists now.
 pub(super) async fn definitions(manifest: &Manifest, base: &Path) -> Result<BTreeMap<String, Definition>, Failure> {
+    Ok(listing(manifest, base).await?.tools.into_iter().collect())
+}
+
+/// Everything that a server lists now.
+pub(super) async fn listing(manifest: &Manifest, base: &Path) -> Result<Listing, Failure> {
     let id = &manifest.upstream;
     let (events, mut received) = mpsc::channel(16);
     let stop = CancellationToken::new();
@@ -110,7 +118,7 @@ pub(super) async fn definitions(manifest: &Manifest, base: &Path) -> Result<BTre
         let (mut last, mut attempts) = ("it did not answer in time".to_owned(), 0);
         while let Some(report) = received.recv().await {
             match report.event {
-                Event::Listed { listing, .. } => return Ok(listing.tools),
+                Event::Listed { listing, .. } => return Ok(heard(*listing)),
                 Event::Lost { reason } => (last, attempts) = (reason, attempts + 1),
                 _ => {}
             }
@@ -127,10 +135,9 @@ pub(super) async fn definitions(manifest: &Manifest, base: &Path) -> Result<BTre
         reason = unreachable(&upstream) => Err(reason),
     };
     upstream.stop().await;
-    let tools = listed.map_err(|reason| Failure::Other(format!("{id}: {reason}")))?;
-    let listing = read(tools.iter().map(|tool| &tool.json));
+    let listing = listed.map_err(|reason| Failure::Other(format!("{id}: {reason}")))?;
     listing.unreadable.iter().for_each(|reason| eprintln!("doorward: {id}: a tool is left out: {reason}"));
-    Ok(listing.tools.into_iter().collect())
+    Ok(listing)
 }
 
 /// Why the server will not list anything. Ends only when waiting for it makes no sense: one that is merely slow may be
@@ -154,6 +161,11 @@ fn standing(found: &Found, name: &str) -> &'static str {
     }
 }
 
+fn offered(listing: &Listing) -> Vec<String> {
+    let sorts = [("prompt", &listing.prompts), ("resource", &listing.resources), ("template", &listing.templates)];
+    sorts.iter().flat_map(|(sort, items)| items.iter().map(move |item| format!("{sort} {}", item.own))).collect()
+}
+
 fn list(context: &Context, found: &[Found]) -> Result<u8, Failure> {
     let mut rows = Vec::new();
     for found in found {
@@ -166,6 +178,11 @@ fn list(context: &Context, found: &[Found]) -> Result<u8, Failure> {
             let claimed = node.map_or("-", |node| claimed_tier(&node).as_str());
             rows.push(vec![found.manifest.upstream.clone(), name.clone(), declared.into(), claimed.into(), standing(found, name).into()]);
         }
+        let read = Tier::Read.as_str();
+        let other = |name: &String| {
+            vec![found.manifest.upstream.clone(), name.clone(), read.into(), "-".into(), "not pinned: a rule decides".into()]
+        };
+        rows.extend(found.offered.iter().map(other));
     }
     if context.json {
         let key = ["upstream", "tool", "tier", "claimed_tier", "standing"];

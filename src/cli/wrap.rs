@@ -130,6 +130,10 @@ impl Wrapped {
         for (index, tool) in catalog.tools().iter().enumerate() {
             rows.push_str(&format!("p, {word}{}, role:any, {}, {ceiling}, -, allow\n", index + 1, tool.policy_name));
         }
+        // Reading them has no effect, so `--read-only` keeps them.
+        let upstream = &self.manifest.upstream;
+        rows.push_str(&format!("p, PROMPTS, role:any, prompt:{upstream}__*, read, -, allow\n"));
+        rows.push_str(&format!("p, RESOURCES, role:any, resource:{upstream}:*, read, -, allow\n"));
         for (index, tool) in self.deny.iter().enumerate() {
             rows.push_str(&format!("p, DENY{}, role:any, {}__{tool}, any, -, deny\n", index + 1, self.manifest.upstream));
         }

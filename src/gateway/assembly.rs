@@ -281,17 +281,12 @@ impl Assembly {
                 if let Some((print, _)) = lock(&self.running).get(upstream) {
                     let _ = self.state.remember_era(upstream, print, listing.version.era().as_str());
                 }
-                let listed = Listing {
-                    prompts: items(listing.prompts),
-                    resources: items(listing.resources),
-                    templates: items(listing.templates),
-                    offers: offers(listing.capabilities.as_deref(), listing.version),
-                    ..read(listing.tools.iter().map(|tool| &tool.json))
-                };
+                let version = listing.version;
+                let listed = heard(*listing);
                 for reason in &listed.unreadable {
                     tracing::warn!(upstream, reason, "a tool cannot be read and is left out");
                 }
-                tracing::info!(upstream, tools = listed.tools.len(), revision = listing.version.as_str(), "connected");
+                tracing::info!(upstream, tools = listed.tools.len(), revision = version.as_str(), "connected");
                 let live = self.live(upstream);
                 let changed: Vec<_> = change::between(live.listing().as_deref(), &listed).collect();
                 live.set(listed);
@@ -392,7 +387,7 @@ fn open_log(config: &Config, origin: LogOrigin, clock: &Clock) -> Result<(Log, O
 }
 
 /// The definitions that can be read, and why the others cannot.
-pub fn read<'t>(tools: impl Iterator<Item = &'t bytes::Bytes>) -> Listing {
+fn read<'t>(tools: impl Iterator<Item = &'t bytes::Bytes>) -> Listing {
     let mut listing = Listing::default();
     for tool in tools {
         let read = json::parse(tool, crate::catalog::lock::LIMITS).map_err(|error| error.to_string());
@@ -406,13 +401,15 @@ pub fn read<'t>(tools: impl Iterator<Item = &'t bytes::Bytes>) -> Listing {
     listing
 }
 
-fn offers(capabilities: Option<&[u8]>, version: Revision) -> Offers {
-    let node = capabilities.and_then(|text| json::parse(text, json::Limits::default()).ok());
-    node.map(|node| Offers::of(&node, version == Revision::V2024_11_05)).unwrap_or_default()
-}
-
-fn items(listed: Vec<crate::upstream::Definition>) -> Vec<Item> {
-    listed.into_iter().map(|item| Item { own: item.name.into(), json: item.json }).collect()
+/// Everything that a server has listed, as the catalog has it.
+pub fn heard(listing: crate::upstream::Listing) -> Listing {
+    let node = listing.capabilities.as_deref().and_then(|text| json::parse(text, json::Limits::default()).ok());
+    let offers = node.map(|node| Offers::of(&node, listing.version == Revision::V2024_11_05)).unwrap_or_default();
+    let items = |listed: Vec<crate::upstream::Definition>| {
+        listed.into_iter().map(|item| Item { own: item.name.into(), json: item.json }).collect::<Vec<_>>()
+    };
+    let tools = read(listing.tools.iter().map(|tool| &tool.json));
+    Listing { prompts: items(listing.prompts), resources: items(listing.resources), templates: items(listing.templates), offers, ..tools }
 }
 
 /// Tells whether an upstream is still reached in the same way.

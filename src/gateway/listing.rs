@@ -67,7 +67,7 @@ pub struct Page {
     pub next: Option<String>,
     /// How long it may be kept, in milliseconds.
     pub ttl_ms: u32,
-    /// The upstreams that are not connected, whose entries may be missing.
+    /// The upstreams whose entries are missing.
     pub unavailable: Vec<String>,
 }
 
@@ -101,9 +101,15 @@ impl Gateway {
             return Err(Error::new(Code::Internal, "the machine gives no randomness for a cursor"));
         }
         let items = known.pages.get(at).cloned().unwrap_or_else(|| Bytes::from_static(b"[]"));
-        let unavailable: Vec<String> = self.upstreams.iter().filter(|up| !up.state().is_connected()).map(|up| up.id().to_owned()).collect();
+        let unavailable = self.unheard(what);
         let ttl_ms = if unavailable.is_empty() { TTL_MS } else { 0 };
         Ok(Page { items, next: next.flatten(), ttl_ms, unavailable })
+    }
+
+    /// The upstreams that have not been heard of, so that their entries are missing. Tools are listed from the lock.
+    fn unheard(&self, what: Listed) -> Vec<String> {
+        let sources = self.catalog.sources().iter().filter(|source| what != Listed::Tools && source.live.listing().is_none());
+        sources.map(|source| source.manifest.upstream.clone()).collect()
     }
 
     fn place(&self, cursor: &str, print: &str) -> Option<usize> {

@@ -40,13 +40,13 @@ impl Gateway {
     }
 
     fn prompt(&self, request: &Request<'_, '_>) -> Option<Target> {
-        let (at, own) = self.catalog.own_name(request.name)?;
+        let (at, own) = self.catalog.prompt(request.name)?;
         let source = self.catalog.sources().get(at)?;
         let listing = source.live.listing();
-        let definition = listing.as_ref().and_then(|listing| listing.prompt(own));
+        let definition = listing.as_ref().and_then(|listing| listing.prompt(&own));
         // Before the server has been heard of, the call may wait for it; after, it has no other prompts than it lists.
         let known = definition.is_some() || listing.is_none();
-        known.then(|| Target::prompt(at, source, request.name, own, definition, request.method))
+        known.then(|| Target::prompt(at, source, request.name, &own, definition, request.method))
     }
 
     /// A URI need not be listed: templates and links name others. A template to complete must be.

@@ -74,7 +74,7 @@ pub fn result(id: &Id, members: &[&[u8]]) -> Bytes {
     out.into()
 }
 
-/// The response to a list: `items` under `member`, the next page's cursor, and the tool servers that are not connected.
+/// The response to a list: `items` under `member`, the next page's cursor, and the tool servers whose entries are missing.
 pub fn page(id: &Id, revision: Revision, member: &str, items: &[u8], next: Option<&str>, ttl_ms: u32, unavailable: &[String]) -> Bytes {
     let (mut tail, mut meta) = (Vec::new(), Vec::new());
     if let Some(cursor) = next {

@@ -217,9 +217,13 @@ impl Policy {
 
     /// Every rule that names the target, with what it says of whom: for people.
     pub fn rules_about(&self, target: TargetIndex) -> Vec<String> {
-        let Some((name, tier)) = self.targets.get(target.0 as usize) else { return Vec::new() };
+        self.targets.get(target.0 as usize).map(|(name, tier)| self.rules_about_name(name, *tier)).unwrap_or_default()
+    }
+
+    /// [`Policy::rules_about`] for a target that the catalogue need not list.
+    pub fn rules_about_name(&self, name: &str, tier: Tier) -> Vec<String> {
         let about = self.rows.rules.iter().filter(|rule| rule.pattern.matches(name));
-        let told = about.map(|rule| match (rule.effect, rule.bound.covers(*tier)) {
+        let told = about.map(|rule| match (rule.effect, rule.bound.covers(tier)) {
             (effect, true) => format!("{}:{}:{}", rule.id.as_str(), rule.subject, effect.as_str()),
             (effect, false) => format!("({}:{}:{} {})", rule.id.as_str(), rule.subject, effect.as_str(), rule.bound.as_str()),
         });

@@ -134,3 +134,24 @@ async fn a_server_that_cannot_be_started_is_named() {
     let done = site.run(&["wrap", "x", "--state", "state", "--", "/nowhere/server"]).await;
     assert_eq!((done.code, done.err.contains("/nowhere/server")), (1, true), "{done:?}");
 }
+
+#[tokio::test]
+async fn prompts_and_resources_of_the_wrapped_server_are_open_and_told_of() {
+    let site = Site::empty();
+    let upstream = Upstream::offering().await;
+    let mut pipe = site.pipe(&["wrap", "up", "--state", "state", "--read-only", "--url", &upstream.url()]);
+    assert_eq!(code(&pipe.call("up__nothing", json!({})).await), "tool_not_found");
+
+    let got = pipe.modern("prompts/get", json!({ "name": "up__greet", "arguments": { "who": "Ada" } })).await;
+    assert_eq!(got["result"]["messages"][0]["role"], "user", "{got}");
+    let read = pipe.modern("resources/read", json!({ "uri": "dw+up+file:///keys/k" })).await;
+    assert_eq!(read["result"]["contents"][0]["text"], "hello", "{read}");
+    drop(pipe);
+
+    let site = Site::of(&upstream);
+    let listed = site.run(&["tools", "list"]).await;
+    assert!(listed.out.contains("prompt greet") && listed.out.contains("template file:///keys/{name}"), "{listed:?}");
+    let checked = site.policy("p, R1, agent:demo, resource:up:file:///notes/*, read, -, allow\n").run(&["check"]).await;
+    let row = checked.out.lines().find(|line| line.starts_with("resource:up:file:///notes/a")).unwrap_or_default();
+    assert!(row.contains("R1:agent:demo:allow"), "{checked:?}");
+}

@@ -269,3 +269,35 @@ async fn a_prompts_arguments_are_strings_and_the_required_ones_are_there() {
     let unknown = gateway.client().send(&Ask::modern("prompts/get", json!({ "name": "up__nothing" }))).await;
     assert_eq!(unknown.wire(), (200, -32602, "tool_not_found".to_owned()));
 }
+
+#[tokio::test]
+async fn n49_names_carry_the_configured_prefix_and_stay_within_128_characters() {
+    let upstream = Upstream::offering().await;
+    let long = "t".repeat(126);
+    upstream.redefine(|tools| {
+        let named = json!({ "name": long, "inputSchema": { "type": "object" } });
+        tools.push(named);
+    });
+    upstream.does(
+        "prompts/list",
+        Does::Result(json!({ "prompts": [{ "name": long }, { "name": format!("{}x", &long[1..]) }], "resultType": "complete" })),
+    );
+    let tools = format!(
+        "transport: {{ http: {{ url: \"{}\" }} }}\ntools: {{ echo: {{ tier: read }}, {long}: {{ tier: read }} }}\n",
+        upstream.url()
+    );
+    let site = Site::of(&upstream).manifest("up", &tools).policy(ROWS);
+    let gateway = connected(&site).await;
+    let client = gateway.client();
+
+    let named = client.tools().await;
+    assert!(named.iter().all(|name| name.starts_with("up__") && name.len() <= 128), "{named:?}");
+    let public = named.iter().find(|name| name.len() > 100).unwrap();
+    assert_eq!(client.call(public, json!({})).await.code(), "ok");
+    assert_eq!(upstream.calls().last().unwrap().json()["params"]["name"], long);
+    let prompts = each(&list(&client, "prompts/list").await, "prompts", "name");
+    assert!(prompts[0] != prompts[1] && prompts.iter().all(|name| name.len() <= 128), "{prompts:?}");
+    assert_eq!(client.send(&Ask::modern("prompts/get", json!({ "name": prompts[0] }))).await.code(), "ok");
+    assert_eq!(upstream.asked("prompts/get")[0]["params"]["name"], long);
+    assert!(site.of_kind("intent").iter().any(|intent| intent["method"] == "prompts/get"));
+}
