@@ -158,7 +158,7 @@ async fn notifications_are_202_and_ping_is_answered() {
         assert_eq!((answer.status, answer.body.len()), (202, 0), "{method}");
     }
     assert_eq!(session.send("ping", &json!({})).await.result(), json!({}));
-    let unknown = session.send("resources/list", &json!({})).await;
+    let unknown = session.send("resources/unheard_of", &json!({})).await;
     assert_eq!(unknown.wire(), (200, -32601, "method_not_found".to_owned()));
 }
 

@@ -12,7 +12,8 @@ async fn with(properties: Value) -> Upstream {
 }
 
 async fn published(upstream: &Upstream) -> Value {
-    let gateway = Site::of(upstream).serve().await;
+    let site = Site::of(upstream);
+    let gateway = site.serve().await;
     gateway.client().send(&Ask::modern("tools/list", json!({}))).await.result()["tools"][0].clone()
 }
 

@@ -18,11 +18,14 @@ async fn n43_schemas_and_unknown_meta_go_on_as_they_came() {
         tools[0]["icons"] = json!([{ "src": "data:," }]);
     });
     upstream.does("echo", Does::Result(json!({ "content": [], "_meta": meta, "resultType": "complete" })));
-    let gateway = Site::of(&upstream).serve().await;
+    let site = Site::of(&upstream);
+    let gateway = site.serve().await;
 
     let tool = gateway.client().send(&Ask::modern("tools/list", json!({}))).await.result()["tools"][0].clone();
     assert_eq!((&tool["inputSchema"], &tool["_meta"], &tool["icons"]), (&schema, &meta, &json!([{ "src": "data:," }])));
-    let result = gateway.client().call("up__echo", json!({ "n": 1 })).await.result();
+    let answer = gateway.client().call("up__echo", json!({ "n": 1 })).await;
+    assert_eq!(answer.code(), "ok", "{}", answer.text());
+    let result = answer.result();
     for (key, value) in meta.as_object().unwrap() {
         assert_eq!(&result["_meta"][key], value);
     }
