@@ -12,6 +12,10 @@ mod http_faults;
 mod http_server;
 #[path = "upstream/independent.rs"]
 mod independent;
+#[path = "it/support/old_sse.rs"]
+mod old_server;
+#[path = "upstream/old_sse.rs"]
+mod old_sse;
 #[path = "upstream/stdio_servers.rs"]
 mod stdio_servers;
 

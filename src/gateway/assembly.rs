@@ -34,7 +34,7 @@ use crate::schema::Schemas;
 use crate::seal::{self, Seal};
 use crate::state::{State, StateError};
 use crate::telemetry::Telemetry;
-use crate::upstream::{BadTransport, Era, Event, Report, Spec, Upstream};
+use crate::upstream::{BadTransport, Dialect, Event, Report, Spec, Upstream};
 
 /// Which origin of the audit log a process writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,7 +266,7 @@ impl Assembly {
     fn spec(&self, source: &Source, print: &str) -> Result<Spec, BadTransport> {
         let manifest = &source.manifest;
         let mut spec = Spec::new(&manifest.upstream, &manifest.transport, self.base.clone())?;
-        spec.remembered_era = self.state.era(&manifest.upstream, print).and_then(|era| Era::parse(&era));
+        spec.remembered = self.state.era(&manifest.upstream, print).and_then(|word| Dialect::parse(&word));
         spec.concurrency = manifest.defaults.concurrency.size();
         spec.per_agent = manifest.defaults.concurrency_per_agent.map(|share| share.size());
         spec.may_ask = manifest.may_ask();
@@ -279,7 +279,7 @@ impl Assembly {
         match report.event {
             Event::Listed { listing, compared } => {
                 if let Some((print, _)) = lock(&self.running).get(upstream) {
-                    let _ = self.state.remember_era(upstream, print, listing.version.era().as_str());
+                    let _ = self.state.remember_era(upstream, print, listing.dialect.as_str());
                 }
                 let version = listing.version;
                 let listed = heard(*listing);

@@ -76,18 +76,3 @@ pub enum Era {
     /// 2025-11-25 and before: `initialize` opens a session.
     Legacy,
 }
-
-impl Era {
-    /// The word in the state database.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Modern => "modern",
-            Self::Legacy => "legacy",
-        }
-    }
-
-    /// The era of that word.
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::Modern, Self::Legacy].into_iter().find(|era| era.as_str() == word)
-    }
-}

@@ -130,11 +130,19 @@ impl Events {
 
     /// The data of the next message; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        while let Some(event) = self.any().await? {
+            if event.kind.is_none_or(|kind| kind.is_empty() || kind == "message") {
+                return Ok(Some(event.data));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next event, of whatever kind; `None` at the end.
+    pub(super) async fn any(&mut self) -> Result<Option<sse::Event>, Fault> {
         loop {
-            while let Some(event) = self.parser.event().map_err(|_| Fault::TooLong)? {
-                if event.kind.is_none_or(|kind| kind.is_empty() || kind == "message") {
-                    return Ok(Some(event.data));
-                }
+            if let Some(event) = self.parser.event().map_err(|_| Fault::TooLong)? {
+                return Ok(Some(event));
             }
             let Some(frame) = self.body.frame().await else { return Ok(None) };
             if let Ok(data) = frame.map_err(|error| Fault::Broken(error.to_string()))?.into_data() {

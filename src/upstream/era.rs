@@ -6,6 +6,33 @@
 
 use crate::mcp::revision::{Era, Revision};
 
+/// What a server was last found to speak: its era and, where that does not follow from the manifest, the transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// 2026-07-28.
+    Modern,
+    /// 2025-11-25 and before.
+    Legacy,
+    /// 2025-11-25 and before on the transport of 2024-11-05, HTTP+SSE.
+    LegacySse,
+}
+
+impl Dialect {
+    /// The word in the state database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Modern => "modern",
+            Self::Legacy => "legacy",
+            Self::LegacySse => "legacy_sse",
+        }
+    }
+
+    /// The dialect of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Modern, Self::Legacy, Self::LegacySse].into_iter().find(|dialect| dialect.as_str() == word)
+    }
+}
+
 /// What came back when `server/discover` was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
@@ -33,6 +60,12 @@ pub(super) enum Next {
     Initialize,
     /// Neither: try again later. The text is for the operator.
     Fail(String),
+}
+
+/// Whether a server that refuses `initialize` so, with this error code where it names one, may speak HTTP+SSE (2026-07-28,
+/// streamable HTTP, backward compatibility).
+pub(super) fn may_be_old_sse(status: u16, code: Option<i64>) -> bool {
+    matches!(status, 400 | 404 | 405) && !matches!(code, Some(HEADER_MISMATCH | CAPABILITY_MISSING | UNSUPPORTED_VERSION))
 }
 
 const METHOD_NOT_FOUND: i64 = -32601;

@@ -1,21 +1,23 @@
 //! The first words with a server: which era it is of, and what it says of itself.
 //!
-//! Leaves to others: the rules (`era`), the transports (`stdio`, `http_link`).
+//! Leaves to others: the rules (`era`), the transports (`stdio`, `http_link`, `old_sse`).
 //! INVARIANT: a legacy server is sent nothing but `server/discover` before `initialize` has succeeded.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 
-use super::era::{self, Next, Probe};
+use super::era::{self, Dialect, Next, Probe};
 use super::http::{Address, Client};
 use super::http_link::{Answered, HttpLink};
 use super::inbound::{self, Greeting};
 use super::link::Link;
 use super::listing::explain;
+use super::old_sse::OldSseLink;
 use super::request::{Exchange, Outcome, Reply, Sent};
 use super::shared::Shared;
 use super::stdio::StdioLink;
@@ -29,6 +31,8 @@ use crate::mcp::revision::{Era, Revision};
 pub(super) struct Opened {
     pub(super) link: Link,
     pub(super) greeting: Greeting,
+    /// What to take the server for next time.
+    pub(super) dialect: Dialect,
     pub(super) closer: DropGuard,
 }
 
@@ -38,7 +42,7 @@ pub(super) struct NotOpened {
     /// Why, for the operator.
     pub(super) reason: String,
     /// What to take the server for next time.
-    pub(super) memory: Option<Era>,
+    pub(super) memory: Option<Dialect>,
 }
 
 impl From<String> for NotOpened {
@@ -60,29 +64,38 @@ pub(super) async fn stdio(
     command: &Command,
     base: &Path,
     shared: &Arc<Shared>,
-    memory: Option<Era>,
+    memory: Option<Dialect>,
     silence: Duration,
     capabilities: Capabilities,
 ) -> Result<Opened, NotOpened> {
     let link = StdioLink::open(command, base, shared)?;
     let closer = link.closer();
+    let whole = Link::Stdio(Arc::clone(&link));
     let greeting = match memory {
-        Some(Era::Legacy) => initialize(&link, capabilities).await?,
-        Some(Era::Modern) | None => discover(&link, silence, capabilities).await?,
+        Some(Dialect::Legacy | Dialect::LegacySse) => initialize(&whole, capabilities).await?,
+        Some(Dialect::Modern) | None => discover(&whole, silence, capabilities).await?,
     };
     link.agreed(greeting.version);
     if greeting.version.era() == Era::Legacy {
         link.notify(wire::INITIALIZED.to_vec());
     }
-    Ok(Opened { link: Link::Stdio(link), greeting, closer })
+    let dialect = of_era(greeting.version.era());
+    Ok(Opened { link: whole, greeting, dialect, closer })
 }
 
-async fn discover(link: &StdioLink, silence: Duration, capabilities: Capabilities) -> Result<Greeting, NotOpened> {
+fn of_era(era: Era) -> Dialect {
+    match era {
+        Era::Modern => Dialect::Modern,
+        Era::Legacy => Dialect::Legacy,
+    }
+}
+
+async fn discover(link: &Link, silence: Duration, capabilities: Capabilities) -> Result<Greeting, NotOpened> {
     let sent = Sent::default();
     let exchange = Exchange::own(Era::Modern, "server/discover", &[], &sent);
     let mut discovered = std::pin::pin!(link.exchange(&exchange));
     // A server that ends over an unknown method is a legacy one; the next process is spared the question.
-    let ended = |error: &Error| NotOpened { reason: explain(error), memory: Some(Era::Legacy) };
+    let ended = |error: &Error| NotOpened { reason: explain(error), memory: Some(Dialect::Legacy) };
     match timeout(silence, &mut discovered).await {
         Ok(Ok(reply)) => match era::after_message(&probe(&reply)) {
             Next::Modern => modern(&reply),
@@ -121,7 +134,7 @@ fn modern(reply: &Reply) -> Result<Greeting, NotOpened> {
     }
 }
 
-async fn initialize(link: &StdioLink, capabilities: Capabilities) -> Result<Greeting, NotOpened> {
+async fn initialize(link: &Link, capabilities: Capabilities) -> Result<Greeting, NotOpened> {
     let (sent, declared) = (Sent::default(), wire::declared(capabilities));
     let members = wire::initialize_members(&declared);
     let exchange = Exchange::own(Era::Legacy, "initialize", &members, &sent);
@@ -152,20 +165,45 @@ pub(super) async fn http(
     address: &Address,
     endpoint: &Endpoint,
     shared: &Arc<Shared>,
-    memory: Option<Era>,
+    memory: Option<Dialect>,
     connect: Duration,
     idle: usize,
 ) -> Result<Opened, NotOpened> {
-    let link = HttpLink::new(Client::new(address, endpoint, connect, idle)?, shared);
+    let client = || Client::new(address, endpoint, connect, idle);
+    if memory == Some(Dialect::LegacySse)
+        && let Ok(opened) = old_sse(client()?, shared).await
+    {
+        return Ok(opened);
+    }
+    let link = HttpLink::new(client()?, shared);
     let closer = link.gone.clone().drop_guard();
     let greeting = match memory {
-        Some(Era::Legacy) => match own_session(&link).await {
-            Ok(greeting) => greeting,
-            Err(_) => probe_http(&link).await?,
+        Some(Dialect::Legacy) => match own_session(&link).await {
+            Ok(greeting) => Ok(greeting),
+            Err(_) => probe_http(&link).await,
         },
-        Some(Era::Modern) | None => probe_http(&link).await?,
+        Some(Dialect::Modern | Dialect::LegacySse) | None => probe_http(&link).await,
     };
-    Ok(Opened { link: Link::Http(link), greeting, closer })
+    match greeting {
+        Ok(greeting) => {
+            let dialect = of_era(greeting.version.era());
+            Ok(Opened { link: Link::Http(link), greeting, dialect, closer })
+        }
+        Err(refused) if link.takes_no_post.load(Ordering::Relaxed) => {
+            let also = |other: NotOpened| NotOpened::from(format!("{}; and as HTTP+SSE: {}", refused.reason, other.reason));
+            old_sse(client()?, shared).await.map_err(also)
+        }
+        Err(refused) => Err(refused),
+    }
+}
+
+/// Gets to know a server on HTTP+SSE (2024-11-05).
+async fn old_sse(client: Client, shared: &Arc<Shared>) -> Result<Opened, NotOpened> {
+    let link = OldSseLink::open(client, shared).await?;
+    let (closer, whole) = (link.closer(), Link::OldSse(Arc::clone(&link)));
+    let greeting = initialize(&whole, shared.may_ask).await?;
+    link.agreed(greeting.version).await?;
+    Ok(Opened { link: whole, greeting, dialect: Dialect::LegacySse, closer })
 }
 
 async fn probe_http(link: &Arc<HttpLink>) -> Result<Greeting, NotOpened> {

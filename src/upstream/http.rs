@@ -107,18 +107,41 @@ impl Client {
         &self.headers
     }
 
+    /// The configured address.
+    pub(super) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
     /// Sends one request and waits for the head of its answer.
     ///
     /// # Errors
     /// When there is none; [`Sent`] of the body tells whether anything had left.
     pub(super) async fn send(&self, method: Method, headers: HeaderMap, body: Once) -> Result<Response<Incoming>, legacy::Error> {
+        self.request(self.uri.clone(), method, headers, body).await
+    }
+
+    /// Sends one request to another address of the same origin.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub(super) async fn send_to(
+        &self,
+        uri: Uri,
+        method: Method,
+        headers: HeaderMap,
+        body: Once,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        self.request(uri, method, headers, body).await
+    }
+
+    fn request(&self, uri: Uri, method: Method, headers: HeaderMap, body: Once) -> legacy::ResponseFuture {
         let mut request = Request::new(body);
         *request.method_mut() = method;
-        *request.uri_mut() = self.uri.clone();
+        *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         match &self.pool {
-            Pool::Plain(client) => client.request(request).await,
-            Pool::Tls(client) => client.request(request).await,
+            Pool::Plain(client) => client.request(request),
+            Pool::Tls(client) => client.request(request),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! (2025-11-25, transports, session management), and then once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Events, Fault, Kind};
 use super::asking::{self, Asker, Question};
-use super::era::UNSUPPORTED_VERSION;
+use super::era::{self, UNSUPPORTED_VERSION};
 use super::headers::{self, SESSION_ID};
 use super::http::{Client, Once};
 use super::inbound::{self, Inbound};
@@ -40,6 +40,8 @@ pub(super) struct HttpLink {
     /// Legacy servers only.
     sessions: Sessions,
     next_id: AtomicU64,
+    /// `initialize` was refused as by a server that takes no POST here.
+    pub(super) takes_no_post: AtomicBool,
 }
 
 /// The answer to one POST before anything is concluded from it.
@@ -65,7 +67,8 @@ impl HttpLink {
     /// A link that says nothing yet.
     pub(super) fn new(client: Client, shared: &Arc<Shared>) -> Arc<Self> {
         let gone = shared.stop.child_token();
-        Arc::new(Self { shared: Arc::clone(shared), client, gone, sessions: Sessions::default(), next_id: AtomicU64::new(1) })
+        let (sessions, next_id, takes_no_post) = (Sessions::default(), AtomicU64::new(1), AtomicBool::new(false));
+        Arc::new(Self { shared: Arc::clone(shared), client, gone, sessions, next_id, takes_no_post })
     }
 
     /// An id that was not used before.
@@ -146,6 +149,8 @@ impl HttpLink {
         let exchange = Exchange::own(Era::Legacy, "initialize", &members, &sent);
         let post = Post { exchange: &exchange, id: self.id(), version: Revision::NEWEST_LEGACY, place: None };
         let answered = self.post(post, self.client.headers().clone()).await?;
+        let code = answered.reply.as_ref().filter(|reply| !reply.is_result()).map(|reply| inbound::refusal(reply.text()).code);
+        self.takes_no_post.store(era::may_be_old_sse(answered.status.as_u16(), code), Ordering::Relaxed);
         let id = answered.session.clone().filter(|id| id.as_bytes().iter().all(|byte| (0x21..=0x7e).contains(byte)));
         let reply = self.verdict(answered, &exchange)?;
         let Outcome::Result(span) = reply.outcome.clone() else {

@@ -1,8 +1,9 @@
-//! The one of two ways to a server.
+//! The one of three ways to a server.
 
 use std::sync::Arc;
 
 use super::http_link::HttpLink;
+use super::old_sse::OldSseLink;
 use super::request::{Exchange, Reply};
 use super::stdio::StdioLink;
 use crate::error::Error;
@@ -12,6 +13,7 @@ use crate::error::Error;
 pub(super) enum Link {
     Http(Arc<HttpLink>),
     Stdio(Arc<StdioLink>),
+    OldSse(Arc<OldSseLink>),
 }
 
 impl Link {
@@ -23,6 +25,8 @@ impl Link {
         match self {
             Self::Http(link) => link.exchange(exchange).await,
             Self::Stdio(link) => link.exchange(exchange).await,
+            // Boxed, since it is rare and would make the state of every call larger.
+            Self::OldSse(link) => Box::pin(link.exchange(exchange)).await,
         }
     }
 
@@ -34,6 +38,7 @@ impl Link {
                 "stopped".to_owned()
             }
             Self::Stdio(link) => link.lost().await,
+            Self::OldSse(link) => link.lost().await,
         }
     }
 
@@ -42,6 +47,7 @@ impl Link {
         match self {
             Self::Http(link) => link.close(),
             Self::Stdio(link) => link.close(),
+            Self::OldSse(link) => link.close(),
         }
     }
 }

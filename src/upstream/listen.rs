@@ -44,8 +44,9 @@ pub(super) fn listen(shared: &Arc<Shared>, link: &Link, greeting: &Greeting) {
             match (&link, version.era()) {
                 (Link::Http(link), _) => streams(link, version, offers).await,
                 (Link::Stdio(link), Era::Modern) => requests(&shared, link, offers).await,
-                (Link::Stdio(_), Era::Legacy) if offers.subscribe => match subscribe(&shared, &link).await {},
-                (Link::Stdio(_), Era::Legacy) => {}
+                // What these tell comes unasked, but for what is watched.
+                (Link::Stdio(_), Era::Legacy) | (Link::OldSse(_), _) if offers.subscribe => match subscribe(&shared, &link).await {},
+                (Link::Stdio(_), Era::Legacy) | (Link::OldSse(_), _) => {}
             }
         };
         tokio::select! { () = listening => {}, _ = link.lost() => {} }

@@ -37,6 +37,7 @@ mod inbound;
 mod link;
 mod listen;
 mod listing;
+mod old_sse;
 mod pending;
 mod request;
 mod salvage;
@@ -50,6 +51,7 @@ mod watch;
 mod wire;
 
 pub use crate::mcp::revision::{Era, Revision};
+pub use era::Dialect;
 pub use request::{Notice, Outcome, Part, Reply, Request, Resume, Sent};
 pub use shared::{Definition, Event, Listing, Offers, Report};
 
@@ -84,8 +86,8 @@ pub struct Spec {
     pub per_agent: Option<usize>,
     /// What it may ask an agent for while a call is under way. Default nothing.
     pub may_ask: Capabilities,
-    /// The era of the last connection, which spares a legacy server the probe. A wrong one costs one attempt.
-    pub remembered_era: Option<Era>,
+    /// What the server spoke when it was last connected, which spares a legacy one the probe. A wrong one costs one attempt.
+    pub remembered: Option<Dialect>,
 }
 
 /// A transport, checked.
@@ -120,7 +122,7 @@ impl Spec {
             concurrency: 16,
             per_agent: None,
             may_ask: Capabilities::default(),
-            remembered_era: None,
+            remembered: None,
         })
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::era::Dialect;
 use super::watch::Watched;
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::revision::Revision;
@@ -69,8 +70,10 @@ pub struct Listing {
     pub resources: Vec<Definition>,
     /// All templates of resources, in the server's order; their name is the URI template.
     pub templates: Vec<Definition>,
-    /// The revision; its era is worth remembering.
+    /// The revision.
     pub version: Revision,
+    /// What the server speaks, which is worth remembering.
+    pub dialect: Dialect,
     /// The server's `Implementation`, as JSON text.
     pub server_info: Option<Bytes>,
     /// How the server wants to be used. Words of a stranger: not for a model unread.

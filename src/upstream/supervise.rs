@@ -11,13 +11,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::backoff::Backoff;
+use super::era::Dialect;
 use super::handshake::{self, NotOpened, Opened};
 use super::inbound::Greeting;
 use super::link::Link;
 use super::listing::{self, Rest, Unlisted};
 use super::shared::{Definition, Event, Listing};
 use super::{Core, Live, State, Way, listen};
-use crate::mcp::revision::Era;
 
 /// The first and the longest wait before a new connection.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -38,13 +38,13 @@ pub(super) async fn run(core: Arc<Core>) {
 
 async fn live(core: &Core) {
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
-    let mut memory = core.spec.remembered_era;
+    let mut memory = core.spec.remembered;
     loop {
         core.state.send_replace(State::Connecting);
         let connected = Instant::now();
         let reason = match connect(core, memory).await {
             Ok((opened, known)) => {
-                memory = Some(opened.greeting.version.era());
+                memory = Some(opened.dialect);
                 serve(core, opened, known).await
             }
             Err(refused) => {
@@ -68,20 +68,20 @@ async fn live(core: &Core) {
 }
 
 /// A connection whose tools were listed and compared, and what it listed.
-async fn connect(core: &Core, memory: Option<Era>) -> Result<(Opened, Known), NotOpened> {
+async fn connect(core: &Core, memory: Option<Dialect>) -> Result<(Opened, Known), NotOpened> {
     let connect = core.spec.connect_timeout();
     let opening = async {
         match &core.spec.way {
             Way::Http(address, endpoint) => handshake::http(address, endpoint, &core.shared, memory, connect, core.spec.concurrency).await,
             Way::Stdio(command) => {
-                let silence = if memory == Some(Era::Modern) { connect } else { core.spec.probe_timeout() };
+                let silence = if memory == Some(Dialect::Modern) { connect } else { core.spec.probe_timeout() };
                 handshake::stdio(command, &core.spec.base, &core.shared, memory, silence, core.shared.may_ask).await
             }
         }
     };
     let opened = timeout(connect, opening).await.map_err(|_| NotOpened::from("the server did not answer in time".to_owned()))??;
-    let learnt = Some(opened.greeting.version.era());
-    let listed = list(core, &opened.link, &opened.greeting, Known::default()).await;
+    let learnt = Some(opened.dialect);
+    let listed = list(core, &opened.link, (&opened.greeting, opened.dialect), Known::default()).await;
     let known = listed.map_err(|(Unlisted::Unreachable(reason) | Unlisted::Refused(reason))| NotOpened { reason, memory: learnt })?;
     Ok((opened, known))
 }
@@ -112,7 +112,7 @@ fn fingerprint(tools: &[Definition], rest: &Rest) -> Fingerprint {
 }
 
 /// Lists all and, unless it is what is `known`, waits until the gateway has compared the tools.
-async fn list(core: &Core, link: &Link, greeting: &Greeting, known: Known) -> Result<Known, Unlisted> {
+async fn list(core: &Core, link: &Link, (greeting, dialect): (&Greeting, Dialect), known: Known) -> Result<Known, Unlisted> {
     let page = core.spec.connect_timeout();
     let (tools, rest) = listing::all(&core.shared.id, link, greeting, page, known.rest).await?;
     // The server was just looked at: a list of the rest that fails again and again must not have it looked at without an end.
@@ -129,6 +129,7 @@ async fn list(core: &Core, link: &Link, greeting: &Greeting, known: Known) -> Re
         resources,
         templates,
         version: greeting.version,
+        dialect,
         server_info: greeting.server_info.clone(),
         instructions: greeting.instructions.clone(),
         capabilities: greeting.capabilities.clone(),
@@ -144,21 +145,21 @@ async fn list(core: &Core, link: &Link, greeting: &Greeting, known: Known) -> Re
 
 /// Takes calls until the connection is lost; says why it was.
 async fn serve(core: &Core, opened: Opened, known: Known) -> String {
-    let Opened { link, closer, greeting } = opened;
+    let Opened { link, closer, greeting, dialect } = opened;
     let version = greeting.version;
     core.live.store(Some(Arc::new(Live { link: link.clone(), version })));
     core.offers.store(Some(Arc::new(greeting.offers)));
     core.state.send_replace(State::Connected { version });
     tracing::info!(upstream = %core.shared.id, %version, "the tool server is connected");
     listen::listen(&core.shared, &link, &greeting);
-    let reason = watch(core, &link, &greeting, known).await;
+    let reason = watch(core, &link, (&greeting, dialect), known).await;
     core.live.store(None);
     link.close();
     drop(closer);
     reason
 }
 
-async fn watch(core: &Core, link: &Link, greeting: &Greeting, mut known: Known) -> String {
+async fn watch(core: &Core, link: &Link, known_as: (&Greeting, Dialect), mut known: Known) -> String {
     let mut next = Instant::now() + RELIST;
     loop {
         let hint = async {
@@ -179,7 +180,7 @@ async fn watch(core: &Core, link: &Link, greeting: &Greeting, mut known: Known) 
         }
         let listed = tokio::select! {
             reason = link.lost() => return reason,
-            listed = list(core, link, greeting, known.clone()) => listed,
+            listed = list(core, link, known_as, known.clone()) => listed,
         };
         match (listed, link) {
             (Err(Unlisted::Unreachable(reason)), Link::Http(_)) => return reason,

@@ -132,8 +132,9 @@ async fn a_modern_server_is_asked_anew_when_another_resource_is_watched() {
     let one = fixture.upstream.watch("a:one").unwrap();
     assert_eq!(news(&mut fixture).await, "a:one");
     let _two = fixture.upstream.watch("a:two").unwrap();
-    assert_eq!(news(&mut fixture).await, "a:one");
-    assert_eq!(news(&mut fixture).await, "a:two");
+    let mut both = [news(&mut fixture).await, news(&mut fixture).await];
+    both.sort_unstable();
+    assert_eq!(both, ["a:one", "a:two"]);
     // The stream that was replaced is closed, and so the one before it was.
     crate::soon(server.closed.recv()).await.unwrap();
     drop(one);

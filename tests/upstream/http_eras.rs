@@ -1,7 +1,7 @@
 //! What an HTTP server of each era is sent, and how it is told apart.
 
 use doorward::mcp::log_level::LogLevel;
-use doorward::upstream::{Era, Event, Notice, Revision};
+use doorward::upstream::{Dialect, Era, Event, Notice, Revision};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -130,12 +130,12 @@ async fn a_server_that_names_the_modern_revision_is_not_initialized() {
 
 #[tokio::test]
 async fn a_wrong_memory_of_the_era_is_corrected() {
-    for remembered in [Era::Legacy, Era::Modern] {
-        let server = if remembered == Era::Legacy { Server::modern(echo).await } else { Server::legacy(echo).await };
+    for remembered in [Dialect::Legacy, Dialect::LegacySse, Dialect::Modern] {
+        let server = if remembered != Dialect::Modern { Server::modern(echo).await } else { Server::legacy(echo).await };
         let mut spec = spec(&server.transport());
-        spec.remembered_era = Some(remembered);
+        spec.remembered = Some(remembered);
         let mut fixture = Fixture::connected(spec).await;
-        assert_ne!(fixture.listing().await.version.era(), remembered);
+        assert_ne!(fixture.listing().await.dialect, remembered);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use doorward::upstream::Era;
+use doorward::upstream::{Dialect, Era};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rmcp::model::{
@@ -57,7 +57,7 @@ async fn serve(json: bool) -> serde_json::Value {
 async fn an_independent_server_is_called_in_both_eras() {
     for (remembered, json) in [(None, false), (None, true), (Some(Era::Legacy), false)] {
         let mut spec = spec(&serve(json).await);
-        spec.remembered_era = remembered;
+        spec.remembered = remembered.map(|_| Dialect::Legacy);
         let mut fixture = Fixture::connected(spec).await;
         let listing = fixture.listing().await;
         assert_eq!((listing.version.era(), names(&listing)), (remembered.unwrap_or(Era::Modern), vec!["echo".to_owned()]));

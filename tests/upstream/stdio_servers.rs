@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use doorward::upstream::{Era, Event, Notice, Revision, Spec};
+use doorward::upstream::{Dialect, Event, Notice, Revision, Spec};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -60,7 +60,7 @@ async fn a_server_that_ends_over_the_probe_is_spared_it_next_time() {
 #[tokio::test]
 async fn a_remembered_legacy_server_is_not_probed() {
     let mut spec = server("legacy");
-    spec.remembered_era = Some(Era::Legacy);
+    spec.remembered = Some(Dialect::Legacy);
     let fixture = Fixture::connected(spec).await;
     assert_eq!(fixture.call("seen").await.unwrap()[0], "initialize");
 }
@@ -68,7 +68,7 @@ async fn a_remembered_legacy_server_is_not_probed() {
 #[tokio::test]
 async fn a_wrong_memory_is_corrected() {
     let mut spec = server("modern");
-    spec.remembered_era = Some(Era::Legacy);
+    spec.remembered = Some(Dialect::Legacy);
     let mut fixture = Fixture::start(spec);
     fixture.failure().await;
     assert_eq!(fixture.listing().await.version, Revision::V2026_07_28);
