@@ -1,6 +1,6 @@
 //! Streamable HTTP towards agents, both eras on one endpoint.
 //!
-//! Owns: connections, the order of the checks before a message is understood, and the form of the answer.
+//! Owns: connections, and the order of the checks before a message is understood (`exchange`) and answered (`streaming`).
 //!
 //! INVARIANT: who calls is known from the headers before a byte of the body is read.
 //! INVARIANT: a call runs in a task of its own: a departing client ends a modern call with a record, and leaves a call of a
@@ -22,31 +22,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 
-use super::dispatch::{Turn, Wire};
 use super::places::Places;
-use super::stream::{Answer, Enduring, HttpDownstream, event};
+use super::stream::Answer;
 use super::{Service, headers};
 use crate::error::{Code, Error};
-use crate::gateway::{self, Gateway};
+use crate::gateway::Gateway;
 use crate::identity::{Credentials, Principal};
 use crate::invocation::Caller;
 use crate::mcp::capabilities::Capabilities;
-use crate::mcp::json::{self, Limits, Node};
-use crate::mcp::jsonrpc::{Id, Message, message};
-use crate::mcp::messages::Meta;
 use crate::mcp::respond;
 use crate::mcp::revision::Revision;
 
-const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-const VERSION: HeaderName = headers::VERSION;
+pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(super) const VERSION: HeaderName = headers::VERSION;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
-/// A stream says that it lives at least this often.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Accepts connections until the service stops, then lets the open ones finish.
 pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAcceptor>) {
@@ -134,8 +125,8 @@ fn ambiguous(request: &Request<Incoming>) -> Option<&'static str> {
 }
 
 /// One HTTP request.
-struct Exchange {
-    service: Service,
+pub(super) struct Exchange {
+    pub service: Service,
     peer: SocketAddr,
     peer_text: Arc<str>,
     local: SocketAddr,
@@ -266,210 +257,10 @@ impl Exchange {
         response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         response
     }
-
-    /// Runs the message to its end, whether or not the client waits for it, and answers when the first of these is there: its answer, or something to stream.
-    async fn run(self, gateway: Arc<Gateway>, caller: Caller, headers: HeaderMap, body: Bytes) -> Response<Answer> {
-        let modern = caller.revision.is_some_and(Revision::is_modern);
-        let cancel = self.service.0.give_up.child_token();
-        let streams = headers::accepts(&headers, "text/event-stream");
-        let downstream = Arc::new(HttpDownstream::new(streams, cancel.clone()));
-        // Hanging up is how a modern client cancels.
-        let hung_up = modern.then(|| cancel.clone().drop_guard());
-        let tasks = self.service.0.tasks.clone();
-        let back = Arc::clone(&downstream);
-        let mut running =
-            Enduring::new(&tasks, async move { Exchange::message(&self, &gateway, caller, &headers, &body, &back, &cancel).await });
-        let response = tokio::select! {
-            biased;
-            outgoing = &mut running => outgoing.whole(),
-            first = downstream.next(), if streams => return stream(event(&first), running, downstream, hung_up),
-            () = tokio::time::sleep(KEEP_ALIVE), if streams => return stream(Bytes::from_static(b": working\n\n"), running, downstream, hung_up),
-        };
-        if let Some(guard) = hung_up {
-            guard.disarm();
-        }
-        response
-    }
-
-    /// Understands one message and answers it.
-    async fn message(
-        &self,
-        gateway: &Gateway,
-        mut caller: Caller,
-        headers: &HeaderMap,
-        body: &Bytes,
-        downstream: &HttpDownstream,
-        cancel: &CancellationToken,
-    ) -> Outgoing {
-        let bounds = self.service.bounds();
-        let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
-        let document = match json::parse(body, limits) {
-            Ok(document) => document,
-            Err(fault) => {
-                let error = Error::new(Code::MalformedRequest, format!("the body cannot be read: {fault}")).wire(-32700, 400);
-                return self.unread(gateway, &caller, error).await;
-            }
-        };
-        let message = match message(&document) {
-            Ok(message) => message,
-            Err(error) => return self.unread(gateway, &caller, error).await,
-        };
-        let settled = self.settle(&mut caller, headers, &message);
-        let (id, method, params) = match &message {
-            Message::Request { id, method, params } => (Some(id), *method, *params),
-            Message::Notification { method, params } => (None, *method, *params),
-            // No request of ours is ever sent to an agent on this transport.
-            Message::Result { .. } | Message::Failure { .. } => {
-                return self.unread(gateway, &caller, Error::new(Code::MalformedRequest, "no answer was asked for")).await;
-            }
-        };
-        let (revision, conversation) = match settled {
-            Ok(settled) => settled,
-            Err(error) => return Outgoing::refusal(id, gateway.refuse(&caller, method, id, error).await),
-        };
-        let turn = Turn {
-            service: &self.service,
-            gateway,
-            caller: &caller,
-            revision,
-            conversation: conversation.as_ref(),
-            text: body,
-            downstream,
-            cancel,
-        };
-        match id {
-            None => match turn.notification(method, params).await {
-                None => Outgoing { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None },
-                Some(refused) => Outgoing::refusal(None, refused),
-            },
-            Some(id) => self.outgoing(turn.request(id, method, params).await, &caller),
-        }
-    }
-
-    fn outgoing(&self, wire: Wire, caller: &Caller) -> Outgoing {
-        let begun = wire.negotiated.map(|(revision, client)| self.service.0.sessions.begin(&caller.principal, revision, client.as_deref()));
-        match begun.transpose() {
-            Ok(session) => Outgoing { status: StatusCode::from_u16(wire.status).unwrap_or(StatusCode::OK), body: wire.body, session },
-            Err(error) => Outgoing { status: StatusCode::INTERNAL_SERVER_ERROR, body: respond::error(None, &error, ""), session: None },
-        }
-    }
-
-    async fn unread(&self, gateway: &Gateway, caller: &Caller, error: Error) -> Outgoing {
-        Outgoing::refusal(None, gateway.refuse(caller, "unread", None, error).await)
-    }
-
-    /// Which revision the message is of, and which conversation it belongs to (`mcp-for-gateways`: evidence in order).
-    fn settle(&self, caller: &mut Caller, headers: &HeaderMap, message: &Message<'_, '_>) -> Result<(Revision, Option<Arc<str>>), Error> {
-        let (method, params, is_request) = match message {
-            Message::Request { method, params, .. } => (*method, *params, true),
-            Message::Notification { method, params } => (*method, *params, false),
-            _ => return Ok((Revision::NEWEST, None)),
-        };
-        let meta = Meta::of(params);
-        let named = headers::text(headers, &VERSION);
-        // Revision names are dates, so a later one is greater as text too.
-        let modern = meta.is_modern() || named.is_some_and(|named| named >= Revision::NEWEST.as_str());
-        if modern {
-            caller.client = meta.client();
-            caller.capabilities = meta.capabilities();
-            caller.log_level = meta.log_level();
-            let revision = if is_request { headers::check_modern(Some(headers), method, params)? } else { Revision::NEWEST };
-            caller.revision = Some(revision);
-            return Ok((revision, None));
-        }
-        if method == "initialize" {
-            return Ok((Revision::NEWEST_LEGACY, None));
-        }
-        if !headers.contains_key(SESSION) {
-            return Err(no_session(named, params));
-        }
-        let session = self.service.0.sessions.open(headers::text(headers, &SESSION).unwrap_or_default(), &caller.principal)?;
-        if named.is_some_and(|named| Revision::parse(named).is_none_or(|named| named != session.revision)) {
-            let message = "the header `MCP-Protocol-Version` is not the revision that the session began with";
-            return Err(Error::new(Code::HeaderMismatch, message).wire(-32600, 400));
-        }
-        caller.revision = Some(session.revision);
-        caller.client = session.client;
-        caller.session = Some(Arc::clone(&session.name));
-        Ok((session.revision, Some(session.name)))
-    }
 }
 
-fn no_session(named: Option<&str>, params: Option<&Node<'_>>) -> Error {
-    let known = named.is_none_or(|named| Revision::parse(named).is_some());
-    if !known && params.is_none_or(|params| params.get("_meta").is_none()) {
-        return headers::unsupported(named.unwrap_or_default());
-    }
-    Error::new(Code::SessionInvalid, "the request belongs to no session and describes itself by no `_meta`")
-        .wire(-32600, 400)
-        .suggest("send `initialize` first, or the `_meta` and headers that 2026-07-28 asks for")
-}
-
-/// A finished answer.
-struct Outgoing {
-    status: StatusCode,
-    body: Bytes,
-    session: Option<String>,
-}
-
-impl Outgoing {
-    /// A refusal as the JSON-RPC error that it is, with its own status.
-    fn refusal(id: Option<&Id>, refused: gateway::Answer) -> Self {
-        let error = refused.outcome.err();
-        let status = error.as_ref().and_then(|error| StatusCode::from_u16(error.http()).ok()).unwrap_or(StatusCode::BAD_REQUEST);
-        let body = error.map(|error| respond::error(id, &error, &refused.invocation)).unwrap_or_default();
-        Self { status, body, session: None }
-    }
-
-    fn whole(self) -> Response<Answer> {
-        let mut response = if self.body.is_empty() { plain(self.status, "") } else { json(self.status, self.body) };
-        if let Some(session) = self.session.and_then(|session| HeaderValue::from_str(&session).ok()) {
-            response.headers_mut().insert(SESSION, session);
-        }
-        response
-    }
-}
-
-/// An answer that begins before its call has ended.
-fn stream(
-    first: Bytes,
-    mut running: Enduring<Outgoing>,
-    downstream: Arc<HttpDownstream>,
-    hung_up: Option<tokio_util::sync::DropGuard>,
-) -> Response<Answer> {
-    let (events, body) = mpsc::channel(4);
-    tokio::spawn(async move {
-        let mut next = first;
-        loop {
-            // The client is gone when nobody receives: a modern call is then cancelled by its guard.
-            if events.send(next).await.is_err() {
-                return;
-            }
-            next = tokio::select! {
-                biased;
-                message = downstream.next() => event(&message),
-                outgoing = &mut running => {
-                    for message in downstream.rest() {
-                        let _ = events.send(event(&message)).await;
-                    }
-                    let _ = events.send(event(&outgoing.body)).await;
-                    hung_up.map(tokio_util::sync::DropGuard::disarm);
-                    return;
-                }
-                () = tokio::time::sleep(KEEP_ALIVE) => Bytes::from_static(b": working\n\n"),
-                () = events.closed() => return,
-            };
-        }
-    });
-    let mut response = Response::new(Answer::Events(body));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, EVENTS);
-    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
-}
-
-fn json(status: StatusCode, body: Bytes) -> Response<Answer> {
+/// An MCP message as an answer.
+pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Answer> {
     let mut response = Response::new(Answer::whole(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod console;
 pub mod dispatch;
+mod exchange;
 pub mod headers;
 pub mod http;
 pub mod orphans;
@@ -13,6 +14,7 @@ mod places;
 pub mod session;
 pub mod stdio;
 mod stream;
+mod streaming;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

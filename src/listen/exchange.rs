@@ -1,0 +1,163 @@
+//! What one HTTP message is, which revision it is of, and what is answered.
+//!
+//! INVARIANT: a message of a handshake revision is understood only within a session of the principal who sent it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HeaderValue;
+use http::{HeaderMap, Response, StatusCode};
+use tokio_util::sync::CancellationToken;
+
+use super::dispatch::{Turn, Wire};
+use super::headers;
+use super::http::{Exchange, SESSION, VERSION, json, plain};
+use super::stream::{Answer, HttpDownstream};
+use crate::error::{Code, Error};
+use crate::gateway::{self, Gateway};
+use crate::invocation::Caller;
+use crate::mcp::json::{self, Limits, Node};
+use crate::mcp::jsonrpc::{Id, Message, message};
+use crate::mcp::messages::Meta;
+use crate::mcp::respond;
+use crate::mcp::revision::Revision;
+
+impl Exchange {
+    /// Understands one message and answers it.
+    pub(super) async fn message(
+        &self,
+        gateway: &Gateway,
+        mut caller: Caller,
+        headers: &HeaderMap,
+        body: &Bytes,
+        downstream: &HttpDownstream,
+        cancel: &CancellationToken,
+    ) -> Outgoing {
+        let bounds = self.service.bounds();
+        let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
+        let document = match json::parse(body, limits) {
+            Ok(document) => document,
+            Err(fault) => {
+                let error = Error::new(Code::MalformedRequest, format!("the body cannot be read: {fault}")).wire(-32700, 400);
+                return self.unread(gateway, &caller, error).await;
+            }
+        };
+        let message = match message(&document) {
+            Ok(message) => message,
+            Err(error) => return self.unread(gateway, &caller, error).await,
+        };
+        let settled = self.settle(&mut caller, headers, &message);
+        let (id, method, params) = match &message {
+            Message::Request { id, method, params } => (Some(id), *method, *params),
+            Message::Notification { method, params } => (None, *method, *params),
+            // No request of ours is ever sent to an agent on this transport.
+            Message::Result { .. } | Message::Failure { .. } => {
+                return self.unread(gateway, &caller, Error::new(Code::MalformedRequest, "no answer was asked for")).await;
+            }
+        };
+        let (revision, conversation) = match settled {
+            Ok(settled) => settled,
+            Err(error) => return Outgoing::refusal(id, gateway.refuse(&caller, method, id, error).await),
+        };
+        let turn = Turn {
+            service: &self.service,
+            gateway,
+            caller: &caller,
+            revision,
+            conversation: conversation.as_ref(),
+            text: body,
+            downstream,
+            cancel,
+        };
+        match id {
+            None => match turn.notification(method, params).await {
+                None => Outgoing { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None },
+                Some(refused) => Outgoing::refusal(None, refused),
+            },
+            Some(id) => self.outgoing(turn.request(id, method, params).await, &caller),
+        }
+    }
+
+    fn outgoing(&self, wire: Wire, caller: &Caller) -> Outgoing {
+        let begun = wire.negotiated.map(|(revision, client)| self.service.0.sessions.begin(&caller.principal, revision, client.as_deref()));
+        match begun.transpose() {
+            Ok(session) => Outgoing { status: StatusCode::from_u16(wire.status).unwrap_or(StatusCode::OK), body: wire.body, session },
+            Err(error) => Outgoing { status: StatusCode::INTERNAL_SERVER_ERROR, body: respond::error(None, &error, ""), session: None },
+        }
+    }
+
+    async fn unread(&self, gateway: &Gateway, caller: &Caller, error: Error) -> Outgoing {
+        Outgoing::refusal(None, gateway.refuse(caller, "unread", None, error).await)
+    }
+
+    /// Which revision the message is of, and which conversation it belongs to (`mcp-for-gateways`: evidence in order).
+    fn settle(&self, caller: &mut Caller, headers: &HeaderMap, message: &Message<'_, '_>) -> Result<(Revision, Option<Arc<str>>), Error> {
+        let (method, params, is_request) = match message {
+            Message::Request { method, params, .. } => (*method, *params, true),
+            Message::Notification { method, params } => (*method, *params, false),
+            _ => return Ok((Revision::NEWEST, None)),
+        };
+        let meta = Meta::of(params);
+        let named = headers::text(headers, &VERSION);
+        // Revision names are dates, so a later one is greater as text too.
+        let modern = meta.is_modern() || named.is_some_and(|named| named >= Revision::NEWEST.as_str());
+        if modern {
+            caller.client = meta.client();
+            caller.capabilities = meta.capabilities();
+            caller.log_level = meta.log_level();
+            let revision = if is_request { headers::check_modern(Some(headers), method, params)? } else { Revision::NEWEST };
+            caller.revision = Some(revision);
+            return Ok((revision, None));
+        }
+        if method == "initialize" {
+            return Ok((Revision::NEWEST_LEGACY, None));
+        }
+        if !headers.contains_key(SESSION) {
+            return Err(no_session(named, params));
+        }
+        let session = self.service.0.sessions.open(headers::text(headers, &SESSION).unwrap_or_default(), &caller.principal)?;
+        if named.is_some_and(|named| Revision::parse(named).is_none_or(|named| named != session.revision)) {
+            let message = "the header `MCP-Protocol-Version` is not the revision that the session began with";
+            return Err(Error::new(Code::HeaderMismatch, message).wire(-32600, 400));
+        }
+        caller.revision = Some(session.revision);
+        caller.client = session.client;
+        caller.session = Some(Arc::clone(&session.name));
+        Ok((session.revision, Some(session.name)))
+    }
+}
+
+fn no_session(named: Option<&str>, params: Option<&Node<'_>>) -> Error {
+    let known = named.is_none_or(|named| Revision::parse(named).is_some());
+    if !known && params.is_none_or(|params| params.get("_meta").is_none()) {
+        return headers::unsupported(named.unwrap_or_default());
+    }
+    Error::new(Code::SessionInvalid, "the request belongs to no session and describes itself by no `_meta`")
+        .wire(-32600, 400)
+        .suggest("send `initialize` first, or the `_meta` and headers that 2026-07-28 asks for")
+}
+
+/// A finished answer.
+pub(super) struct Outgoing {
+    pub status: StatusCode,
+    pub body: Bytes,
+    session: Option<String>,
+}
+
+impl Outgoing {
+    /// A refusal as the JSON-RPC error that it is, with its own status.
+    fn refusal(id: Option<&Id>, refused: gateway::Answer) -> Self {
+        let error = refused.outcome.err();
+        let status = error.as_ref().and_then(|error| StatusCode::from_u16(error.http()).ok()).unwrap_or(StatusCode::BAD_REQUEST);
+        let body = error.map(|error| respond::error(id, &error, &refused.invocation)).unwrap_or_default();
+        Self { status, body, session: None }
+    }
+
+    pub(super) fn whole(self) -> Response<Answer> {
+        let mut response = if self.body.is_empty() { plain(self.status, "") } else { json(self.status, self.body) };
+        if let Some(session) = self.session.and_then(|session| HeaderValue::from_str(&session).ok()) {
+            response.headers_mut().insert(SESSION, session);
+        }
+        response
+    }
+}
