@@ -1,4 +1,5 @@
-//! What each method does, whatever transport it came by: a few are answered here, `tools/call` takes the gateway's path.
+//! What each message does, whatever transport it came by. Requests that name a target take the gateway's path, others are
+//! answered in `methods`.
 
 use std::sync::Arc;
 
@@ -6,12 +7,16 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::Service;
-use crate::error::{Code, Effect, Error};
-use crate::gateway::{Answer, Gateway, Listed};
+use super::asks::Back;
+use super::methods::is_offered;
+use super::rounds::{self, Asked};
+use super::session::Negotiated;
+use crate::error::{Code, Error};
+use crate::gateway::{Answer, Gateway};
 use crate::invocation::Caller;
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
-use crate::mcp::messages::{Downstream, Method, Request, client_name, invalid_params};
+use crate::mcp::messages::{Downstream, Method, Request};
 use crate::mcp::respond::{self, Ending};
 use crate::mcp::revision::Revision;
 
@@ -29,10 +34,21 @@ pub struct Turn<'t> {
     pub conversation: Option<&'t Arc<str>>,
     /// The message's bytes.
     pub text: &'t [u8],
+    /// What only one era has.
+    pub side: Side<'t>,
     /// Back to the agent.
     pub downstream: &'t dyn Downstream,
     /// Ends when the agent cancels.
     pub cancel: &'t CancellationToken,
+}
+
+/// The era that the agent is of, with what only that era has.
+#[derive(Clone, Copy)]
+pub enum Side<'t> {
+    /// 2026-07-28: the `Mcp-Param-*` headers, over HTTP.
+    Modern(Option<&'t [(Box<str>, Box<str>)]>),
+    /// A handshake revision: the way to ask the agent.
+    Handshake(&'t dyn Back),
 }
 
 /// An answer on its way out.
@@ -41,12 +57,13 @@ pub struct Wire {
     pub status: u16,
     /// The JSON-RPC response.
     pub body: Bytes,
-    /// What `initialize` settled: the revision, and the client's name.
-    pub negotiated: Option<(Revision, Option<String>)>,
+    /// What `initialize` settled.
+    pub negotiated: Option<Negotiated>,
 }
 
 impl Wire {
-    fn ok(body: Bytes) -> Self {
+    /// A success.
+    pub fn ok(body: Bytes) -> Self {
         Self { status: 200, body, negotiated: None }
     }
 }
@@ -54,18 +71,9 @@ impl Wire {
 impl Turn<'_> {
     /// Answers a request.
     pub async fn request(&self, id: &Id, method: &str, params: Option<&Node<'_>>) -> Wire {
-        if let Some(method) = Method::parse(method) {
-            return self.call(id, method, params).await;
-        }
-        match (self.revision.is_modern(), method) {
-            (_, "tools/list") => self.list(id, Listed::Tools, method, params).await,
-            (_, "prompts/list") => self.list(id, Listed::Prompts, method, params).await,
-            (_, "resources/list") => self.list(id, Listed::Resources, method, params).await,
-            (_, "resources/templates/list") => self.list(id, Listed::Templates, method, params).await,
-            (true, "server/discover") => Wire::ok(discover(id)),
-            (false, "initialize") => self.initialize(id, params).await,
-            (false, "ping") => Wire::ok(respond::result(id, &[])),
-            _ => self.refuse(id, method, Error::new(Code::MethodNotFound, "the method is not served here")).await,
+        match Method::parse(method) {
+            Some(method) if method == Method::CallTool || is_offered(method, self.gateway.offers()) => self.call(id, method, params).await,
+            _ => Box::pin(self.answered_here(id, method, params)).await,
         }
     }
 
@@ -96,100 +104,78 @@ impl Turn<'_> {
     /// Records a refusal and puts it into the form that the revision has for it.
     pub async fn refuse(&self, id: &Id, method: &str, error: Error) -> Wire {
         let answer = self.gateway.refuse(self.caller, method, Some(id), error).await;
-        self.wire(id, method == "tools/call", answer)
+        self.wire(id, Method::parse(method), answer)
     }
 
     async fn call(&self, id: &Id, method: Method, params: Option<&Node<'_>>) -> Wire {
-        // The envelope is not sound, so this is no call yet: a JSON-RPC error.
-        let malformed = match method {
-            Method::CallTool => "tools/call (malformed)",
-            _ => method.as_str(),
-        };
-        let call = match Request::read(method, params, self.text) {
+        let mut call = match Request::read(method, params, self.text) {
             Ok(call) => call,
-            Err(error) => return self.refuse(id, malformed, error).await,
+            // The envelope is not sound, so this is no call yet: a JSON-RPC error.
+            Err(error) => return self.malformed(id, method, error).await,
         };
-        let name = method.as_str();
-        let Ok(_place) = self.service.0.calls.try_acquire() else {
+        if let Side::Modern(headers) = self.side {
+            call.param_headers = headers;
+        }
+        let Ok(place) = self.service.0.calls.try_acquire() else {
             let error = Error::new(Code::Overloaded, "the gateway has as many calls under way as it takes").retry_after_ms(100);
-            return self.refuse(id, name, error).await;
+            return self.refuse(id, method.as_str(), error).await;
         };
         if self.service.is_draining() {
             let error = Error::new(Code::ShuttingDown, "the gateway is stopping").retry_after_ms(1_000);
-            return self.refuse(id, name, error).await;
+            return self.refuse(id, method.as_str(), error).await;
         }
         let _listed = match self.conversation.map(|conversation| InFlight::enter(self.service, conversation, id, self.cancel)) {
             Some(None) => {
                 let error = Error::new(Code::MalformedRequest, "the id is that of a call which is still under way");
-                return self.refuse(id, malformed, error).await;
+                return self.malformed(id, method, error).await;
             }
             listed => listed,
         };
-        let answer = self.gateway.call(self.caller, id, &call, self.text, self.downstream).await;
-        self.wire(id, method == Method::CallTool, answer)
+        let mut answer = self.gateway.call(self.caller, id, &call, self.text, self.downstream).await;
+        if let (Ok(Ending::Asks(_)), Side::Handshake(back), Some(conversation)) = (&answer.outcome, self.side, self.conversation) {
+            drop(place);
+            answer = Box::pin(rounds::drive(self, Asked { back, conversation }, id, &call, answer)).await;
+        }
+        self.wire(id, Some(method), answer)
     }
 
-    fn wire(&self, id: &Id, is_call: bool, answer: Answer) -> Wire {
-        match answer.outcome {
-            // No agent of these revisions is asked anything yet, and in a result it would not know a question.
-            Ok(Ending::Asks(_)) if !self.revision.is_modern() => {
-                let error =
-                    Error::new(Code::ClientCapabilityMissing, "the tool server asks for input, which is not passed on to this agent");
-                Wire::ok(respond::tool_error(
-                    id,
-                    self.revision,
-                    &error.from_upstream().after_effect(Effect::Unknown, false),
-                    &answer.invocation,
-                ))
-            }
-            Ok(ending) => Wire::ok(respond::answer(id, self.revision, &ending)),
-            // What a model can act on is a result; a name that does not exist is the protocol's -32602.
-            Err(error) if is_call && error.code() != Code::ToolNotFound => {
-                Wire::ok(respond::tool_error(id, self.revision, &error, &answer.invocation))
-            }
-            Err(error) => {
-                let status = if self.revision.is_modern() { error.http() } else { 200 };
-                Wire { status, body: respond::error(Some(id), &error, &answer.invocation), negotiated: None }
-            }
-        }
+    async fn malformed(&self, id: &Id, method: Method, error: Error) -> Wire {
+        let answer = self.gateway.refuse(self.caller, &format!("{} (malformed)", method.as_str()), Some(id), error).await;
+        self.wire(id, None, answer)
     }
 
-    async fn list(&self, id: &Id, what: Listed, method: &str, params: Option<&Node<'_>>) -> Wire {
-        let cursor = params.and_then(|params| params.get("cursor"));
-        if cursor.is_some_and(|cursor| cursor.as_str().is_none()) {
-            return self.refuse(id, method, invalid_params("`params.cursor` is not a string")).await;
-        }
-        match self.gateway.list(what, self.caller, self.revision, cursor.and_then(Node::as_str)) {
-            Ok(page) => {
-                Wire::ok(respond::page(id, self.revision, what.member(), &page.items, page.next.as_deref(), page.ttl_ms, &page.unavailable))
-            }
-            Err(error) => self.refuse(id, method, error).await,
-        }
-    }
-
-    async fn initialize(&self, id: &Id, params: Option<&Node<'_>>) -> Wire {
-        let asked = params.and_then(|params| params.get("protocolVersion")).and_then(Node::as_str);
-        let Some(asked) = asked else {
-            return self.refuse(id, "initialize", invalid_params("`params.protocolVersion` is missing")).await;
+    /// What a model can act on is a result of `tools/call`; what its client has to see to is the protocol's own error.
+    fn wire(&self, id: &Id, method: Option<Method>, answer: Answer) -> Wire {
+        let error = match answer.outcome {
+            Ok(ending) => return Wire::ok(respond::answer(id, self.revision, &ending)),
+            Err(error) => error,
         };
-        let revision = Revision::parse(asked).filter(|revision| !revision.is_modern()).unwrap_or(Revision::NEWEST_LEGACY);
-        let client = params.and_then(|params| params.get("clientInfo")).map(client_name);
-        let head = format!(
-            "\"protocolVersion\":\"{}\",\"capabilities\":{{\"tools\":{{}}}},\"serverInfo\":{}",
-            revision.as_str(),
-            respond::SERVER_INFO
-        );
-        Wire { status: 200, body: respond::result(id, &[head.as_bytes()]), negotiated: Some((revision, client)) }
+        let modern = self.revision.is_modern();
+        let is_protocols = match error.code() {
+            Code::ToolNotFound | Code::StateInvalid | Code::HeaderMismatch => true,
+            Code::ClientCapabilityMissing => modern,
+            _ => false,
+        };
+        if method == Some(Method::CallTool) && !is_protocols {
+            return Wire::ok(respond::tool_error(id, self.revision, &error, &answer.invocation));
+        }
+        let error = if modern { error } else { as_of_old(error, method) };
+        let status = if modern { error.http() } else { 200 };
+        Wire { status, body: respond::error(Some(id), &error, &answer.invocation), negotiated: None }
     }
 }
 
-fn discover(id: &Id) -> Bytes {
-    let members = format!(
-        "\"supportedVersions\":[\"{}\"],\"capabilities\":{{\"tools\":{{}}}},\"resultType\":\"complete\",\"ttlMs\":3600000,\"cacheScope\":\"public\",\"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{}}}",
-        Revision::NEWEST.as_str(),
-        respond::SERVER_INFO
-    );
-    respond::result(id, &[members.as_bytes()])
+/// The numbers that the handshake revisions have for what 2026-07-28 says otherwise.
+fn as_of_old(error: Error, method: Option<Method>) -> Error {
+    match (error.code(), method) {
+        // A client of theirs cannot declare a capability for one request.
+        (Code::ClientCapabilityMissing, _) => error.wire(-32603, 200),
+        // 2025-11-25, resources, "Error Handling".
+        (_, Some(Method::ReadResource)) if error.jsonrpc() == -32602 && error.data_members().iter().any(|(key, _)| *key == "uri") => {
+            error.wire(-32002, 200)
+        }
+        _ => error,
+    }
 }
 
 /// A call's entry among those that can be cancelled by id; leaves with the call.

@@ -9,7 +9,7 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
-use super::dispatch::{Turn, Wire};
+use super::dispatch::{Side, Turn, Wire};
 use super::headers;
 use super::http::{Exchange, SESSION, VERSION, json, plain};
 use super::stream::{Answer, HttpDownstream};
@@ -50,36 +50,47 @@ impl Exchange {
         let (id, method, params) = match &message {
             Message::Request { id, method, params } => (Some(id), *method, *params),
             Message::Notification { method, params } => (None, *method, *params),
-            // No request of ours is ever sent to an agent on this transport.
             Message::Result { .. } | Message::Failure { .. } => {
-                return self.unread(gateway, &caller, Error::new(Code::MalformedRequest, "no answer was asked for")).await;
+                return match settled.and_then(|settled| self.answered(&settled, &message, body)) {
+                    Ok(()) => Outgoing::accepted(),
+                    Err(error) => self.unread(gateway, &caller, error).await,
+                };
             }
         };
-        let (revision, conversation) = match settled {
+        let settled = match settled {
             Ok(settled) => settled,
             Err(error) => return Outgoing::refusal(id, gateway.refuse(&caller, method, id, error).await),
         };
+        let (revision, conversation) = (settled.revision, settled.conversation.as_ref());
+        let back = (!revision.is_modern()).then(|| downstream.of_handshake(conversation, revision));
         let turn = Turn {
             service: &self.service,
             gateway,
             caller: &caller,
             revision,
-            conversation: conversation.as_ref(),
+            conversation,
+            side: back.as_ref().map_or(Side::Modern(Some(&settled.params)), |back| Side::Handshake(back)),
             text: body,
             downstream,
             cancel,
         };
         match id {
             None => match turn.notification(method, params).await {
-                None => Outgoing { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None },
+                None => Outgoing::accepted(),
                 Some(refused) => Outgoing::refusal(None, refused),
             },
             Some(id) => self.outgoing(turn.request(id, method, params).await, &caller),
         }
     }
 
+    /// Takes the answer to a question of ours. Only an agent in a session is asked anything.
+    fn answered(&self, settled: &Settled, message: &Message<'_, '_>, body: &Bytes) -> Result<(), Error> {
+        let taken = settled.conversation.as_ref().is_some_and(|name| self.service.asks().answered(name, message, body));
+        if taken { Ok(()) } else { Err(Error::new(Code::MalformedRequest, "no answer was asked for")) }
+    }
+
     fn outgoing(&self, wire: Wire, caller: &Caller) -> Outgoing {
-        let begun = wire.negotiated.map(|(revision, client)| self.service.0.sessions.begin(&caller.principal, revision, client.as_deref()));
+        let begun = wire.negotiated.map(|settled| self.service.0.sessions.begin(&caller.principal, &settled));
         match begun.transpose() {
             Ok(session) => Outgoing { status: StatusCode::from_u16(wire.status).unwrap_or(StatusCode::OK), body: wire.body, session },
             Err(error) => Outgoing { status: StatusCode::INTERNAL_SERVER_ERROR, body: respond::error(None, &error, ""), session: None },
@@ -91,11 +102,11 @@ impl Exchange {
     }
 
     /// Which revision the message is of, and which conversation it belongs to (`mcp-for-gateways`: evidence in order).
-    fn settle(&self, caller: &mut Caller, headers: &HeaderMap, message: &Message<'_, '_>) -> Result<(Revision, Option<Arc<str>>), Error> {
+    fn settle(&self, caller: &mut Caller, headers: &HeaderMap, message: &Message<'_, '_>) -> Result<Settled, Error> {
         let (method, params, is_request) = match message {
             Message::Request { method, params, .. } => (*method, *params, true),
             Message::Notification { method, params } => (*method, *params, false),
-            _ => return Ok((Revision::NEWEST, None)),
+            Message::Result { .. } | Message::Failure { .. } => ("", None, false),
         };
         let meta = Meta::of(params);
         let named = headers::text(headers, &VERSION);
@@ -107,10 +118,12 @@ impl Exchange {
             caller.log_level = meta.log_level();
             let revision = if is_request { headers::check_modern(Some(headers), method, params)? } else { Revision::NEWEST };
             caller.revision = Some(revision);
-            return Ok((revision, None));
+            // No other request has such headers (2026-07-28, streamable HTTP).
+            let params = if method == "tools/call" { headers::params(headers)? } else { Vec::new() };
+            return Ok(Settled { revision, conversation: None, params });
         }
         if method == "initialize" {
-            return Ok((Revision::NEWEST_LEGACY, None));
+            return Ok(Settled { revision: Revision::NEWEST_LEGACY, conversation: None, params: Vec::new() });
         }
         if !headers.contains_key(SESSION) {
             return Err(no_session(named, params));
@@ -122,8 +135,9 @@ impl Exchange {
         }
         caller.revision = Some(session.revision);
         caller.client = session.client;
+        caller.capabilities = session.capabilities;
         caller.session = Some(Arc::clone(&session.name));
-        Ok((session.revision, Some(session.name)))
+        Ok(Settled { revision: session.revision, conversation: Some(session.name), params: Vec::new() })
     }
 }
 
@@ -137,6 +151,14 @@ fn no_session(named: Option<&str>, params: Option<&Node<'_>>) -> Error {
         .suggest("send `initialize` first, or the `_meta` and headers that 2026-07-28 asks for")
 }
 
+/// What a message's headers and `_meta` say of it.
+struct Settled {
+    revision: Revision,
+    conversation: Option<Arc<str>>,
+    /// The `Mcp-Param-*` headers of a call of 2026-07-28.
+    params: Vec<(Box<str>, Box<str>)>,
+}
+
 /// A finished answer.
 pub(super) struct Outgoing {
     pub status: StatusCode,
@@ -145,6 +167,11 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
+    /// Nothing to say, as after a notification.
+    fn accepted() -> Self {
+        Self { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None }
+    }
+
     /// A refusal as the JSON-RPC error that it is, with its own status.
     fn refusal(id: Option<&Id>, refused: gateway::Answer) -> Self {
         let error = refused.outcome.err();

@@ -22,6 +22,7 @@ const FORWARDING: [&str; 3] = ["forwarded", "x-real-ip", "via"];
 pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
+const PARAM: &str = "mcp-param-";
 
 /// The value of a header, where it occurs once and is visible ASCII.
 pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
@@ -129,7 +130,8 @@ fn check_standard(headers: &HeaderMap, version: &str, method: &str, params: Opti
         _ => return Ok(()),
     };
     let named = params.and_then(|params| params.get(member)).and_then(Node::as_str);
-    let header = text(headers, &NAME).map(decoded).transpose()?;
+    let unsound = || mismatch("the header `Mcp-Name` is not sound Base64");
+    let header = text(headers, &NAME).map(|name| decoded(name).ok_or_else(unsound)).transpose()?;
     // Without the member the parameters are refused for it, by the next stage.
     if named.is_some() && header.as_deref() != named {
         return Err(mismatch("the header `Mcp-Name` is missing or differs from the body"));
@@ -137,11 +139,21 @@ fn check_standard(headers: &HeaderMap, version: &str, method: &str, params: Opti
     Ok(())
 }
 
+/// The `Mcp-Param-*` headers of a request of 2026-07-28: each NAME in lower case, with its decoded value.
+///
+/// # Errors
+/// `header_mismatch` for one that stands twice, is not visible ASCII, or is not sound Base64.
+pub fn params(headers: &HeaderMap) -> Result<Vec<(Box<str>, Box<str>)>, Error> {
+    let named = headers.keys().filter_map(|name| Some((name, name.as_str().strip_prefix(PARAM)?)));
+    let decoded = named.map(|(name, param)| Some((param.into(), decoded(text(headers, name)?)?.into())));
+    let unsound = || Error::new(Code::HeaderMismatch, "a header `Mcp-Param-*` stands twice or cannot be read");
+    decoded.collect::<Option<_>>().ok_or_else(unsound)
+}
+
 /// A header value that may be wrapped in `=?base64?…?=`. Other spellings of the wrapper are literal values.
-fn decoded(value: &str) -> Result<String, Error> {
+fn decoded(value: &str) -> Option<String> {
     let Some(inner) = value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) else {
-        return Ok(value.to_owned());
+        return Some(value.to_owned());
     };
-    let bytes = STANDARD.decode(inner).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    bytes.ok_or_else(|| Error::new(Code::HeaderMismatch, "the header `Mcp-Name` is not sound Base64"))
+    STANDARD.decode(inner).ok().and_then(|bytes| String::from_utf8(bytes).ok())
 }

@@ -4,13 +4,16 @@
 //! stage of its path.
 
 pub mod admin;
+pub mod asks;
 pub mod console;
 pub mod dispatch;
 mod exchange;
 pub mod headers;
 pub mod http;
+mod methods;
 pub mod orphans;
 mod places;
+mod rounds;
 pub mod session;
 pub mod stdio;
 mod stream;
@@ -22,10 +25,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::asks::Asks;
 use self::session::Sessions;
 use crate::clock::Clock;
 use crate::config::Listen;
@@ -43,6 +47,7 @@ struct Inner {
     sessions: Sessions,
     calls: Arc<Semaphore>,
     in_flight: DashMap<(Arc<str>, Id), CancellationToken>,
+    asks: Asks,
     tasks: TaskTracker,
     draining: AtomicBool,
     no_new: CancellationToken,
@@ -59,6 +64,7 @@ impl Service {
             sessions,
             bounds,
             in_flight: DashMap::new(),
+            asks: Asks::default(),
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),
             no_new: CancellationToken::new(),
@@ -94,6 +100,16 @@ impl Service {
     /// Ends when no new connection is to be taken.
     pub fn stopping(&self) -> &CancellationToken {
         &self.0.no_new
+    }
+
+    /// Questions to agents that wait for their answer.
+    pub fn asks(&self) -> &Asks {
+        &self.0.asks
+    }
+
+    /// Waits for a place among the calls under way.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.calls.acquire().await.ok()
     }
 
     /// Calls under way.

@@ -10,11 +10,13 @@ use dashmap::DashMap;
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::identity::Principal;
+use crate::mcp::capabilities::Capabilities;
 use crate::mcp::revision::Revision;
 use crate::seal::hex;
 use crate::seal::{Seal, random};
 
-const PURPOSE: &str = "session";
+// The number goes up with the form of what is sealed, so that an id of another form is one that is not known.
+const PURPOSE: &str = "session2";
 /// Ended sessions that are remembered until they would have expired. At the bound the oldest knowledge goes first.
 const MAX_ENDED: usize = 65_536;
 
@@ -25,9 +27,23 @@ pub struct Session {
     pub revision: Revision,
     /// What the client called itself.
     pub client: Option<String>,
+    /// What it has declared that it can be asked for.
+    pub capabilities: Capabilities,
     /// Its short name in records and for its calls in flight.
     pub name: Arc<str>,
-    expires: i64,
+    /// When it ends, in seconds since 1970.
+    pub expires: i64,
+}
+
+/// What `initialize` settles for all that follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The revision.
+    pub revision: Revision,
+    /// What the client called itself.
+    pub client: Option<String>,
+    /// What it has declared, as far as the revision knows it.
+    pub capabilities: Capabilities,
 }
 
 /// Opens and makes session ids.
@@ -48,13 +64,14 @@ impl Sessions {
     ///
     /// # Errors
     /// `internal` when the machine gives no randomness.
-    pub fn begin(&self, principal: &Principal, revision: Revision, client: Option<&str>) -> Result<String, Error> {
+    pub fn begin(&self, principal: &Principal, settled: &Negotiated) -> Result<String, Error> {
         let fault = || Error::new(Code::Internal, "no session could be made");
         let mut name = [0; 8];
         random(&mut name).map_err(|_| fault())?;
         let expires = self.clock.unix_seconds().saturating_add(i64::try_from(self.seconds).unwrap_or(i64::MAX));
-        let client: String = client.unwrap_or_default().chars().filter(|letter| *letter != '\n').collect();
-        let plain = format!("{}\n{}\n{expires}\n{}\n{client}", revision.as_str(), principal.id, hex(&name));
+        let client: String = settled.client.iter().flat_map(|client| client.chars()).filter(|letter| *letter != '\n').collect();
+        let (revision, bits) = (settled.revision.as_str(), settled.capabilities.bits());
+        let plain = format!("{revision}\n{}\n{expires}\n{}\n{bits}\n{client}", principal.id, hex(&name));
         self.seal.seal(PURPOSE, plain.as_bytes()).ok_or_else(fault)
     }
 
@@ -71,13 +88,14 @@ impl Sessions {
 
     fn unsealed(&self, id: &str, principal: &Principal) -> Option<Session> {
         let plain = self.seal.open(PURPOSE, id)?;
-        let mut fields = std::str::from_utf8(&plain).ok()?.splitn(5, '\n');
+        let mut fields = std::str::from_utf8(&plain).ok()?.splitn(6, '\n');
         let revision = Revision::parse(fields.next()?)?;
         let bound = fields.next()? == &*principal.id;
         let expires = fields.next()?.parse().ok()?;
         let name = fields.next()?.into();
+        let capabilities = Capabilities::from_bits(fields.next()?.parse().ok()?);
         let client = Some(fields.next()?.to_owned()).filter(|client| !client.is_empty());
-        bound.then_some(Session { revision, client, name, expires })
+        bound.then_some(Session { revision, client, capabilities, name, expires })
     }
 
     /// Ends a session: its id is refused from now on by this process.

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::dispatch::Turn;
+use super::asks::Back;
+use super::dispatch::{Side, Turn};
 use super::stream::notification;
 use super::{Service, headers};
 use crate::error::{Code, Error};
@@ -55,6 +56,7 @@ pub async fn serve(
         },
         conversation,
         negotiated: None,
+        declared: Capabilities::default(),
         calls: TaskTracker::new(),
         service,
         out,
@@ -126,6 +128,7 @@ struct Client {
     caller: Caller,
     conversation: Arc<str>,
     negotiated: Option<Revision>,
+    declared: Capabilities,
     calls: TaskTracker,
     service: Service,
     out: mpsc::Sender<Bytes>,
@@ -167,8 +170,10 @@ impl Client {
                 Ok((revision, caller)) => self.request(revision, caller, line.clone()),
             },
             Ok(Message::Notification { method, params }) => self.notification(method, params, &line).await,
-            // No request of ours is ever sent to an agent, so nobody waits for an answer.
-            Ok(Message::Result { .. } | Message::Failure { .. }) => {}
+            Ok(answer @ (Message::Result { .. } | Message::Failure { .. })) => {
+                // One that nobody waits for any more is late, and no fault.
+                self.service.asks().answered(&self.conversation, &answer, &line);
+            }
         }
     }
 
@@ -188,6 +193,9 @@ impl Client {
                 Error::new(Code::SessionInvalid, message).wire(-32600, 400)
             })?
         };
+        if !revision.is_modern() {
+            caller.capabilities = self.declared;
+        }
         caller.revision = Some(revision);
         Ok((revision, caller))
     }
@@ -202,14 +210,16 @@ impl Client {
             caller,
             revision,
             conversation: None,
+            side: downstream.side(revision),
             text: line,
             downstream: &downstream,
             cancel: &cancel,
         };
         let wire = turn.request(id, "initialize", params).await;
-        if let Some((revision, client)) = wire.negotiated {
-            self.negotiated = Some(revision);
-            self.caller.client = client;
+        if let Some(settled) = wire.negotiated {
+            self.negotiated = Some(settled.revision);
+            self.caller.client = settled.client;
+            self.declared = settled.capabilities;
         }
         let _ = self.out.send(wire.body).await;
     }
@@ -218,12 +228,14 @@ impl Client {
         let gateway = self.service.gateway();
         let cancel = CancellationToken::new();
         let downstream = StdioDownstream { out: self.out.clone(), cancel: cancel.clone() };
+        let revision = self.negotiated.unwrap_or(Revision::NEWEST);
         let turn = Turn {
             service: &self.service,
             gateway: &gateway,
             caller: &self.caller,
-            revision: self.negotiated.unwrap_or(Revision::NEWEST),
+            revision,
             conversation: Some(&self.conversation),
+            side: downstream.side(revision),
             text: line,
             downstream: &downstream,
             cancel: &cancel,
@@ -252,6 +264,7 @@ impl Client {
                 caller: &caller,
                 revision,
                 conversation: Some(&conversation),
+                side: downstream.side(revision),
                 text: &line,
                 downstream: &downstream,
                 cancel: &cancel,
@@ -269,6 +282,19 @@ impl Client {
 struct StdioDownstream {
     out: mpsc::Sender<Bytes>,
     cancel: CancellationToken,
+}
+
+impl StdioDownstream {
+    /// A message of 2026-07-28 has no headers on a pipe, and its sender is asked nothing.
+    fn side(&self, revision: Revision) -> Side<'_> {
+        if revision.is_modern() { Side::Modern(None) } else { Side::Handshake(self) }
+    }
+}
+
+impl Back for StdioDownstream {
+    fn send(&self, message: Bytes) -> bool {
+        self.out.try_send(message).is_ok()
+    }
 }
 
 impl Downstream for StdioDownstream {

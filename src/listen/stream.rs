@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::asks::Back;
 use crate::mcp::messages::Downstream;
+use crate::mcp::revision::Revision;
 
 /// Notifications of one call that wait to be sent.
 const MAX_WAITING: usize = 64;
@@ -108,49 +110,91 @@ pub fn event(message: &[u8]) -> Bytes {
 pub struct HttpDownstream {
     streams: bool,
     cancel: CancellationToken,
-    waiting: Mutex<VecDeque<Bytes>>,
+    waiting: Mutex<VecDeque<Waiting>>,
     arrived: Notify,
+    session: OnceLock<(Arc<str>, Revision)>,
+}
+
+struct Waiting {
+    message: Bytes,
+    is_question: bool,
+}
+
+/// The way to ask an agent of a handshake revision on HTTP.
+pub struct HandshakeDownstream<'d>(&'d HttpDownstream);
+
+impl Back for HandshakeDownstream<'_> {
+    fn send(&self, message: Bytes) -> bool {
+        self.0.streams && {
+            self.0.push(message, true);
+            true
+        }
+    }
 }
 
 impl HttpDownstream {
     /// For a client that takes event streams, or one that does not and hears only the answer.
     pub fn new(streams: bool, cancel: CancellationToken) -> Self {
-        Self { streams, cancel, waiting: Mutex::default(), arrived: Notify::new() }
+        Self { streams, cancel, waiting: Mutex::default(), arrived: Notify::new(), session: OnceLock::new() }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
+    /// Serves an agent of a handshake revision from now on, in its session if there is one yet.
+    pub fn of_handshake(&self, session: Option<&Arc<str>>, revision: Revision) -> HandshakeDownstream<'_> {
+        if let Some(session) = session {
+            let _ = self.session.set((Arc::clone(session), revision));
+        }
+        HandshakeDownstream(self)
+    }
+
+    /// The session that the message belongs to, once that is known.
+    pub fn session(&self) -> Option<&(Arc<str>, Revision)> {
+        self.session.get()
+    }
+
+    /// Whether the client takes event streams.
+    pub fn streams(&self) -> bool {
+        self.streams
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Questions are bounded where they are asked; of everything else the oldest gives way.
+    fn push(&self, message: Bytes, is_question: bool) {
+        let mut waiting = self.waiting();
+        if waiting.len() >= MAX_WAITING
+            && let Some(oldest) = waiting.iter().position(|waiting| !waiting.is_question)
+        {
+            waiting.remove(oldest);
+        }
+        waiting.push_back(Waiting { message, is_question });
+        drop(waiting);
+        self.arrived.notify_one();
     }
 
     /// The next notification, when there is one.
     pub async fn next(&self) -> Bytes {
         loop {
             let arrived = self.arrived.notified();
-            if let Some(message) = self.waiting().pop_front() {
-                return message;
+            if let Some(waiting) = self.waiting().pop_front() {
+                return waiting.message;
             }
             arrived.await;
         }
     }
 
     /// What waits now.
-    pub fn rest(&self) -> VecDeque<Bytes> {
-        std::mem::take(&mut *self.waiting())
+    pub fn rest(&self) -> impl Iterator<Item = Bytes> {
+        std::mem::take(&mut *self.waiting()).into_iter().map(|waiting| waiting.message)
     }
 }
 
 impl Downstream for HttpDownstream {
     fn notify(&self, method: &str, params: &[u8]) {
-        if !self.streams {
-            return;
+        if self.streams {
+            self.push(notification(method, params), false);
         }
-        let mut waiting = self.waiting();
-        if waiting.len() >= MAX_WAITING {
-            waiting.pop_front();
-        }
-        waiting.push_back(notification(method, params));
-        drop(waiting);
-        self.arrived.notify_one();
     }
 
     fn cancelled(&self) -> &CancellationToken {
