@@ -179,14 +179,14 @@ fn as_of_old(error: Error, method: Option<Method>) -> Error {
 }
 
 /// A call's entry among those that can be cancelled by id; leaves with the call.
-struct InFlight<'s> {
+pub(super) struct InFlight<'s> {
     service: &'s Service,
     key: (Arc<str>, Id),
 }
 
 impl<'s> InFlight<'s> {
     /// `None` when another call of the conversation has this id: a cancellation could not tell them apart.
-    fn enter(service: &'s Service, conversation: &Arc<str>, id: &Id, cancel: &CancellationToken) -> Option<Self> {
+    pub(super) fn enter(service: &'s Service, conversation: &Arc<str>, id: &Id, cancel: &CancellationToken) -> Option<Self> {
         let key = (Arc::clone(conversation), id.clone());
         match service.0.in_flight.entry(key.clone()) {
             dashmap::Entry::Occupied(_) => None,

@@ -10,9 +10,10 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Side, Turn, Wire};
-use super::headers;
 use super::http::{Exchange, SESSION, VERSION, json, plain};
 use super::stream::{Answer, HttpDownstream};
+use super::subscribe::{self, Listening};
+use super::{headers, level};
 use crate::error::{Code, Error};
 use crate::gateway::{self, Gateway};
 use crate::invocation::Caller;
@@ -26,7 +27,7 @@ impl Exchange {
     /// Understands one message and answers it.
     pub(super) async fn message(
         &self,
-        gateway: &Gateway,
+        gateway: Arc<Gateway>,
         mut caller: Caller,
         headers: &HeaderMap,
         body: &Bytes,
@@ -39,12 +40,12 @@ impl Exchange {
             Ok(document) => document,
             Err(fault) => {
                 let error = Error::new(Code::MalformedRequest, format!("the body cannot be read: {fault}")).wire(-32700, 400);
-                return self.unread(gateway, &caller, error).await;
+                return self.unread(&gateway, &caller, error).await;
             }
         };
         let message = match message(&document) {
             Ok(message) => message,
-            Err(error) => return self.unread(gateway, &caller, error).await,
+            Err(error) => return self.unread(&gateway, &caller, error).await,
         };
         let settled = self.settle(&mut caller, headers, &message);
         let (id, method, params) = match &message {
@@ -53,7 +54,7 @@ impl Exchange {
             Message::Result { .. } | Message::Failure { .. } => {
                 return match settled.and_then(|settled| self.answered(&settled, &message, body)) {
                     Ok(()) => Outgoing::accepted(),
-                    Err(error) => self.unread(gateway, &caller, error).await,
+                    Err(error) => self.unread(&gateway, &caller, error).await,
                 };
             }
         };
@@ -61,11 +62,16 @@ impl Exchange {
             Ok(settled) => settled,
             Err(error) => return Outgoing::refusal(id, gateway.refuse(&caller, method, id, error).await),
         };
+        if let (true, Some(id), subscribe::METHOD) = (settled.revision.is_modern(), id, method) {
+            // It stays open, and a snapshot must not stay with it.
+            drop(gateway);
+            return Box::pin(self.listen(&caller, id, params, downstream, cancel)).await;
+        }
         let (revision, conversation) = (settled.revision, settled.conversation.as_ref());
         let back = (!revision.is_modern()).then(|| downstream.of_handshake(conversation, revision));
         let turn = Turn {
             service: &self.service,
-            gateway,
+            gateway: &gateway,
             caller: &caller,
             revision,
             conversation,
@@ -80,6 +86,27 @@ impl Exchange {
                 Some(refused) => Outgoing::refusal(None, refused),
             },
             Some(id) => self.outgoing(turn.request(id, method, params).await, &caller),
+        }
+    }
+
+    async fn listen(
+        &self,
+        caller: &Caller,
+        id: &Id,
+        params: Option<&Node<'_>>,
+        downstream: &HttpDownstream,
+        cancel: &CancellationToken,
+    ) -> Outgoing {
+        if !downstream.streams() {
+            let error = Error::new(Code::MalformedRequest, "the client takes no event stream, and a subscription is nothing else")
+                .wire(-32600, 406)
+                .suggest("send `Accept: application/json, text/event-stream`");
+            return Outgoing::refusal(Some(id), self.service.gateway().refuse(caller, subscribe::METHOD, Some(id), error).await);
+        }
+        let listening = Listening { service: &self.service, caller, id, downstream, cancel };
+        match listening.run(params).await {
+            Ok(body) => Outgoing { status: StatusCode::OK, body, session: None },
+            Err(refused) => Outgoing::refusal(Some(id), refused),
         }
     }
 
@@ -136,6 +163,7 @@ impl Exchange {
         caller.revision = Some(session.revision);
         caller.client = session.client;
         caller.capabilities = session.capabilities;
+        caller.log_level = Some(self.service.streams().level(&session.name).unwrap_or(level::UNSET));
         caller.session = Some(Arc::clone(&session.name));
         Ok(Settled { revision: session.revision, conversation: Some(session.name), params: Vec::new() })
     }

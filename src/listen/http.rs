@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::places::Places;
 use super::stream::Answer;
-use super::{Service, headers};
+use super::{Service, headers, streaming};
 use crate::error::{Code, Error};
 use crate::gateway::Gateway;
 use crate::identity::{Credentials, Principal};
@@ -36,6 +36,7 @@ use crate::mcp::respond;
 use crate::mcp::revision::Revision;
 
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 pub(super) const VERSION: HeaderName = headers::VERSION;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -151,6 +152,7 @@ impl Exchange {
         };
         match parts.method {
             Method::POST => self.post(gateway, principal, parts.headers, body).await,
+            Method::GET if parts.headers.contains_key(SESSION) => self.stream(&parts.headers, principal),
             Method::DELETE if parts.headers.contains_key(SESSION) => self.end_session(&parts.headers, &principal),
             _ => {
                 let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "send MCP messages with POST\n");
@@ -217,9 +219,37 @@ impl Exchange {
         match headers::text(headers, &SESSION).and_then(|id| sessions.open(id, principal).ok()) {
             Some(session) => {
                 sessions.end(&session);
+                self.service.streams().end(&session.name);
+                self.service.replays().end(&session.name);
                 plain(StatusCode::NO_CONTENT, "")
             }
             None => plain(StatusCode::NOT_FOUND, "there is no such session\n"),
+        }
+    }
+
+    /// A session's stream: what followed the last event that the client has, or what changes from now on.
+    fn stream(self, headers: &HeaderMap, principal: Principal) -> Response<Answer> {
+        let sessions = &self.service.0.sessions;
+        let Some(session) = headers::text(headers, &SESSION).and_then(|id| sessions.open(id, &principal).ok()) else {
+            return plain(StatusCode::NOT_FOUND, "there is no such session\n");
+        };
+        if !headers::accepts(headers, "text/event-stream") {
+            return plain(StatusCode::NOT_ACCEPTABLE, "send `Accept: text/event-stream`\n");
+        }
+        if headers::text(headers, &VERSION).is_some_and(|named| named != session.revision.as_str()) {
+            return plain(StatusCode::BAD_REQUEST, "`MCP-Protocol-Version` is not the revision that the session began with\n");
+        }
+        if headers.contains_key(LAST_EVENT) {
+            let last = headers::text(headers, &LAST_EVENT).unwrap_or_default();
+            return match self.service.replays().take_up(&session.name, last) {
+                Some(playback) => streaming::taken_up(playback),
+                None => plain(StatusCode::BAD_REQUEST, "what followed this event is not kept\n"),
+            };
+        }
+        match self.service.streams().open(&session.name, sessions.lasting()) {
+            Ok(Some(open)) => streaming::standalone(self.service.clone(), principal, session, open),
+            Ok(None) => plain(StatusCode::CONFLICT, "the session has a stream already\n"),
+            Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "too many sessions have a stream\n"),
         }
     }
 

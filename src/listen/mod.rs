@@ -5,19 +5,24 @@
 
 pub mod admin;
 pub mod asks;
+mod changes;
 pub mod console;
 pub mod dispatch;
 mod exchange;
 pub mod headers;
 pub mod http;
+mod level;
 mod methods;
 pub mod orphans;
 mod places;
+mod replay;
 mod rounds;
 pub mod session;
 pub mod stdio;
 mod stream;
 mod streaming;
+pub mod streams;
+mod subscribe;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +35,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::asks::Asks;
+use self::replay::Replays;
 use self::session::Sessions;
+use self::streams::{Lasts, Streams};
+use self::subscribe::Subscriptions;
 use crate::clock::Clock;
 use crate::config::Listen;
 use crate::gateway::Gateway;
@@ -48,6 +56,9 @@ struct Inner {
     calls: Arc<Semaphore>,
     in_flight: DashMap<(Arc<str>, Id), CancellationToken>,
     asks: Asks,
+    streams: Arc<Streams>,
+    replays: Replays,
+    subscriptions: Subscriptions,
     tasks: TaskTracker,
     draining: AtomicBool,
     no_new: CancellationToken,
@@ -65,6 +76,9 @@ impl Service {
             bounds,
             in_flight: DashMap::new(),
             asks: Asks::default(),
+            streams: Arc::default(),
+            replays: Replays::default(),
+            subscriptions: Subscriptions::default(),
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),
             no_new: CancellationToken::new(),
@@ -105,6 +119,23 @@ impl Service {
     /// Questions to agents that wait for their answer.
     pub fn asks(&self) -> &Asks {
         &self.0.asks
+    }
+
+    /// What sessions of the handshake revisions keep.
+    pub fn streams(&self) -> &Arc<Streams> {
+        &self.0.streams
+    }
+
+    fn lasting(&self) -> Lasts<'_> {
+        self.0.sessions.lasting()
+    }
+
+    fn replays(&self) -> &Replays {
+        &self.0.replays
+    }
+
+    fn subscriptions(&self) -> &Subscriptions {
+        &self.0.subscriptions
     }
 
     /// Waits for a place among the calls under way.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 
+use super::streams::Lasts;
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::identity::Principal;
@@ -80,10 +81,18 @@ impl Sessions {
     /// # Errors
     /// `session_invalid`, without saying why.
     pub fn open(&self, id: &str, principal: &Principal) -> Result<Session, Error> {
-        let session = self
-            .unsealed(id, principal)
-            .filter(|session| session.expires > self.clock.unix_seconds() && !self.ended.contains_key(&session.name));
+        let session = self.unsealed(id, principal).filter(|session| self.lasts(session));
         session.ok_or_else(|| Error::new(Code::SessionInvalid, "the session is not known, or has ended"))
+    }
+
+    /// Whether the session has neither expired nor ended.
+    pub fn lasts(&self, session: &Session) -> bool {
+        session.expires > self.clock.unix_seconds() && !self.ended.contains_key(&session.name)
+    }
+
+    /// How long what a session keeps is kept.
+    pub fn lasting(&self) -> Lasts<'_> {
+        Lasts { clock: &self.clock, seconds: self.seconds }
     }
 
     fn unsealed(&self, id: &str, principal: &Principal) -> Option<Session> {

@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::asks::Back;
-use super::dispatch::{Side, Turn};
+use super::changes::{self, Changes};
+use super::dispatch::{InFlight, Side, Turn};
 use super::stream::notification;
-use super::{Service, headers};
+use super::subscribe::{self, Listening};
+use super::{Service, headers, level};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::invocation::Caller;
@@ -58,6 +60,7 @@ pub async fn serve(
         negotiated: None,
         declared: Capabilities::default(),
         calls: TaskTracker::new(),
+        left: CancellationToken::new(),
         service,
         out,
     };
@@ -74,8 +77,10 @@ pub async fn serve(
             Line::End => break,
         }
     }
+    client.left.cancel();
     client.calls.close();
     client.calls.wait().await;
+    client.service.streams().end(&client.conversation);
     drop(client);
     let _ = writing.await;
 }
@@ -130,6 +135,8 @@ struct Client {
     negotiated: Option<Revision>,
     declared: Capabilities,
     calls: TaskTracker,
+    /// Ends what tells the client of changes; its calls go on.
+    left: CancellationToken,
     service: Service,
     out: mpsc::Sender<Bytes>,
 }
@@ -195,6 +202,7 @@ impl Client {
         };
         if !revision.is_modern() {
             caller.capabilities = self.declared;
+            caller.log_level = Some(self.service.streams().level(&self.conversation).unwrap_or(level::UNSET));
         }
         caller.revision = Some(revision);
         Ok((revision, caller))
@@ -217,11 +225,32 @@ impl Client {
         };
         let wire = turn.request(id, "initialize", params).await;
         if let Some(settled) = wire.negotiated {
-            self.negotiated = Some(settled.revision);
             self.caller.client = settled.client;
             self.declared = settled.capabilities;
+            let is_first = self.negotiated.replace(settled.revision).is_none();
+            let _ = self.out.send(wire.body).await;
+            if is_first {
+                self.calls.spawn(self.follow());
+            }
+            return;
         }
         let _ = self.out.send(wire.body).await;
+    }
+
+    /// Tells the client of changes until it leaves.
+    fn follow(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (service, principal, conversation) = (self.service.clone(), self.caller.principal.clone(), Arc::clone(&self.conversation));
+        let (out, left, mut changes) = (self.out.clone(), self.left.clone(), Changes::of(&self.service));
+        async move {
+            while let Some(changed) = left.run_until_cancelled(changes.next()).await {
+                let wanted = changed.iter().filter(|change| service.streams().wants(&conversation, change));
+                for (method, params) in wanted.filter_map(|change| changes::told(&service, &principal, change)) {
+                    if left.run_until_cancelled(out.send(notification(method, &params))).await.is_none_or(|sent| sent.is_err()) {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
     async fn notification(&self, method: &str, params: Option<&Node<'_>>, line: &Bytes) {
@@ -247,17 +276,21 @@ impl Client {
     /// Runs a request in a task of its own. Both the task and the service count it, so that either can wait for it.
     fn request(&self, revision: Revision, caller: Caller, line: Bytes) {
         let (service, out, conversation) = (self.service.clone(), self.out.clone(), Arc::clone(&self.conversation));
-        let counted = service.0.tasks.token();
+        let (counted, left) = (service.0.tasks.token(), self.left.clone());
         self.calls.spawn(async move {
             let _counted = counted;
             let bounds = service.bounds();
             let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
             let cancel = service.0.give_up.child_token();
             let downstream = StdioDownstream { out: out.clone(), cancel: cancel.clone() };
-            let gateway = service.gateway();
             // Parsed once more because the document borrows from the line, which now belongs to this task.
             let Ok(document) = json::parse(&line, limits) else { return };
             let Ok(Message::Request { id, method, params }) = message(&document) else { return };
+            if revision.is_modern() && method == subscribe::METHOD {
+                let listening = Listening { service: &service, caller: &caller, id: &id, downstream: &downstream, cancel: &cancel };
+                return Box::pin(listen(listening, params, &conversation, &left, &out)).await;
+            }
+            let gateway = service.gateway();
             let turn = Turn {
                 service: &service,
                 gateway: &gateway,
@@ -276,6 +309,38 @@ impl Client {
             }
         });
     }
+}
+
+/// A subscription on a pipe: ended by its end, by the client's leaving, or by a `notifications/cancelled` with its id.
+async fn listen(
+    listening: Listening<'_>,
+    params: Option<&Node<'_>>,
+    conversation: &Arc<str>,
+    left: &CancellationToken,
+    out: &mpsc::Sender<Bytes>,
+) {
+    let Some(_listed) = InFlight::enter(listening.service, conversation, listening.id, listening.cancel) else {
+        let error = Error::new(Code::MalformedRequest, "the id is that of a request which is still under way");
+        let refused = listening.service.gateway().refuse(listening.caller, subscribe::METHOD, Some(listening.id), error).await;
+        let body = refused.outcome.err().map(|error| respond::error(Some(listening.id), &error, &refused.invocation));
+        let _ = out.send(body.unwrap_or_default()).await;
+        return;
+    };
+    let ended = tokio::select! {
+        ended = listening.run(params) => ended,
+        () = left.cancelled() => return,
+    };
+    let body = match ended {
+        _ if listening.cancel.is_cancelled() && !listening.service.0.give_up.is_cancelled() => return,
+        Ok(body) => {
+            // On a pipe nothing else closes when a subscription does (2026-07-28, cancellation).
+            let params = format!("{{\"requestId\":{}}}", listening.id.as_json());
+            let _ = out.send(notification("notifications/cancelled", params.as_bytes())).await;
+            Some(body)
+        }
+        Err(refused) => refused.outcome.err().map(|error| respond::error(Some(listening.id), &error, &refused.invocation)),
+    };
+    let _ = out.send(body.unwrap_or_default()).await;
 }
 
 /// The way back to an agent on a pipe.

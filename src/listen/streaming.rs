@@ -7,21 +7,29 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response};
 use tokio::sync::mpsc;
+use tokio_util::sync::DropGuard;
 
+use super::changes::{self, Changes};
 use super::exchange::Outgoing;
-use super::headers;
 use super::http::Exchange;
-use super::stream::{Answer, Enduring, HttpDownstream, event};
+use super::replay::{Playback, Recording};
+use super::session::Session;
+use super::stream::{Answer, Enduring, HttpDownstream, event, notification};
+use super::streams::Open;
+use super::{Service, headers};
 use crate::gateway::Gateway;
+use crate::identity::Principal;
 use crate::invocation::Caller;
 use crate::mcp::revision::Revision;
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// A stream says that it lives at least this often.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const ALIVE: &[u8] = b": working\n\n";
 
 impl Exchange {
-    /// Runs the message to its end, whether or not the client waits for it, and answers when the first of these is there: its answer, or something to stream.
+    /// Runs the message to its end, whether or not the client waits for it, and answers when the first of these is there: its
+    /// answer, or something to stream.
     pub(super) async fn run(self, gateway: Arc<Gateway>, caller: Caller, headers: HeaderMap, body: Bytes) -> Response<Answer> {
         let modern = caller.revision.is_some_and(Revision::is_modern);
         let cancel = self.service.0.give_up.child_token();
@@ -30,14 +38,18 @@ impl Exchange {
         // Hanging up is how a modern client cancels.
         let hung_up = modern.then(|| cancel.clone().drop_guard());
         let tasks = self.service.0.tasks.clone();
-        let back = Arc::clone(&downstream);
+        let (back, service) = (Arc::clone(&downstream), self.service.clone());
         let mut running =
-            Enduring::new(&tasks, async move { Exchange::message(&self, &gateway, caller, &headers, &body, &back, &cancel).await });
-        let response = tokio::select! {
+            Enduring::new(&tasks, async move { Exchange::message(&self, gateway, caller, &headers, &body, &back, &cancel).await });
+        let first = tokio::select! {
             biased;
-            outgoing = &mut running => outgoing.whole(),
-            first = downstream.next(), if streams => return stream(event(&first), running, downstream, hung_up),
-            () = tokio::time::sleep(KEEP_ALIVE), if streams => return stream(Bytes::from_static(b": working\n\n"), running, downstream, hung_up),
+            outgoing = &mut running => Err(outgoing.whole()),
+            first = downstream.next(), if streams => Ok(Some(first)),
+            () = tokio::time::sleep(KEEP_ALIVE), if streams => Ok(None),
+        };
+        let response = match first {
+            Ok(first) => return stream(&service, first, Started { running, downstream }, hung_up),
+            Err(response) => response,
         };
         if let Some(guard) = hung_up {
             guard.disarm();
@@ -47,36 +59,126 @@ impl Exchange {
 }
 
 /// An answer that begins before its call has ended.
-fn stream(
-    first: Bytes,
-    mut running: Enduring<Outgoing>,
-    downstream: Arc<HttpDownstream>,
-    hung_up: Option<tokio_util::sync::DropGuard>,
-) -> Response<Answer> {
+fn stream(service: &Service, first: Option<Bytes>, started: Started, hung_up: Option<DropGuard>) -> Response<Answer> {
     let (events, body) = mpsc::channel(4);
+    let session = started.downstream.session().cloned();
+    let recording = session.as_ref().and_then(|(name, _)| service.replays().begin(name));
+    let is_primed = session.is_some_and(|(_, revision)| revision >= Revision::V2025_11_25);
     tokio::spawn(async move {
+        let out = Out { events, recording };
+        if is_primed && let Some(recording) = &out.recording {
+            // With an id to come back with, a client has lost nothing whenever the stream breaks.
+            let _ = out.events.send(recording.event(b"")).await;
+        }
+        if out.pump(first, started).await {
+            hung_up.map(DropGuard::disarm);
+        }
+    });
+    event_stream(body)
+}
+
+/// A call under way, and what it has to say meanwhile.
+struct Started {
+    running: Enduring<Outgoing>,
+    downstream: Arc<HttpDownstream>,
+}
+
+struct Out {
+    events: mpsc::Sender<Bytes>,
+    /// Kept for a client that comes back; there is none for an agent of 2026-07-28, to whom a lost stream is lost.
+    recording: Option<Recording>,
+}
+
+impl Out {
+    /// Sends all that the call says, then its answer; `false` when the client left and nothing is kept for it.
+    async fn pump(&self, first: Option<Bytes>, mut started: Started) -> bool {
         let mut next = first;
         loop {
-            // The client is gone when nobody receives: a modern call is then cancelled by its guard.
-            if events.send(next).await.is_err() {
-                return;
+            let is_there = match next {
+                Some(message) => self.send(&message).await,
+                None => self.events.send(Bytes::from_static(ALIVE)).await.is_ok(),
+            };
+            if !is_there && self.recording.is_none() {
+                return false;
             }
             next = tokio::select! {
                 biased;
-                message = downstream.next() => event(&message),
-                outgoing = &mut running => {
-                    for message in downstream.rest() {
-                        let _ = events.send(event(&message)).await;
+                message = started.downstream.next() => Some(message),
+                outgoing = &mut started.running => {
+                    for message in started.downstream.rest() {
+                        self.send(&message).await;
                     }
-                    let _ = events.send(event(&outgoing.body)).await;
-                    hung_up.map(tokio_util::sync::DropGuard::disarm);
-                    return;
+                    self.send(&outgoing.body).await;
+                    return true;
                 }
-                () = tokio::time::sleep(KEEP_ALIVE) => Bytes::from_static(b": working\n\n"),
-                () = events.closed() => return,
+                () = tokio::time::sleep(KEEP_ALIVE), if is_there => None,
+                () = self.events.closed(), if is_there && self.recording.is_none() => return false,
             };
         }
+    }
+
+    async fn send(&self, message: &[u8]) -> bool {
+        let event = self.recording.as_ref().map_or_else(|| event(message), |recording| recording.event(message));
+        self.events.send(event).await.is_ok()
+    }
+}
+
+/// The rest of a stream that a client lost.
+pub(super) fn taken_up(mut playback: Playback) -> Response<Answer> {
+    let (events, body) = mpsc::channel(4);
+    tokio::spawn(async move {
+        loop {
+            let next = tokio::select! {
+                next = playback.next() => match next {
+                    Some(event) => event,
+                    None => return,
+                },
+                () = tokio::time::sleep(KEEP_ALIVE) => Bytes::from_static(ALIVE),
+                () = events.closed() => return,
+            };
+            if events.send(next).await.is_err() {
+                return;
+            }
+        }
     });
+    event_stream(body)
+}
+
+/// The stream on which a session is told of changes, for as long as both last.
+pub(super) fn standalone(service: Service, principal: Principal, session: Session, open: Open) -> Response<Answer> {
+    let (events, body) = mpsc::channel(4);
+    let mut changes = Changes::of(&service);
+    tokio::spawn(async move {
+        let mut alive = tokio::time::interval(KEEP_ALIVE);
+        loop {
+            let changed = tokio::select! {
+                () = open.ended() => return,
+                () = service.stopping().cancelled() => return,
+                () = events.closed() => return,
+                changed = changes.next() => changed,
+                _ = alive.tick() => Vec::new(),
+            };
+            // Each time like a new request: the key and the session must still hold.
+            if !changes::is_let_in(&service, &principal) || !service.0.sessions.lasts(&session) {
+                return;
+            }
+            let wanted = changed.iter().filter(|change| service.streams().wants(&session.name, change));
+            let told = wanted.filter_map(|change| changes::told(&service, &principal, change));
+            let mut next: Vec<Bytes> = told.map(|(method, params)| event(&notification(method, &params))).collect();
+            if changed.is_empty() {
+                next.push(Bytes::from_static(ALIVE));
+            }
+            for event in next {
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    event_stream(body)
+}
+
+fn event_stream(body: mpsc::Receiver<Bytes>) -> Response<Answer> {
     let mut response = Response::new(Answer::Events(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, EVENTS);

@@ -1,0 +1,51 @@
+//! What an agent of a handshake revision sets for its session: how severe a log message must be, and which resources it watches.
+//!
+//! Kept in this process's memory: another instance serves the session's calls, but tells of nothing that was set here.
+
+use std::sync::Arc;
+
+use super::dispatch::{Turn, Wire};
+use super::streams::Watched;
+use crate::error::{Code, Error};
+use crate::mcp::json::Node;
+use crate::mcp::jsonrpc::Id;
+use crate::mcp::log_level::LogLevel;
+use crate::mcp::messages::invalid_params;
+use crate::mcp::respond;
+
+/// What a session hears that has set no level (2025-11-25, logging: the server may decide).
+pub const UNSET: LogLevel = LogLevel::Info;
+
+impl Turn<'_> {
+    pub(super) fn set_level(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
+        let level = params.and_then(|params| params.get("level")).and_then(Node::as_str).and_then(LogLevel::parse);
+        let level = level.ok_or_else(|| invalid_params("`params.level` is none of the eight levels"))?;
+        self.service.streams().set_level(self.session()?, self.service.lasting(), level)?;
+        Ok(Wire::ok(respond::result(id, &[])))
+    }
+
+    pub(super) fn watch(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
+        let (upstream, own) = self.gateway.may_watch(&self.caller.principal, uri(params)?)?;
+        let watched = Watched::new(&upstream, &own);
+        self.service.streams().watch(self.session()?, self.service.lasting(), watched)?;
+        Ok(Wire::ok(respond::result(id, &[])))
+    }
+
+    pub(super) fn unwatch(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
+        let uri = uri(params)?;
+        // What may not be watched any more is not watched for that reason alone, so there is nothing to refuse.
+        if let Ok((upstream, own)) = self.gateway.may_watch(&self.caller.principal, uri) {
+            self.service.streams().unwatch(self.session()?, upstream.id(), &own);
+        }
+        Ok(Wire::ok(respond::result(id, &[])))
+    }
+
+    fn session(&self) -> Result<&Arc<str>, Error> {
+        self.conversation.ok_or_else(|| Error::new(Code::SessionInvalid, "the request belongs to no session"))
+    }
+}
+
+fn uri<'d>(params: Option<&'d Node<'_>>) -> Result<&'d str, Error> {
+    let uri = params.and_then(|params| params.get("uri")).and_then(Node::as_str);
+    uri.ok_or_else(|| invalid_params("`params.uri` is missing or not a string"))
+}

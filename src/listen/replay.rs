@@ -1,0 +1,252 @@
+//! What was sent on the stream of a call, for a client of a handshake revision that lost it and takes it up again with
+//! `Last-Event-ID` (2025-11-25, transports, "Resumability and Redelivery").
+//!
+//! INVARIANT: a stream is taken up only in the session that it belongs to, and nothing of another stream comes on it.
+//! INVARIANT: what is kept is bounded, for one stream and for all; a stream that lost an event is not taken up across the gap.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use tokio::sync::Notify;
+
+use crate::seal::random;
+
+/// Streams that are kept at once; further ones are not kept, and have no event ids.
+const MAX_STREAMS: usize = 1_024;
+/// What is kept of one stream.
+const MAX_EVENTS: usize = 64;
+const MAX_STREAM_BYTES: usize = 256 << 10;
+/// What is kept of all.
+const MAX_BYTES: usize = 16 << 20;
+/// How long a stream is kept after its end.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// The streams that can be taken up.
+#[derive(Clone, Debug, Default)]
+pub struct Replays(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    streams: DashMap<u64, Arc<Log>>,
+    bytes: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Log {
+    session: Arc<str>,
+    kept: Mutex<Kept>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    events: VecDeque<Bytes>,
+    /// The number of the first event that is kept.
+    first: u64,
+    bytes: usize,
+    has_ended: bool,
+}
+
+impl Log {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What comes next on a stream that is taken up.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Event(Bytes),
+    Later,
+    /// The stream has ended, or what comes next is not kept any more.
+    Nothing,
+}
+
+impl Replays {
+    /// Begins to keep a stream of this session; `None` where there is no room.
+    pub fn begin(&self, session: &Arc<str>) -> Option<Recording> {
+        if self.0.streams.len() >= MAX_STREAMS {
+            return None;
+        }
+        let mut id = [0; 8];
+        random(&mut id).ok()?;
+        let id = u64::from_le_bytes(id);
+        let log = Arc::new(Log { session: Arc::clone(session), kept: Mutex::default(), changed: Notify::new() });
+        self.0.streams.insert(id, Arc::clone(&log));
+        Some(Recording { replays: self.clone(), id, log })
+    }
+
+    /// What followed the event of this id; `None` where the session has no such stream, or it is not kept so far back.
+    pub fn take_up(&self, session: &str, last_event: &str) -> Option<Playback> {
+        let (stream, number) = last_event.split_once('.')?;
+        let stream = u64::from_str_radix(stream, 16).ok()?;
+        let next = number.parse::<u64>().ok()?.checked_add(1)?;
+        let log = self.0.streams.get(&stream).filter(|log| *log.session == *session).map(|log| Arc::clone(&log))?;
+        let is_kept = {
+            let kept = log.kept();
+            (kept.first..=kept.first + kept.events.len() as u64).contains(&next)
+        };
+        is_kept.then_some(Playback { log, next })
+    }
+
+    /// Forgets the streams of a session that has ended.
+    pub fn end(&self, session: &str) {
+        let ended: Vec<u64> = self.0.streams.iter().filter(|log| *log.session == *session).map(|log| *log.key()).collect();
+        ended.into_iter().for_each(|id| self.forget(id));
+    }
+
+    fn forget(&self, id: u64) {
+        if let Some((_, log)) = self.0.streams.remove(&id) {
+            let mut kept = log.kept();
+            let freed = std::mem::take(&mut kept.bytes);
+            kept.first += kept.events.len() as u64;
+            kept.events.clear();
+            kept.has_ended = true;
+            drop(kept);
+            self.0.bytes.fetch_sub(freed, Ordering::Relaxed);
+            log.changed.notify_waiters();
+        }
+    }
+}
+
+/// A stream that is being kept. It ends when this is dropped, and is forgotten a while later.
+#[derive(Debug)]
+pub struct Recording {
+    replays: Replays,
+    id: u64,
+    log: Arc<Log>,
+}
+
+impl Recording {
+    /// Keeps a message as the next event, and gives the event.
+    pub fn event(&self, message: &[u8]) -> Bytes {
+        let mut kept = self.log.kept();
+        let number = kept.first + kept.events.len() as u64;
+        let mut out = format!("id: {:016x}.{number}\n", self.id).into_bytes();
+        // Without data an event only tells its id.
+        out.extend_from_slice(if message.is_empty() { b"data: " } else { b"event: message\ndata: " });
+        out.extend_from_slice(message);
+        out.extend_from_slice(b"\n\n");
+        let event = Bytes::from(out);
+        kept.bytes += event.len();
+        kept.events.push_back(event.clone());
+        let mut all = self.replays.0.bytes.fetch_add(event.len(), Ordering::Relaxed) + event.len();
+        while kept.events.len() > MAX_EVENTS || kept.bytes > MAX_STREAM_BYTES || all > MAX_BYTES {
+            let Some(oldest) = kept.events.pop_front() else { break };
+            kept.first += 1;
+            kept.bytes -= oldest.len();
+            all = self.replays.0.bytes.fetch_sub(oldest.len(), Ordering::Relaxed) - oldest.len();
+        }
+        drop(kept);
+        self.log.changed.notify_waiters();
+        event
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.log.kept().has_ended = true;
+        self.log.changed.notify_waiters();
+        let (replays, id) = (self.replays.clone(), self.id);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                tokio::time::sleep(KEPT).await;
+                replays.forget(id);
+            })),
+            Err(_) => replays.forget(id),
+        }
+    }
+}
+
+/// A stream that was taken up.
+#[derive(Debug)]
+pub struct Playback {
+    log: Arc<Log>,
+    next: u64,
+}
+
+impl Playback {
+    /// The next event, once there is one; `None` at the end.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        let log = Arc::clone(&self.log);
+        loop {
+            let mut changed = std::pin::pin!(log.changed.notified());
+            // Counted as waiting before the look, so that nothing is missed between the two.
+            changed.as_mut().enable();
+            match self.look() {
+                Next::Event(event) => {
+                    self.next += 1;
+                    return Some(event);
+                }
+                Next::Nothing => return None,
+                Next::Later => changed.await,
+            }
+        }
+    }
+
+    fn look(&self) -> Next {
+        let kept = self.log.kept();
+        let Some(at) = self.next.checked_sub(kept.first) else { return Next::Nothing };
+        match usize::try_from(at).ok().and_then(|at| kept.events.get(at)) {
+            Some(event) => Next::Event(event.clone()),
+            None if kept.has_ended => Next::Nothing,
+            None => Next::Later,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(event: &Bytes) -> String {
+        let text = String::from_utf8(event.to_vec()).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_taken_up_behind_the_event_and_only_in_its_session() {
+        let replays = Replays::default();
+        let recording = replays.begin(&"own".into()).unwrap();
+        let (first, second) = (recording.event(b"{}"), recording.event(b"[]"));
+        assert!(replays.take_up("other", &id(&first)).is_none());
+        assert!(replays.take_up("own", "0.0").is_none());
+        let mut playback = replays.take_up("own", &id(&first)).unwrap();
+        assert_eq!(playback.next().await, Some(second));
+        let third = recording.event(b"3");
+        assert_eq!(playback.next().await, Some(third));
+        drop(recording);
+        assert_eq!(playback.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_bounded_and_a_gap_is_no_continuation() {
+        let replays = Replays::default();
+        let recording = replays.begin(&"own".into()).unwrap();
+        let first = recording.event(b"{}");
+        for _ in 0..=MAX_EVENTS {
+            recording.event(b"{}");
+        }
+        assert!(replays.take_up("own", &id(&first)).is_none(), "the second event is gone");
+        assert_eq!(recording.log.kept().events.len(), MAX_EVENTS);
+        let last = recording.event(&vec![b' '; MAX_STREAM_BYTES]);
+        assert_eq!((recording.log.kept().bytes, replays.0.bytes.load(Ordering::Relaxed)), (0, 0));
+        assert!(replays.take_up("own", &id(&last)).is_some(), "whoever has the last event misses nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ended_stream_is_forgotten_after_a_while() {
+        let replays = Replays::default();
+        let recording = replays.begin(&"own".into()).unwrap();
+        let event = recording.event(b"{}");
+        drop(recording);
+        assert!(replays.take_up("own", &id(&event)).is_some());
+        tokio::time::sleep(KEPT * 2).await;
+        assert!(replays.take_up("own", &id(&event)).is_none() && replays.0.streams.is_empty());
+        assert_eq!(replays.0.bytes.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,218 @@
+//! What a session of a handshake revision keeps in memory while it lasts: its open stream, its log level, what it watches.
+//!
+//! INVARIANT: a session that has none of these costs nothing here; its id is all that there is of it.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::error::{Code, Error};
+use crate::gateway::Change;
+use crate::mcp::log_level::LogLevel;
+use crate::upstream::Upstream;
+
+/// Sessions that keep anything.
+const MAX_SESSIONS: usize = 10_000;
+/// Resources that one session watches.
+pub const MAX_WATCHED: usize = 256;
+
+/// Sessions by name.
+#[derive(Default)]
+pub struct Streams {
+    live: DashMap<Arc<str>, Live>,
+}
+
+#[derive(Default)]
+struct Live {
+    /// Cancelled when the session ends.
+    open: Option<CancellationToken>,
+    level: Option<LogLevel>,
+    watched: Vec<Watched>,
+    expires: i64,
+}
+
+/// A resource that somebody is told of.
+pub struct Watched {
+    upstream: Arc<str>,
+    uri: Arc<str>,
+}
+
+impl Watched {
+    /// The server's own URI at an upstream, watched as long as this is kept.
+    pub fn new(upstream: &Upstream, uri: &str) -> Self {
+        Self { upstream: upstream.id().into(), uri: uri.into() }
+    }
+
+    /// Whether the change is of this resource, or of a part of it (2025-11-25, resources, "Subscriptions").
+    pub fn is_of(&self, change: &Change) -> bool {
+        match change {
+            Change::Updated { upstream, uri } => *upstream == self.upstream && is_within(uri, &self.uri),
+            Change::List(_) => false,
+        }
+    }
+}
+
+fn is_within(uri: &str, whole: &str) -> bool {
+    uri.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || whole.ends_with('/') || rest.starts_with(['/', '?', '#']))
+}
+
+impl Streams {
+    /// The least severe log message that the session wants; `None` where it has not said.
+    pub fn level(&self, session: &str) -> Option<LogLevel> {
+        self.live.get(session).and_then(|live| live.level)
+    }
+
+    /// Keeps the level.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub fn set_level(&self, session: &Arc<str>, lasts: Lasts<'_>, level: LogLevel) -> Result<(), Error> {
+        self.with(session, lasts, |live| live.level = Some(level))
+    }
+
+    /// Watches a resource; one that is watched already stays as it is.
+    ///
+    /// # Errors
+    /// `overloaded` when the session or all of them keep too much.
+    pub fn watch(&self, session: &Arc<str>, lasts: Lasts<'_>, watched: Watched) -> Result<(), Error> {
+        self.with(session, lasts, |live| {
+            if live.watched.iter().any(|known| known.upstream == watched.upstream && known.uri == watched.uri) {
+                return Ok(());
+            }
+            if live.watched.len() >= MAX_WATCHED {
+                return Err(Error::new(Code::Overloaded, format!("a session watches {MAX_WATCHED} resources at most")));
+            }
+            live.watched.push(watched);
+            Ok(())
+        })?
+    }
+
+    /// Watches it no longer.
+    pub fn unwatch(&self, session: &str, upstream: &str, uri: &str) {
+        if let Some(mut live) = self.live.get_mut(session) {
+            live.watched.retain(|known| *known.upstream != *upstream || *known.uri != *uri);
+        }
+    }
+
+    /// Whether the session is told of this change: of every list, and of the resources that it watches.
+    pub fn wants(&self, session: &str, change: &Change) -> bool {
+        let watches = || self.live.get(session).is_some_and(|live| live.watched.iter().any(|watched| watched.is_of(change)));
+        matches!(change, Change::List(_)) || watches()
+    }
+
+    /// Opens the session's one stream; `Ok(None)` while it has one.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub fn open(self: &Arc<Self>, session: &Arc<str>, lasts: Lasts<'_>) -> Result<Option<Open>, Error> {
+        let ended = CancellationToken::new();
+        let opened = self.with(session, lasts, |live| {
+            let is_free = live.open.is_none();
+            if is_free {
+                live.open = Some(ended.clone());
+            }
+            is_free
+        })?;
+        Ok(opened.then(|| Open { streams: Arc::clone(self), session: Arc::clone(session), ended }))
+    }
+
+    /// Forgets the session, and ends its stream.
+    pub fn end(&self, session: &str) {
+        if let Some((_, live)) = self.live.remove(session)
+            && let Some(open) = live.open
+        {
+            open.cancel();
+        }
+    }
+
+    fn with<T>(&self, session: &Arc<str>, lasts: Lasts<'_>, change: impl FnOnce(&mut Live) -> T) -> Result<T, Error> {
+        if self.live.len() >= MAX_SESSIONS && !self.live.contains_key(session) {
+            let now = lasts.clock.unix_seconds();
+            self.live.retain(|_, live| live.expires > now);
+            if self.live.len() >= MAX_SESSIONS {
+                return Err(Error::new(Code::Overloaded, "too many sessions keep a stream").retry_after_ms(1_000));
+            }
+        }
+        let mut live = self.live.entry(Arc::clone(session)).or_default();
+        live.expires = lasts.clock.unix_seconds().saturating_add(i64::try_from(lasts.seconds).unwrap_or(i64::MAX));
+        Ok(change(&mut live))
+    }
+}
+
+/// How long what a session keeps may be kept.
+#[derive(Clone, Copy)]
+pub struct Lasts<'c> {
+    /// The time.
+    pub clock: &'c Clock,
+    /// From now.
+    pub seconds: u64,
+}
+
+/// A session's open stream; closed when this is dropped.
+pub struct Open {
+    streams: Arc<Streams>,
+    session: Arc<str>,
+    ended: CancellationToken,
+}
+
+impl Open {
+    /// Waits for the end of the session.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(mut live) = self.streams.live.get_mut(&self.session) {
+            live.open = None;
+        }
+        self.streams.live.remove_if(&self.session, |_, live| live.open.is_none() && live.level.is_none() && live.watched.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lasts(clock: &Clock) -> Lasts<'_> {
+        Lasts { clock, seconds: 60 }
+    }
+
+    #[test]
+    fn ten_thousand_sessions_cost_nothing_until_they_keep_something() {
+        let (streams, clock) = (Arc::new(Streams::default()), Clock::system());
+        for session in 0..MAX_SESSIONS {
+            assert_eq!(streams.level(&session.to_string()), None);
+        }
+        assert!(streams.live.is_empty());
+        for session in 0..MAX_SESSIONS {
+            streams.set_level(&session.to_string().into(), lasts(&clock), LogLevel::Error).unwrap();
+        }
+        assert_eq!(streams.set_level(&"more".into(), lasts(&clock), LogLevel::Error).unwrap_err().code(), Code::Overloaded);
+        assert!(streams.set_level(&"7".into(), lasts(&clock), LogLevel::Info).is_ok());
+        streams.end("8");
+        assert!(streams.set_level(&"more".into(), lasts(&clock), LogLevel::Error).is_ok());
+    }
+
+    #[test]
+    fn a_session_has_one_stream_at_a_time() {
+        let (streams, clock) = (Arc::new(Streams::default()), Clock::system());
+        let name: Arc<str> = "one".into();
+        let open = streams.open(&name, lasts(&clock)).unwrap();
+        assert!(open.is_some() && streams.open(&name, lasts(&clock)).unwrap().is_none());
+        drop(open);
+        assert!(streams.live.is_empty());
+        let open = streams.open(&name, lasts(&clock)).unwrap().unwrap();
+        streams.end(&name);
+        assert!(open.ended.is_cancelled());
+    }
+
+    #[test]
+    fn a_part_of_a_resource_counts_as_the_resource() {
+        assert!(is_within("file:///a", "file:///a") && is_within("file:///a/b", "file:///a") && is_within("x:/a", "x:/"));
+        assert!(!is_within("file:///ab", "file:///a") && !is_within("file:///", "file:///a"));
+    }
+}
