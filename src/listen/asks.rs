@@ -50,10 +50,12 @@ impl Asks {
     }
 
     /// Hands over an agent's message if it is an answer that somebody waits for; `text` is what it was parsed from.
-    pub fn answered(&self, conversation: &Arc<str>, message: &Message<'_, '_>, text: &Bytes) -> bool {
+    pub fn answered(&self, conversation: &Arc<str>, message: &Message<'_, '_>, text: &[u8]) -> bool {
         match message {
             // Answers are objects (JSON-RPC leaves it open, MCP does not): anything else is none.
-            Message::Result { id, result } => self.take(conversation, id, result.is_object().then(|| text.slice(result.span()))),
+            Message::Result { id, result } => {
+                self.take(conversation, id, result.is_object().then(|| Bytes::copy_from_slice(result.text(text))))
+            }
             Message::Failure { id: Some(id), .. } => self.take(conversation, id, None),
             _ => false,
         }

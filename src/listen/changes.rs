@@ -18,7 +18,8 @@ use crate::mcp::messages::Feed;
 const GATHERED: Duration = Duration::from_millis(100);
 /// Changes that are gathered at most; a server that has more to tell is told of in several rounds.
 const MAX_GATHERED: usize = 256;
-const LISTS: [Feed; 3] = [Feed::Tools, Feed::Prompts, Feed::Resources];
+/// All lists.
+pub const LISTS: [Feed; 3] = [Feed::Tools, Feed::Prompts, Feed::Resources];
 
 /// The changes that come from now on.
 pub struct Changes {

@@ -140,7 +140,8 @@ impl Turn<'_> {
     }
 
     async fn malformed(&self, id: &Id, method: Method, error: Error) -> Wire {
-        let answer = self.gateway.refuse(self.caller, &format!("{} (malformed)", method.as_str()), Some(id), error).await;
+        let recorded = if method == Method::CallTool { "tools/call (malformed)" } else { method.as_str() };
+        let answer = self.gateway.refuse(self.caller, recorded, Some(id), error).await;
         self.wire(id, None, answer)
     }
 

@@ -10,6 +10,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Side, Turn, Wire};
+use super::headers::ParamHeaders;
 use super::http::{Exchange, SESSION, VERSION, json, plain};
 use super::stream::{Answer, HttpDownstream};
 use super::subscribe::{self, Listening};
@@ -17,9 +18,9 @@ use super::{headers, level};
 use crate::error::{Code, Error};
 use crate::gateway::{self, Gateway};
 use crate::invocation::Caller;
-use crate::mcp::json::{self, Limits, Node};
+use crate::mcp::json::{self, Limits, Node, Value};
 use crate::mcp::jsonrpc::{Id, Message, message};
-use crate::mcp::messages::Meta;
+use crate::mcp::messages::{Downstream, Meta};
 use crate::mcp::respond;
 use crate::mcp::revision::Revision;
 
@@ -43,6 +44,9 @@ impl Exchange {
                 return self.unread(&gateway, &caller, error).await;
             }
         };
+        if let Value::Array(items) = &document.value {
+            return Box::pin(self.batch(&gateway, caller, headers, items, body, downstream)).await;
+        }
         let message = match message(&document) {
             Ok(message) => message,
             Err(error) => return self.unread(&gateway, &caller, error).await,
@@ -110,6 +114,44 @@ impl Exchange {
         }
     }
 
+    /// Answers an array of messages. One that comes in no session has not been agreed on.
+    async fn batch(
+        &self,
+        gateway: &Gateway,
+        mut caller: Caller,
+        headers: &HeaderMap,
+        items: &[Node<'_>],
+        body: &Bytes,
+        downstream: &HttpDownstream,
+    ) -> Outgoing {
+        let modern = caller.revision.is_some_and(Revision::is_modern);
+        let settled = match self.in_session(&mut caller, headers, None) {
+            Ok(settled) if !modern => settled,
+            Err(error) if !modern && headers.contains_key(SESSION) => return self.unread(gateway, &caller, error).await,
+            _ => {
+                let error = Error::new(Code::MalformedRequest, "the message is not a JSON object");
+                return self.unread(gateway, &caller, error).await;
+            }
+        };
+        let back = downstream.of_handshake(settled.conversation.as_ref(), settled.revision);
+        let turn = Turn {
+            service: &self.service,
+            gateway,
+            caller: &caller,
+            revision: settled.revision,
+            conversation: settled.conversation.as_ref(),
+            side: Side::Handshake(&back),
+            text: body,
+            downstream,
+            cancel: downstream.cancelled(),
+        };
+        match turn.batch(items).await {
+            Ok(Some(body)) => Outgoing { status: StatusCode::OK, body, session: None },
+            Ok(None) => Outgoing::accepted(),
+            Err(error) => self.unread(gateway, &caller, error).await,
+        }
+    }
+
     /// Takes the answer to a question of ours. Only an agent in a session is asked anything.
     fn answered(&self, settled: &Settled, message: &Message<'_, '_>, body: &Bytes) -> Result<(), Error> {
         let taken = settled.conversation.as_ref().is_some_and(|name| self.service.asks().answered(name, message, body));
@@ -152,6 +194,12 @@ impl Exchange {
         if method == "initialize" {
             return Ok(Settled { revision: Revision::NEWEST_LEGACY, conversation: None, params: Vec::new() });
         }
+        self.in_session(caller, headers, params)
+    }
+
+    /// The session that the headers name.
+    fn in_session(&self, caller: &mut Caller, headers: &HeaderMap, params: Option<&Node<'_>>) -> Result<Settled, Error> {
+        let named = headers::text(headers, &VERSION);
         if !headers.contains_key(SESSION) {
             return Err(no_session(named, params));
         }
@@ -184,7 +232,7 @@ struct Settled {
     revision: Revision,
     conversation: Option<Arc<str>>,
     /// The `Mcp-Param-*` headers of a call of 2026-07-28.
-    params: Vec<(Box<str>, Box<str>)>,
+    params: ParamHeaders,
 }
 
 /// A finished answer.

@@ -24,6 +24,9 @@ const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
 const PARAM: &str = "mcp-param-";
 
+/// Headers by the part of their name behind `Mcp-Param-`.
+pub type ParamHeaders = Vec<(Box<str>, Box<str>)>;
+
 /// The value of a header, where it occurs once and is visible ASCII.
 pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
@@ -143,7 +146,7 @@ fn check_standard(headers: &HeaderMap, version: &str, method: &str, params: Opti
 ///
 /// # Errors
 /// `header_mismatch` for one that stands twice, is not visible ASCII, or is not sound Base64.
-pub fn params(headers: &HeaderMap) -> Result<Vec<(Box<str>, Box<str>)>, Error> {
+pub fn params(headers: &HeaderMap) -> Result<ParamHeaders, Error> {
     let named = headers.keys().filter_map(|name| Some((name, name.as_str().strip_prefix(PARAM)?)));
     let decoded = named.map(|(name, param)| Some((param.into(), decoded(text(headers, name)?)?.into())));
     let unsound = || Error::new(Code::HeaderMismatch, "a header `Mcp-Param-*` stands twice or cannot be read");

@@ -26,7 +26,7 @@ impl Turn<'_> {
 
     pub(super) fn watch(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
         let (upstream, own) = self.gateway.may_watch(&self.caller.principal, uri(params)?)?;
-        let watched = Watched::new(&upstream, &own);
+        let watched = Watched::new(&upstream, &own)?;
         self.service.streams().watch(self.session()?, self.service.lasting(), watched)?;
         Ok(Wire::ok(respond::result(id, &[])))
     }

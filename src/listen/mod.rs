@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod asks;
+mod batch;
 mod changes;
 pub mod console;
 pub mod dispatch;
@@ -41,7 +42,7 @@ use self::streams::{Lasts, Streams};
 use self::subscribe::Subscriptions;
 use crate::clock::Clock;
 use crate::config::Listen;
-use crate::gateway::Gateway;
+use crate::gateway::{Change, Gateway};
 use crate::mcp::jsonrpc::Id;
 use crate::seal::Seal;
 
@@ -91,9 +92,14 @@ impl Service {
         self.0.gateway.load_full()
     }
 
-    /// Serves messages that arrive from now on by another snapshot.
+    /// Serves messages that arrive from now on by another snapshot, in which every list may be another.
     pub fn swap(&self, gateway: Arc<Gateway>) {
+        let changes = gateway.shared().changes.clone();
         self.0.gateway.store(gateway);
+        for feed in changes::LISTS {
+            // Without anybody who listens there is nobody to tell.
+            let _ = changes.send(Change::List(feed));
+        }
     }
 
     /// The bounds of messages and connections.

@@ -22,7 +22,7 @@ use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::invocation::Caller;
 use crate::mcp::capabilities::Capabilities;
-use crate::mcp::json::{self, Limits, Node};
+use crate::mcp::json::{self, Limits, Node, Value};
 use crate::mcp::jsonrpc::{Id, Message, message};
 use crate::mcp::messages::{Downstream, Meta};
 use crate::mcp::respond;
@@ -168,6 +168,9 @@ impl Client {
                 return self.refuse(&self.caller, "unread", None, error).await;
             }
         };
+        if matches!(&document.value, Value::Array(_)) && self.negotiated.is_some_and(Revision::has_batches) {
+            return self.batch(line.clone());
+        }
         match message(&document) {
             Err(error) => self.refuse(&self.caller, "unread", None, error).await,
             Ok(Message::Request { id, method, params }) => match self.settle(method, params) {
@@ -271,6 +274,47 @@ impl Client {
         };
         // Nothing answers a notification on a pipe: a refusal is in the record alone.
         turn.notification(method, params).await;
+    }
+
+    /// Runs an array of messages like one request.
+    fn batch(&self, line: Bytes) {
+        let (service, out, conversation) = (self.service.clone(), self.out.clone(), Arc::clone(&self.conversation));
+        let (counted, mut caller) = (service.0.tasks.token(), self.caller.clone());
+        let Some(revision) = self.negotiated else { return };
+        caller.revision = Some(revision);
+        caller.capabilities = self.declared;
+        caller.log_level = Some(service.streams().level(&conversation).unwrap_or(level::UNSET));
+        self.calls.spawn(async move {
+            let _counted = counted;
+            let bounds = service.bounds();
+            let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
+            let cancel = service.0.give_up.child_token();
+            let downstream = StdioDownstream { out: out.clone(), cancel: cancel.clone() };
+            let Ok(document) = json::parse(&line, limits) else { return };
+            let Value::Array(items) = &document.value else { return };
+            let gateway = service.gateway();
+            let turn = Turn {
+                service: &service,
+                gateway: &gateway,
+                caller: &caller,
+                revision,
+                conversation: Some(&conversation),
+                side: downstream.side(revision),
+                text: &line,
+                downstream: &downstream,
+                cancel: &cancel,
+            };
+            let body = match turn.batch(items).await {
+                Ok(body) => body,
+                Err(error) => {
+                    let refused = gateway.refuse(&caller, "unread", None, error).await;
+                    refused.outcome.err().map(|error| respond::error(None, &error, &refused.invocation))
+                }
+            };
+            if let Some(body) = body {
+                let _ = out.send(body).await;
+            }
+        });
     }
 
     /// Runs a request in a task of its own. Both the task and the service count it, so that either can wait for it.

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::gateway::Change;
 use crate::mcp::log_level::LogLevel;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, Watch};
 
 /// Sessions that keep anything.
 const MAX_SESSIONS: usize = 10_000;
@@ -37,12 +37,16 @@ struct Live {
 pub struct Watched {
     upstream: Arc<str>,
     uri: Arc<str>,
+    _watch: Watch,
 }
 
 impl Watched {
     /// The server's own URI at an upstream, watched as long as this is kept.
-    pub fn new(upstream: &Upstream, uri: &str) -> Self {
-        Self { upstream: upstream.id().into(), uri: uri.into() }
+    ///
+    /// # Errors
+    /// `concurrency_limited` when too much of the upstream is watched.
+    pub fn new(upstream: &Upstream, uri: &str) -> Result<Self, Error> {
+        Ok(Self { upstream: upstream.id().into(), uri: uri.into(), _watch: upstream.watch(uri)? })
     }
 
     /// Whether the change is of this resource, or of a part of it (2025-11-25, resources, "Subscriptions").

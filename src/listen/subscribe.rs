@@ -110,8 +110,7 @@ impl<'d> Filter<'d> {
 
     fn text(&self) -> Vec<u8> {
         let mut out = vec![b'{'];
-        for (key, on) in
-            [("toolsListChanged", self.tools), ("promptsListChanged", self.prompts), ("resourcesListChanged", self.resources)]
+        for (key, on) in [("toolsListChanged", self.tools), ("promptsListChanged", self.prompts), ("resourcesListChanged", self.resources)]
         {
             if on {
                 out.extend_from_slice(format!("\"{key}\":true,").as_bytes());
@@ -184,15 +183,15 @@ impl Listening<'_> {
     /// Watches what may be watched and leaves the rest out of the filter; the first that may not be is recorded for all.
     async fn watched(&self, filter: &mut Filter<'_>) -> Vec<Watched> {
         let (gateway, mut watched, mut refused) = (self.service.gateway(), Vec::new(), None);
-        filter.uris.retain(|uri| match gateway.may_watch(&self.caller.principal, uri) {
-            Ok((upstream, own)) => {
-                watched.push(Watched::new(&upstream, &own));
-                true
+        filter.uris.retain(|uri| {
+            let may_watch = gateway.may_watch(&self.caller.principal, uri);
+            let one = may_watch.and_then(|(upstream, own)| Watched::new(&upstream, &own));
+            let is_honoured = one.is_ok();
+            match one {
+                Ok(one) => watched.push(one),
+                Err(error) => refused = refused.take().or(Some(error)),
             }
-            Err(error) => {
-                refused.get_or_insert(error);
-                false
-            }
+            is_honoured
         });
         if let Some(error) = refused {
             self.refused(error).await;

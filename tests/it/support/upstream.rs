@@ -39,6 +39,9 @@ pub enum Does {
     Waits(CancellationToken),
     /// Tells of progress, and never answers.
     Progress,
+    /// Sends these notifications, and answers once this is cancelled. The words TOKEN and ID become the request's progress token
+    /// and its id.
+    Tells(Vec<Value>, CancellationToken),
     /// Closes the connection in place of an answer.
     Disconnects,
 }
@@ -214,7 +217,7 @@ impl Upstream {
         let mut has = json!({ "tools": {} });
         for (capability, method) in [("prompts", "prompts/list"), ("resources", "resources/list"), ("completions", "completion/complete")] {
             if self.serves(method) {
-                has[capability] = json!({});
+                has[capability] = if capability == "resources" { json!({ "subscribe": true }) } else { json!({}) };
             }
         }
         has
@@ -241,6 +244,11 @@ impl Upstream {
                 reply(echo())
             }
             Does::Progress => return Ok(progress(message, guard)),
+            Does::Tells(notes, until) => {
+                let mut answer = json!({ "jsonrpc": "2.0", "id": message["id"] });
+                answer.as_object_mut().unwrap().extend(echo().as_object().unwrap().clone());
+                return Ok(tells(message, notes, until, answer, guard));
+            }
             Does::Disconnects => Err(std::io::Error::other("as told")),
         };
         guard.kept();
@@ -289,6 +297,32 @@ fn progress(message: &Value, guard: Abandoned) -> Response<UnsyncBoxBody<Bytes, 
         let _ = send.send(format!("data: {event}\n\n").into()).await;
         send.closed().await;
         drop(guard);
+    });
+    Response::builder().header("content-type", "text/event-stream").body(UnsyncBoxBody::new(Frames(receive))).unwrap()
+}
+
+/// Notifications, and the answer once it is time.
+fn tells(
+    message: &Value,
+    notes: Vec<Value>,
+    until: CancellationToken,
+    answer: Value,
+    guard: Abandoned,
+) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+    let token = message.pointer("/params/_meta/progressToken").cloned().unwrap_or_default().to_string();
+    let id = message["id"].to_string();
+    let (send, receive) = mpsc::channel::<Bytes>(1);
+    tokio::spawn(async move {
+        for note in notes {
+            let note = note.to_string().replace("\"TOKEN\"", &token).replace("\"ID\"", &id);
+            let _ = send.send(format!("data: {note}\n\n").into()).await;
+        }
+        tokio::select! {
+            () = until.cancelled() => {}
+            () = send.closed() => return drop(guard),
+        }
+        let _ = send.send(format!("data: {answer}\n\n").into()).await;
+        guard.kept();
     });
     Response::builder().header("content-type", "text/event-stream").body(UnsyncBoxBody::new(Frames(receive))).unwrap()
 }

@@ -1,0 +1,107 @@
+//! Arrays of messages, which 2025-03-26 alone has (basic, "Batching"): all of it at once, the answers in one array.
+//!
+//! INVARIANT: a batch begins no session, and each of its messages takes the same way as if it had come alone.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::dispatch::Turn;
+use crate::error::{Code, Error};
+use crate::mcp::json::Node;
+use crate::mcp::jsonrpc::{Message, message};
+use crate::mcp::messages::Downstream;
+use crate::mcp::respond;
+
+/// Messages of one batch.
+const MAX_MESSAGES: usize = 64;
+
+impl Turn<'_> {
+    /// Answers a batch; `None` where none of its messages wants an answer.
+    ///
+    /// # Errors
+    /// `malformed_request` for an array that is no batch here; it is not recorded yet.
+    pub(super) async fn batch(&self, items: &[Node<'_>]) -> Result<Option<Bytes>, Error> {
+        if !self.revision.has_batches() {
+            return Err(Error::new(Code::MalformedRequest, "the message is not a JSON object, and only 2025-03-26 has batches"));
+        }
+        if items.is_empty() || items.len() > MAX_MESSAGES {
+            return Err(Error::new(Code::MalformedRequest, format!("a batch has 1 to {MAX_MESSAGES} messages")));
+        }
+        let answers = all(items.iter().map(|item| Box::pin(self.item(item)) as Pin<Box<_>>).collect()).await;
+        let answers: Vec<Bytes> = answers.into_iter().flatten().collect();
+        if answers.is_empty() {
+            return Ok(None);
+        }
+        let mut out = vec![b'['];
+        out.extend_from_slice(&answers.join(b",".as_slice()));
+        out.push(b']');
+        Ok(Some(out.into()))
+    }
+
+    async fn item(&self, item: &Node<'_>) -> Option<Bytes> {
+        let refused = |method: &'static str, error| async move {
+            let answer = self.gateway.refuse(self.caller, method, None, error).await;
+            answer.outcome.err().map(|error| (error, answer.invocation))
+        };
+        match message(item) {
+            Err(error) => refused("unread", error).await.map(|(error, invocation)| respond::error(None, &error, &invocation)),
+            Ok(Message::Request { id, method: "initialize", .. }) => {
+                let error = Error::new(Code::MalformedRequest, "`initialize` is never part of a batch");
+                refused("initialize", error).await.map(|(error, invocation)| respond::error(Some(&id), &error, &invocation))
+            }
+            Ok(Message::Request { id, method, params }) => {
+                // Each is cancelled by itself.
+                let one = One { batch: self.downstream, cancel: self.cancel.child_token() };
+                let turn = Turn { downstream: &one, cancel: &one.cancel, ..*self };
+                Some(turn.request(&id, method, params).await.body)
+            }
+            Ok(Message::Notification { method, params }) => {
+                self.notification(method, params).await;
+                None
+            }
+            Ok(answer @ (Message::Result { .. } | Message::Failure { .. })) => {
+                if let Some(conversation) = self.conversation {
+                    self.service.asks().answered(conversation, &answer, self.text);
+                }
+                None
+            }
+        }
+    }
+}
+
+/// One message's part of the way back.
+struct One<'t> {
+    batch: &'t dyn Downstream,
+    cancel: CancellationToken,
+}
+
+impl Downstream for One<'_> {
+    fn notify(&self, method: &str, params: &[u8]) {
+        self.batch.notify(method, params);
+    }
+
+    fn cancelled(&self) -> &CancellationToken {
+        &self.cancel
+    }
+}
+
+type Work<'w, T> = Pin<Box<dyn Future<Output = T> + Send + 'w>>;
+
+/// Runs all side by side, and gives their results in order.
+async fn all<T>(mut work: Vec<Work<'_, T>>) -> Vec<T> {
+    let mut done: Vec<Option<T>> = work.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (work, done) in work.iter_mut().zip(&mut done).filter(|(_, done)| done.is_none()) {
+            if let Poll::Ready(result) = work.as_mut().poll(context) {
+                *done = Some(result);
+            }
+        }
+        if done.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
