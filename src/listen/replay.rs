@@ -13,6 +13,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
+use crate::mcp::framing::one_line;
 use crate::seal::random;
 
 /// Streams that are kept at once; further ones are not kept, and have no event ids.
@@ -129,7 +130,7 @@ impl Recording {
         let mut out = format!("id: {:016x}.{number}\n", self.id).into_bytes();
         // Without data an event only tells its id.
         out.extend_from_slice(if message.is_empty() { b"data: " } else { b"event: message\ndata: " });
-        out.extend_from_slice(message);
+        out.extend_from_slice(&one_line(message.to_vec()));
         out.extend_from_slice(b"\n\n");
         let event = Bytes::from(out);
         kept.bytes += event.len();
@@ -221,6 +222,12 @@ mod tests {
         assert_eq!(playback.next().await, Some(third));
         drop(recording);
         assert_eq!(playback.next().await, None);
+    }
+
+    #[test]
+    fn a_message_on_many_lines_is_one_event() {
+        let event = Replays::default().begin(&"own".into()).unwrap().event(b"{\n\n}\r");
+        assert!(event.ends_with(b"\ndata: {  } \n\n"), "{event:?}");
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::invocation::Caller;
 use crate::mcp::capabilities::Capabilities;
+use crate::mcp::framing::unbroken;
 use crate::mcp::json::{self, Limits, Node, Value};
 use crate::mcp::jsonrpc::{Id, Message, message};
 use crate::mcp::messages::{Downstream, Meta};
@@ -88,7 +89,7 @@ pub async fn serve(
 async fn write(mut lines: mpsc::Receiver<Bytes>, mut writer: impl AsyncWrite + Unpin) {
     while let Some(line) = lines.recv().await {
         let written = async {
-            writer.write_all(&line).await?;
+            writer.write_all(&unbroken(line)).await?;
             writer.write_all(b"\n").await?;
             writer.flush().await
         };

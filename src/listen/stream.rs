@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::asks::Back;
+use crate::mcp::framing::one_line;
 use crate::mcp::messages::Downstream;
 use crate::mcp::revision::Revision;
 
@@ -101,7 +102,7 @@ impl Body for Answer {
 pub fn event(message: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(message.len() + 24);
     out.extend_from_slice(b"event: message\ndata: ");
-    out.extend_from_slice(message);
+    out.extend_from_slice(&one_line(message.to_vec()));
     out.extend_from_slice(b"\n\n");
     out.into()
 }

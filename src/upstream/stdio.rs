@@ -26,6 +26,7 @@ use super::shared::Shared;
 use super::wire;
 use crate::catalog::transport::Command;
 use crate::error::{Code, Effect, Error};
+use crate::mcp::framing::one_line;
 use crate::mcp::revision::{Era, Revision};
 
 /// Lines that wait for the pipe; a call beyond that waits for room until its deadline.
@@ -68,6 +69,14 @@ pub(super) struct StdioLink {
 struct Line {
     bytes: Bytes,
     sent: Sent,
+}
+
+impl Line {
+    fn new(message: Vec<u8>, sent: Sent) -> Self {
+        let mut bytes = one_line(message);
+        bytes.push(b'\n');
+        Self { bytes: bytes.into(), sent }
+    }
 }
 
 impl StdioLink {
@@ -136,12 +145,11 @@ impl StdioLink {
     /// When the link is gone first, or the answer cannot be read.
     pub(super) async fn exchange(&self, exchange: &Exchange<'_>) -> Result<Reply, Error> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let mut bytes = wire::request(exchange, id);
-        bytes.push(b'\n');
+        let bytes = wire::request(exchange, id);
         let (answer, answered) = oneshot::channel();
         let Some(_call) = self.enlist(id, exchange, answer) else { return Err(self.broke(exchange)) };
         let Ok(room) = self.lines.reserve().await else { return Err(self.broke(exchange)) };
-        room.send(Line { bytes: bytes.into(), sent: exchange.sent.clone() });
+        room.send(Line::new(bytes, exchange.sent.clone()));
         match answered.await {
             Ok(Ok((body, outcome))) => Ok(Reply { body, version: self.version.get().copied().unwrap_or(Revision::NEWEST), outcome }),
             Ok(Err(fault)) => Err(exchange.fault(Code::UpstreamProtocolError, "the answer is not MCP").operator(fault.0)),
@@ -151,9 +159,7 @@ impl StdioLink {
 
     /// Sends a notification, if the queue has room.
     pub(super) fn notify(&self, message: Vec<u8>) {
-        let mut bytes = message;
-        bytes.push(b'\n');
-        if self.lines.try_send(Line { bytes: bytes.into(), sent: Sent::default() }).is_err() {
+        if self.lines.try_send(Line::new(message, Sent::default())).is_err() {
             tracing::debug!(upstream = %self.shared.id, "a notification to the tool server was left out: its input is full");
         }
     }

@@ -11,6 +11,7 @@ mod demo_server;
 mod denies_by_default;
 mod disconnect;
 mod errors_golden;
+mod framing;
 mod headers;
 mod identity;
 mod interop_regressions;

@@ -31,6 +31,8 @@ pub enum Does {
     Error(i64, &'static str),
     /// Answers with these bytes in place of a message.
     Says(&'static str),
+    /// Answers with this text as the result, white space and all.
+    Spells(String),
     /// Answers with this status, and nothing else.
     Status(u16),
     /// Never answers.
@@ -237,6 +239,10 @@ impl Upstream {
             Does::Result(result) => reply(json!({ "result": result })),
             Does::Error(code, words) => reply(json!({ "error": { "code": code, "message": words } })),
             Does::Says(bytes) => Ok(whole(StatusCode::OK, bytes.into())),
+            Does::Spells(result) => {
+                let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{result}}}", message["id"]);
+                Ok(whole(StatusCode::OK, text.into()))
+            }
             Does::Status(status) => Ok(whole(StatusCode::from_u16(status).unwrap(), Bytes::new())),
             Does::Hangs => std::future::pending().await,
             Does::Waits(until) => {
