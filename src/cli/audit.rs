@@ -2,7 +2,8 @@
 //!
 //! Owns: the arguments, the forms of time, and how answers look. Leaves to others: what a question means (`audit::find`, `audit::verify`).
 //!
-//! INVARIANT: nothing that came from outside reaches a terminal unescaped: a record may hold what an attacker chose.
+//! INVARIANT: nothing that came from outside stands in a row unescaped: a record may hold what an attacker chose. With `--json`
+//! a record is the stored line, byte for byte.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -18,6 +19,7 @@ use serde::Serialize;
 use crate::audit::find::{Answer, Asked, Filter, Follow, Logs, Standing};
 use crate::audit::record::{DECISIONS, Kind, Stored};
 use crate::audit::verify::{Finding, Report, verify_all};
+use crate::cli::table::{safe, word};
 use crate::error::Code;
 
 /// Asks the audit log.
@@ -263,7 +265,7 @@ impl Printer {
         let who = record.agent.as_deref().or(record.actor.as_deref()).unwrap_or("-");
         let what = record.target.as_deref().or(record.subject.as_deref()).or(record.method.as_deref()).unwrap_or("-");
         let decision = record.decision.as_deref().or(record.outcome.as_deref()).or(record.action.as_deref()).unwrap_or("-");
-        let mut row = format!("{:<29} {:<16} {:<28} {:<16} ", self.time(stored), plain(who), plain(what), plain(decision));
+        let mut row = format!("{:<29} {:<16} {:<28} {:<16} ", self.time(stored), word(who), word(what), word(decision));
         row.push_str(match record.kind {
             Kind::Intent => "forwarded",
             Kind::Outcome => "ended",
@@ -272,7 +274,7 @@ impl Printer {
         });
         let mut say = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
-                let _to_a_string = write!(row, " {name}={}", plain(value));
+                let _to_a_string = write!(row, " {name}={}", word(value));
             }
         };
         say("code", record.code.as_deref());
@@ -280,9 +282,12 @@ impl Printer {
         say("limit", record.limit.as_deref());
         say("effect", record.effect.as_deref());
         say("count", record.count.map(|count| count.to_string()).as_deref());
-        say("note", record.note.as_deref());
         say("call", record.call_id.as_deref());
         say("record", Some(&format!("{}:{}", stored.origin, stored.seq)));
+        // A sentence, and so the last: whatever it quotes, nothing of ours stands behind it.
+        if let Some(note) = &record.note {
+            let _to_a_string = write!(row, " note=\"{}\"", safe(note).replace('"', "\\\""));
+        }
         row
     }
 
@@ -295,12 +300,12 @@ impl Printer {
                 writeln!(out, "{}", stored.line)?;
                 continue;
             }
-            writeln!(out, "{}:{}  {}  {}", plain(&stored.origin), stored.seq, stored.record.kind.as_str(), self.time(stored))?;
+            writeln!(out, "{}:{}  {}  {}", safe(&stored.origin), stored.seq, stored.record.kind.as_str(), self.time(stored))?;
             // Keys of a record are ours; values are not.
             let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&stored.line).unwrap_or_default();
             for (key, value) in fields.iter().filter(|(key, _)| !["origin", "seq", "kind", "time", "v"].contains(&key.as_str())) {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                writeln!(out, "  {key:<18} {}", plain(&value))?;
+                writeln!(out, "  {key:<18} {}", safe(&value))?;
             }
         }
         unreadable(out, self.json, answer.unreadable)
@@ -313,15 +318,15 @@ impl Printer {
         for report in reports {
             let live = if report.is_live { ", being written" } else { "" };
             let verdict = if report.is_sound() { "sound" } else { "DAMAGED" };
-            writeln!(out, "{}: {verdict}, {} records in {} segments{live}", plain(&report.origin), report.records, report.segments)?;
+            writeln!(out, "{}: {verdict}, {} records in {} segments{live}", safe(&report.origin), report.records, report.segments)?;
             if let Some((seq, chain)) = &report.head {
                 writeln!(out, "  last record {seq}, chain {chain}")?;
             }
             for finding in &report.findings {
-                writeln!(out, "  {}", plain(&finding.to_string()))?;
+                writeln!(out, "  {}", safe(&finding.to_string()))?;
             }
             for torn in &report.torn {
-                writeln!(out, "  set aside by an earlier start: {}", plain(torn))?;
+                writeln!(out, "  set aside by an earlier start: {}", safe(torn))?;
             }
         }
         match reports.first() {
@@ -349,7 +354,7 @@ impl Printer {
     fn time(&self, stored: &Stored) -> String {
         match Timestamp::from_nanosecond(i128::from(stored.unix_nanos())) {
             Ok(time) => time.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f%:z").to_string(),
-            Err(_) => plain(&stored.time),
+            Err(_) => safe(&stored.time),
         }
     }
 }
@@ -411,20 +416,6 @@ fn unreadable(out: &mut dyn Write, json: bool, count: u64) -> io::Result<()> {
         (true, count) => writeln!(out, "{{\"unreadable_lines\":{count}}}"),
         (false, count) => writeln!(out, "{count} lines are not records; see `doorward audit verify`"),
     }
-}
-
-/// Text that cannot steer a terminal: control characters, and what reorders or hides text, are shown as their code points.
-fn plain(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for letter in text.chars() {
-        let is_hidden = matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if letter.is_control() || is_hidden {
-            let _to_a_string = write!(shown, "\\u{{{:x}}}", u32::from(letter));
-        } else {
-            shown.push(letter);
-        }
-    }
-    shown
 }
 
 /// A refusal by the check, as other refusals exit.

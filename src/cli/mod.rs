@@ -185,7 +185,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
                 None => AsRef::<Path>::as_ref(&context.config()?.audit.dir).to_owned(),
             };
             audit::run(&args, &dir, context.json, &mut std::io::stdout().lock()).or_else(|error| match error {
-                audit::Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+                audit::Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(EXIT_UNHEARD),
                 error @ audit::Error::Time(_) => Err(Failure::Usage(error.to_string())),
                 error => Err(Failure::other(error)),
             })
@@ -206,6 +206,9 @@ fn block_on(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failu
     ended
 }
 
+/// Nobody has heard the answer.
+const EXIT_UNHEARD: u8 = 1;
+
 /// A verb that ends with its servers when it is told to end.
 async fn interruptible(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
     tokio::select! {
@@ -214,14 +217,20 @@ async fn interruptible(verb: impl Future<Output = Result<u8, Failure>>) -> Resul
     }
 }
 
-/// `doorward … | head` ends when `head` does, without a word.
+/// `doorward … | head` ends when `head` does, without a word; where the output is lost in another way, that is said. Neither
+/// exits 0: the code that the answer would have had is not known here, and a script must not read a lost refusal as done.
 fn end_quietly_when_nobody_reads() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if panic.payload_as_str().is_some_and(|message| message.starts_with("failed printing to stdout")) {
-            std::process::exit(0);
+        match panic.payload_as_str().and_then(|text| text.strip_prefix("failed printing to stdout: ")) {
+            Some(reason) => {
+                if !reason.starts_with("Broken pipe") {
+                    eprintln!("doorward: the answer cannot be written: {reason}");
+                }
+                std::process::exit(i32::from(EXIT_UNHEARD));
+            }
+            None => usual(panic),
         }
-        usual(panic);
     }));
 }
 

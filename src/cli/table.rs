@@ -22,10 +22,22 @@ pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// Text with control characters, line breaks and direction marks written out.
+/// Text that cannot steer a terminal or hide in it: control characters, line breaks, direction marks and characters without a
+/// shape of their own are written out.
 pub fn safe(text: &str) -> String {
-    let hidden =
-        |letter: char| letter.is_control() || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    written(text, |letter| letter.is_control() || is_shapeless(letter))
+}
+
+/// Like [`safe`], and without white space: one word, which cannot be taken for two fields of a row.
+pub fn word(text: &str) -> String {
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        written(text, |letter| letter.is_control() || letter.is_whitespace() || is_shapeless(letter))
+    }
+}
+
+fn written(text: &str, hidden: impl Fn(char) -> bool) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, letter| {
         if hidden(letter) {
             out.extend(letter.escape_unicode());
@@ -34,4 +46,25 @@ pub fn safe(text: &str) -> String {
         }
         out
     })
+}
+
+/// Default-ignorable code points (Unicode 16, DerivedCoreProperties), and the line and paragraph separators.
+fn is_shapeless(letter: char) -> bool {
+    matches!(letter,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_or_hides_is_written_out() {
+        assert_eq!(safe("a b\u{1b}[2J\u{9b}\u{202e}\u{61c}\u{e0041}é"), "a b\\u{1b}[2J\\u{9b}\\u{202e}\\u{61c}\\u{e0041}é");
+        assert_eq!(word("a b\u{a0}c\n"), "a\\u{20}b\\u{a0}c\\u{a}");
+        assert_eq!(word(""), "-");
+    }
 }

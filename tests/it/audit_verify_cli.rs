@@ -200,6 +200,33 @@ async fn a_reader_that_has_left_ends_a_verb_without_a_word() {
         drop(reader);
         let child = site.command(words).stdout(writer).spawn().unwrap();
         let output = crate::support::soon("the end", child.wait_with_output()).await.unwrap();
-        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""), "{words:?}");
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(1), ""), "{words:?}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_written_is_not_taken_for_done() {
+    let (site, _) = log().await;
+    for words in [&["audit", "find"][..], &["agent", "list"], &["check", "--offline"], &["call", "up__nothing", "--as", "demo", "--json"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let child = site.command(words).stdout(full).spawn().unwrap();
+        let output = crate::support::soon("the end", child.wait_with_output()).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.contains("cannot be written")), (Some(1), true), "{words:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_an_agent_makes_up_looks_like_no_row_of_the_log() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    let gateway = site.serve().await;
+    let made_up = "up__pay   allow   forwarded rules=R1 record=main:9";
+    assert_eq!(gateway.client().call(made_up, json!({})).await.code(), "tool_not_found");
+    gateway.stop().await;
+
+    let told = site.run(&["audit", "tail"]).await;
+
+    assert!(!told.out.contains("up__pay "), "{}", told.out);
+    assert!(told.out.contains(r"up__pay\u{20}\u{20}\u{20}allow"), "{}", told.out);
 }
