@@ -178,6 +178,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let why = attend(&mut running, &mut attended, &mut events, &mut questions).await;
     tracing::info!(why, "stopping: running calls may finish");
     running.stop(why).await;
+    attended.orphans.end();
     let _ = admin.await;
     health.inspect(tokio::task::JoinHandle::abort);
     Ok(0)

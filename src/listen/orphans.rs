@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use rustix::process::{Pid, WaitOptions, set_child_subreaper, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, waitpid};
 
 /// Ended children that nobody has waited for, as of the last look.
 #[derive(Debug, Default)]
@@ -31,7 +31,27 @@ impl Orphans {
         }
         self.0 = zombies;
     }
+
+    /// Ends what is left when all tool servers have been stopped, and waits for it. Left alone, it would be nobody's child after
+    /// a restart, and the admin socket would take it for a person.
+    pub fn end(self) {
+        // What one of them leaves behind comes to us in turn; the bound is for one that leaves more than we can end.
+        for _ in 0..MAX_ROUNDS {
+            let left: Vec<Pid> = children().into_iter().filter_map(Pid::from_raw).collect();
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                let _ = kill_process(pid, Signal::KILL);
+                let _ = waitpid(Some(pid), WaitOptions::empty());
+            }
+        }
+        tracing::warn!("processes that tool servers left behind are still there");
+    }
 }
+
+/// Generations of processes that are ended at a stop.
+const MAX_ROUNDS: usize = 1_000;
 
 fn children() -> Vec<i32> {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();

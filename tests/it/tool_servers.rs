@@ -51,3 +51,19 @@ async fn a_server_that_forks_twice_does_not_reach_the_admin_socket() {
     gateway.says("an admin connection was refused").await;
     assert_eq!(site.of_kind("intent").len(), 1);
 }
+
+#[tokio::test]
+async fn what_a_server_left_behind_ends_with_the_gateway() {
+    let leaves = r#"case "$line" in *'"name":"save"'*) setsid sh daemon.sh > /dev/null 2>&1 < /dev/null & ;; esac"#;
+    let site = site(&format!("{leaves}\n{FINE}"));
+    site.write("daemon.sh", "echo $$ > left.part\nmv left.part left\nwhile :; do sleep 60; done\n");
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__save", json!({})).await.code(), "ok");
+    let left = until("the daemon", async || std::fs::read_to_string(site.path("left")).ok()).await;
+    let process = format!("/proc/{}", left.trim());
+    assert!(std::path::Path::new(&process).exists(), "{process}");
+
+    gateway.stop().await;
+
+    assert!(!std::path::Path::new(&process).exists(), "{process} is still there");
+}
