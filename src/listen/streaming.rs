@@ -43,7 +43,11 @@ impl Exchange {
             Enduring::new(&tasks, async move { Exchange::message(&self, gateway, caller, &headers, &body, &back, &cancel).await });
         let first = tokio::select! {
             biased;
-            outgoing = &mut running => Err(outgoing.whole()),
+            // What was said in the same moment goes before the answer.
+            outgoing = &mut running => match downstream.rest().collect::<Vec<_>>() {
+                said if said.is_empty() => Err(outgoing.whole()),
+                said => Err(with_all(said, &outgoing)),
+            },
             first = downstream.next(), if streams => Ok(Some(first)),
             () = tokio::time::sleep(KEEP_ALIVE), if streams => Ok(None),
         };
@@ -56,6 +60,12 @@ impl Exchange {
         }
         response
     }
+}
+
+/// An answer that is there, behind what its call had to say.
+fn with_all(said: Vec<Bytes>, outgoing: &Outgoing) -> Response<Answer> {
+    let all: Vec<u8> = said.iter().chain([&outgoing.body]).flat_map(|message| event(message)).collect();
+    events(Answer::whole(all))
 }
 
 /// An answer that begins before its call has ended.
@@ -179,7 +189,11 @@ pub(super) fn standalone(service: Service, principal: Principal, session: Sessio
 }
 
 fn event_stream(body: mpsc::Receiver<Bytes>) -> Response<Answer> {
-    let mut response = Response::new(Answer::Events(body));
+    events(Answer::Events(body))
+}
+
+fn events(answer: Answer) -> Response<Answer> {
+    let mut response = Response::new(answer);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, EVENTS);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Does, Serving, Site, Upstream, until};
 
@@ -158,6 +159,27 @@ async fn progress_reaches_the_agent_under_its_own_token() {
     let last = open.chunk().await.unwrap();
     assert!(last.contains("upstream_timeout"), "{last}");
     assert_eq!(open.chunk().await, None);
+}
+
+#[tokio::test]
+async fn progress_that_comes_with_the_answer_is_not_lost() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    let at_once = CancellationToken::new();
+    at_once.cancel();
+    let progress = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": { "progressToken": "TOKEN", "progress": 1 } });
+    upstream.does("save", Does::Tells(vec![progress], at_once));
+    let gateway = site.serve().await;
+    let meta = json!({ "progressToken": "mine" });
+    let ask = crate::support::Ask::modern("tools/call", json!({ "name": "up__save", "arguments": {}, "_meta": meta }));
+
+    let text = gateway.client().send(&ask).await.text();
+
+    let said: Vec<Value> =
+        text.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| serde_json::from_str(data).unwrap()).collect();
+    assert_eq!(said.len(), 2, "{text}");
+    assert_eq!(said[0]["params"]["progressToken"], "mine");
+    assert_eq!(said[1]["id"], ask.id());
 }
 
 #[tokio::test]

@@ -319,9 +319,15 @@ fn tells(
     let id = message["id"].to_string();
     let (send, receive) = mpsc::channel::<Bytes>(1);
     tokio::spawn(async move {
-        for note in notes {
-            let note = note.to_string().replace("\"TOKEN\"", &token).replace("\"ID\"", &id);
-            let _ = send.send(format!("data: {note}\n\n").into()).await;
+        let note = |note: &Value| format!("data: {}\n\n", note.to_string().replace("\"TOKEN\"", &token).replace("\"ID\"", &id));
+        if until.is_cancelled() {
+            // All of it in one piece.
+            let said: String = notes.iter().map(note).collect();
+            let _ = send.send(format!("{said}data: {answer}\n\n").into()).await;
+            return guard.kept();
+        }
+        for said in &notes {
+            let _ = send.send(note(said).into()).await;
         }
         tokio::select! {
             () = until.cancelled() => {}
