@@ -131,6 +131,25 @@ fn a_resource_outside_the_catalogue_is_decided_by_its_name() {
 }
 
 #[test]
+fn a_template_is_shown_where_something_that_it_makes_could_be_allowed() {
+    let shown = |rows: &str, stem: &str| {
+        let policy = policy(rows);
+        policy.lists_some(policy.class("agent:a"), stem, Tier::Read)
+    };
+    let allow = |pattern: &str| format!("p, R1, agent:a, {pattern}, read, -, allow\n");
+    for pattern in ["*", "resource:demo:*", "resource:demo:file:///a/*", "resource:demo:file:///a/b/*", "resource:demo:file:///a/b"] {
+        assert!(shown(&allow(pattern), "resource:demo:file:///a/"), "{pattern}");
+    }
+    for pattern in ["resource:demo:file:///b/*", "resource:demo:file:///a", "prompt:demo__*"] {
+        assert!(!shown(&allow(pattern), "resource:demo:file:///a/"), "{pattern}");
+    }
+    let denied = |pattern: &str| format!("{}p, D1, role:any, {pattern}, any, -, deny\n", allow("resource:demo:*"));
+    assert!(!shown(&denied("resource:demo:file:///*"), "resource:demo:file:///a/"));
+    assert!(shown(&denied("resource:demo:file:///a/b/*"), "resource:demo:file:///a/"));
+    assert!(!shown("p, R1, agent:b, resource:demo:*, read, -, allow\n", "resource:demo:file:///a/"));
+}
+
+#[test]
 fn what_others_may_do_is_told_to_operators() {
     let policy = policy("p, R1, role:triager, github__*, reversible, -, allow\ng, agent:triage-bot, role:triager\n");
     let near = policy.allowed_to_others(policy.class("agent:demo"), policy.target("github__create_issue").unwrap(), 5);

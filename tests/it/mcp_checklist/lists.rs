@@ -301,3 +301,20 @@ async fn n49_names_carry_the_configured_prefix_and_stay_within_128_characters() 
     assert_eq!(upstream.asked("prompts/get")[0]["params"]["name"], long);
     assert!(site.of_kind("intent").iter().any(|intent| intent["method"] == "prompts/get"));
 }
+
+#[tokio::test]
+async fn n46_what_one_principal_was_given_is_given_to_no_other() {
+    let upstream = Upstream::offering().await;
+    let rows = format!("{ROWS}p, R9, agent:other, resource:up:file:///keys/*, read, -, allow\n");
+    let site = Site::of(&upstream).policy(&rows);
+    let gateway = connected(&site).await;
+    let (demo, other) = (gateway.client(), gateway.other());
+
+    for _ in 0..2 {
+        assert_eq!(read(&demo, "dw+up+file:///notes/a").await.result()["cacheScope"], "private");
+        assert_eq!(read(&other, "dw+up+file:///notes/a").await.code(), "tool_not_found");
+        assert_eq!(each(&list(&demo, "resources/list").await, "resources", "name"), ["b", "a"]);
+        assert_eq!(each(&list(&other, "resources/list").await, "resources", "name"), ["k"]);
+    }
+    assert_eq!(upstream.asked("resources/read").len(), 2);
+}

@@ -71,3 +71,89 @@ async fn n69_the_trace_of_the_agent_goes_on_to_the_server() {
     site.ends(1).await;
     assert_eq!(site.of_kind("intent")[0]["trace_id"], "0af7651916cd43dd8448eb211c80319c");
 }
+
+/// A site whose tool `echo` has this input schema.
+async fn taking(schema: Value) -> (Upstream, Site) {
+    let upstream = Upstream::start().await;
+    upstream.redefine(|tools| tools[0]["inputSchema"] = schema);
+    let site = Site::of(&upstream);
+    (upstream, site)
+}
+
+#[tokio::test]
+async fn n38_broken_arguments_are_a_result_that_a_model_can_act_on() {
+    let (upstream, site) = taking(json!({ "type": "object", "required": ["n"], "properties": { "n": { "type": "integer" } } })).await;
+    let gateway = site.serve().await;
+
+    let modern = gateway.client().call("up__echo", json!({ "n": "one" })).await;
+    let session = gateway.client().initialize("2025-06-18").await;
+    let legacy = session.client.send(&session.call("up__echo", &json!({ "n": "one" }))).await;
+    for answer in [modern, legacy] {
+        let result = answer.result();
+        assert_eq!((&result["isError"], answer.told().as_str()), (&json!(true), "invalid_arguments none"));
+        assert!(result["content"][0]["text"].as_str().unwrap().contains("/n"), "{result}");
+    }
+    assert!(upstream.calls().is_empty());
+}
+
+#[tokio::test]
+async fn n40_a_schema_is_2020_12_and_an_unknown_dialect_is_refused() {
+    let (_upstream, site) = taking(json!({ "type": "object", "properties": { "a": { "prefixItems": [{ "type": "string" }] } } })).await;
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({ "a": [1] })).await.code(), "invalid_arguments");
+
+    let (_upstream, site) = taking(json!({ "$schema": "https://example.com/dialect", "type": "object" })).await;
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "tool_withheld");
+    let record = site.recorded("refusal", "code", "tool_withheld").await;
+    assert!(record["note"].as_str().unwrap().contains("https://example.com/dialect"), "{record}");
+}
+
+#[tokio::test]
+async fn n41_a_reference_out_of_the_schema_is_refused_and_not_fetched() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let reference = format!("http://{}/schema.json", listener.local_addr().unwrap());
+    let (upstream, site) = taking(json!({ "type": "object", "properties": { "a": { "$ref": reference } } })).await;
+    let gateway = site.serve().await;
+
+    assert_eq!(gateway.client().call("up__echo", json!({ "a": 1 })).await.code(), "tool_withheld");
+
+    assert!(!gateway.client().tools().await.contains(&"up__echo".to_owned()) && upstream.calls().is_empty());
+    let fetched = tokio::select! { biased; fetched = listener.accept() => Some(fetched), () = std::future::ready(()) => None };
+    assert!(fetched.is_none());
+}
+
+#[tokio::test]
+async fn n42_a_schema_beyond_the_bounds_is_refused_and_a_hostile_one_is_quick() {
+    let deep = (0..26).fold(json!({ "type": "string" }), |inner, _| json!({ "type": "object", "properties": { "a": inner } }));
+    let (_upstream, site) = taking(deep).await;
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "tool_withheld");
+
+    let (_upstream, site) = taking(json!({ "type": "object", "properties": { "a": { "pattern": "^(a+)+$" } } })).await;
+    let gateway = site.serve().await;
+    let hostile = format!("{}!", "a".repeat(5_000));
+    assert_eq!(gateway.client().call("up__echo", json!({ "a": hostile })).await.code(), "invalid_arguments");
+}
+
+#[tokio::test]
+async fn n44_a_structured_result_is_held_against_the_output_schema() {
+    let upstream = Upstream::start().await;
+    upstream.redefine(|tools| tools[0]["outputSchema"] = json!({ "type": "array", "items": { "type": "integer" } }));
+    let site = Site::of(&upstream);
+    let gateway = site.serve().await;
+    let says = async |structured: Value| {
+        let result = json!({ "content": [{ "type": "text", "text": "t" }], "structuredContent": structured, "resultType": "complete" });
+        upstream.does("echo", Does::Result(result));
+        gateway.client().call("up__echo", json!({})).await
+    };
+
+    assert_eq!(says(json!([1, 2])).await.result()["structuredContent"], json!([1, 2]));
+    for broken in [json!(["a"]), Value::Null, json!({ "a": 1 })] {
+        assert_eq!(says(broken).await.told(), "result_invalid done");
+    }
+    says(json!([1])).await;
+    let session = gateway.client().initialize("2025-11-25").await;
+    let legacy = session.client.send(&session.call("up__echo", &json!({}))).await.result();
+    assert_eq!((&legacy["structuredContent"], &legacy["content"][0]["text"]), (&Value::Null, &json!("t")));
+}
