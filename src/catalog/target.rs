@@ -12,7 +12,7 @@ use super::tier::Tier;
 use super::{Source, TargetIndex};
 use crate::mcp::canonical::{write_canonical, write_string};
 use crate::mcp::capabilities::Capabilities;
-use crate::mcp::json::{self, Node};
+use crate::mcp::json::{self, Member, Node};
 pub use crate::mcp::messages::Kind;
 use crate::schema::{Formats, Schema, SchemaFault, SchemaHash, Schemas};
 use crate::seal::{hex, sha256};
@@ -295,9 +295,12 @@ fn has_legacy_output(definition: &Node<'_>) -> bool {
     definition.get("outputSchema").is_none_or(|schema| schema.get("type").and_then(Node::as_str) == Some("object"))
 }
 
+/// What agents are shown. Whether a call becomes a task is between the gateway and the server, so `execution` is left out:
+/// clients would call a tool that demands tasks in a way that is not served here, or not at all.
 fn renamed(definition: &Node<'_>, name: &str, with_output: bool) -> Bytes {
     let mut out = Vec::new();
-    for member in definition.members().iter().filter(|member| with_output || member.key != "outputSchema") {
+    let shown = |member: &&Member<'_>| member.key != "execution" && (with_output || member.key != "outputSchema");
+    for member in definition.members().iter().filter(shown) {
         out.push(if out.is_empty() { b'{' } else { b',' });
         write_string(&member.key, &mut out);
         out.push(b':');

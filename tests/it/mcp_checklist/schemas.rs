@@ -16,6 +16,7 @@ async fn n43_schemas_and_unknown_meta_go_on_as_they_came() {
         tools[0]["inputSchema"] = schema.clone();
         tools[0]["_meta"] = meta.clone();
         tools[0]["icons"] = json!([{ "src": "data:," }]);
+        tools[0]["execution"] = json!({ "taskSupport": "required" });
     });
     upstream.does("echo", Does::Result(json!({ "content": [], "_meta": meta, "resultType": "complete" })));
     let site = Site::of(&upstream);
@@ -23,6 +24,8 @@ async fn n43_schemas_and_unknown_meta_go_on_as_they_came() {
 
     let tool = gateway.client().send(&Ask::modern("tools/list", json!({}))).await.result()["tools"][0].clone();
     assert_eq!((&tool["inputSchema"], &tool["_meta"], &tool["icons"]), (&schema, &meta, &json!([{ "src": "data:," }])));
+    // Tasks are between the gateway and the server.
+    assert_eq!(tool.get("execution"), None);
     let answer = gateway.client().call("up__echo", json!({ "n": 1 })).await;
     assert_eq!(answer.code(), "ok", "{}", answer.text());
     let result = answer.result();
