@@ -16,9 +16,9 @@ use super::log::{AppendError, Durability, Log};
 use super::record::{Kind, Record};
 use super::redact::{self, Declared, ValueKey};
 use crate::approval::Cleared;
-use crate::catalog::Target;
 use crate::catalog::manifest::Label;
 use crate::catalog::tier::Tier;
+use crate::catalog::{self, Target};
 use crate::clock::Clock;
 use crate::config::{self, DurabilityByTier};
 use crate::error::{Category, Code, Effect, Error};
@@ -285,10 +285,15 @@ impl Audit {
     }
 
     async fn refuse(&self, trail: &Trail<'_>, error: &Error) {
-        let named = match trail.tool {
-            Some(tool) => &tool.policy_name,
-            // Names that the caller makes up are one flood, however many there are.
-            None => "(no tool of the catalog)",
+        // Names that the caller makes up are one flood, however many there are: so are the URIs of one server.
+        let made_up = trail.tool.filter(|tool| tool.index.is_none()).map(|tool| match tool.kind {
+            catalog::Kind::Resource => format!("resource:{}:*", tool.upstream_id),
+            catalog::Kind::Prompt | catalog::Kind::Tool => format!("prompt:{}__*", tool.upstream_id),
+        });
+        let named = match (&made_up, trail.tool) {
+            (Some(names), _) => names.as_str(),
+            (None, Some(tool)) => &tool.policy_name,
+            (None, None) => "(no tool of the catalog)",
         };
         let verdict = self.floods.load().note(self.clock.unix_nanos(), trail.caller.principal.name(), error.code(), named, &trail.id_text);
         if verdict == Verdict::Count {

@@ -318,3 +318,19 @@ async fn n46_what_one_principal_was_given_is_given_to_no_other() {
     }
     assert_eq!(upstream.asked("resources/read").len(), 2);
 }
+
+#[tokio::test]
+async fn made_up_uris_are_one_flood_in_the_log() {
+    let upstream = Upstream::offering().await;
+    let site = Site::of(&upstream).policy(ROWS).limits("floods: { first: 2, window_ms: 60000 }\n");
+    let gateway = connected(&site).await;
+
+    for number in 0..12 {
+        assert_eq!(read(&gateway.client(), &format!("dw+up+file:///keys/{number}")).await.code(), "tool_not_found");
+    }
+
+    gateway.stop().await;
+    assert_eq!(site.of_kind("refusal").len(), 2);
+    let counted = &site.of_kind("coalesced")[0];
+    assert_eq!((&counted["target"], &counted["count"]), (&json!("resource:up:*"), &json!(10)));
+}
