@@ -43,7 +43,7 @@ use crate::policy::Policy;
 use crate::schema::Schemas;
 use crate::seal::Seal;
 use crate::telemetry::Telemetry;
-use crate::upstream::{Slot, Upstream};
+use crate::upstream::{Forwarded, Slot, Upstream};
 
 /// One snapshot of everything that decides.
 pub struct Gateway {
@@ -67,6 +67,8 @@ pub struct Shared {
     pub telemetry: Telemetry,
     /// What is handed out and wanted back unchanged.
     pub seal: Arc<Seal>,
+    /// Calls that go on with an agent's answers.
+    pub rounds: rounds::Rounds,
     /// Where changes of lists and resources are told; whoever listens subscribes.
     pub changes: broadcast::Sender<Change>,
 }
@@ -119,6 +121,7 @@ impl Gateway {
         let context = request.context.map(|context| context.text(message));
         let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context };
         let round = rounds::open(&self.shared, &invocation, request.retry)?;
+        let invocation = round.as_deref().map_or(invocation, |round| round.goes_on(trail, invocation));
         // May it be called by this agent, this often, without asking a person?
         let permit = self.policy.authorize(invocation)?;
         trail.permitted(permit.rules());
@@ -128,12 +131,19 @@ impl Gateway {
         let (upstream, slot) = self.reserve(target, &caller.principal).await?;
         self.still_current(caller, target)?;
         // The record first, then the call: `forward` takes nothing but what was recorded.
-        rounds::spend(&self.shared, round.as_deref())?;
-        let recorded = self.shared.audit.intent(trail, cleared).await?;
+        let recorded = match rounds::spend(&self.shared, round.as_deref())? {
+            None => self.shared.audit.intent(trail, cleared).await?,
+            Some(open) => Box::pin(self.shared.audit.round(trail, cleared, open)).await?,
+        };
         let resume = rounds::resume(round.as_deref(), request.retry);
-        let reply = upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await?;
-        let ending = inspect(&reply, recorded.invocation(), schemas.output.as_deref())?;
-        rounds::wrap(&self.shared, recorded.invocation(), round.as_deref(), ending)
+        let ending = match upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await? {
+            Forwarded::Answered(reply) => match rounds::pages(&invocation, &reply) {
+                None => inspect(&reply, &invocation, schemas.output.as_deref())?,
+                Some(questions) => Ending::Asks(questions),
+            },
+            Forwarded::Parked(name, asked) => return rounds::park(&self.shared, trail, &invocation, upstream, (name, asked)),
+        };
+        rounds::wrap(&self.shared, trail, &invocation, ending)
     }
 
     /// Waits a bounded time for the first connection, then takes a place in the upstream's bulkhead.

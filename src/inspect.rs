@@ -75,10 +75,6 @@ fn asks(text: &Bytes, result: &Node<'_>, invocation: &Invocation<'_>) -> Result<
     if invocation.method == Method::Complete || (requests.is_none() && state.is_none()) {
         return Err(unsound(invocation, "the tool server asks for input in a way that the protocol does not have"));
     }
-    let offered = invocation.caller.capabilities.intersect(invocation.target.may_ask);
-    if requests.is_some() && offered.is_empty() {
-        return Err(unsound(invocation, "the tool server asks for input, which this gateway did not offer"));
-    }
     let slice = |node: &Node<'_>| text.slice(node.span());
     Ok(Questions { requests: requests.map_or(Bytes::from_static(b"{}"), slice), state: state.map(slice), running: false })
 }

@@ -15,7 +15,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
-/// Longest sealed text that is looked at, in bytes.
+/// Longest sealed text that is looked at where nobody says otherwise, in bytes.
 const MAX_SEALED: usize = 4096;
 
 /// Seals and opens under one key.
@@ -41,7 +41,12 @@ impl Seal {
 
     /// Opens what [`Seal::seal`] made for the same purpose; `None` for everything else.
     pub fn open(&self, purpose: &str, sealed: &str) -> Option<Vec<u8>> {
-        let mut bytes = URL_SAFE_NO_PAD.decode(Some(sealed).filter(|text| text.len() <= MAX_SEALED)?).ok()?;
+        self.open_within(purpose, sealed, MAX_SEALED)
+    }
+
+    /// The same for text of up to `longest` bytes, where something long was sealed.
+    pub fn open_within(&self, purpose: &str, sealed: &str, longest: usize) -> Option<Vec<u8>> {
+        let mut bytes = URL_SAFE_NO_PAD.decode(Some(sealed).filter(|text| text.len() <= longest)?).ok()?;
         let nonce = Nonce::try_assume_unique_for_key(bytes.get(..NONCE_LEN)?).ok()?;
         let mut body = bytes.split_off(NONCE_LEN);
         let length = self.0.open_in_place(nonce, Aad::from(purpose.as_bytes()), &mut body).ok()?.len();

@@ -149,7 +149,7 @@ impl Call {
             retry: None,
             capabilities: Capabilities::default(),
             meta: &[("traceparent", b"\"00-1-2-01\"")],
-            headers: &[("Region", "eu")],
+            headers: &[("Region".into(), "eu".into())],
             session_key: self.principal,
             notices: self.notices.as_ref(),
             log_level: self.log_level,

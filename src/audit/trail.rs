@@ -3,6 +3,8 @@
 //! INVARIANT: [`Recorded`], which forwarding takes, is made only here and only when the intent is stored.
 //! INVARIANT: a trail is closed exactly once: by the outcome of its intent, or by a refusal where there was none.
 
+mod parked;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub use self::parked::Open;
 use super::encode::Entry;
 use super::log::{AppendError, Durability, Log};
 use super::record::{Kind, Record};
@@ -45,7 +48,7 @@ pub struct Audit {
     clock: Clock,
 }
 
-/// Proof that a call's intent is stored. Only [`Audit::intent`] makes one:
+/// Proof that a call's intent is stored. Only [`Audit::intent`] makes one, and [`Audit::round`] for a call that goes on:
 ///
 /// ```compile_fail,E0451
 /// fn forged(cleared: doorward::approval::Cleared<'_>) -> doorward::audit::trail::Recorded<'_> {
@@ -87,6 +90,8 @@ pub struct Trail<'d> {
     rules: Vec<RuleId>,
     policy_version: &'d str,
     intent: Option<(u64, Instant)>,
+    attempt: u32,
+    parked: bool,
 }
 
 impl<'d> Trail<'d> {
@@ -126,12 +131,23 @@ impl<'d> Trail<'d> {
         self.intent.is_some()
     }
 
+    /// Which request of its invocation this is, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Says that the message goes on with an invocation that an earlier one has begun.
+    pub fn continues(&mut self, id: Uuid, attempt: u32) {
+        (self.id, self.id_text, self.attempt) = (id, id.to_string(), attempt);
+    }
+
     fn record(&self, kind: Kind) -> Record<'_> {
         let text = Cow::Borrowed::<str>;
         let tool = self.tool;
         Record {
             kind,
             call_id: Some(text(&self.id_text)),
+            attempt: (self.attempt > 1).then_some(u64::from(self.attempt)),
             principal: Some(text(&self.caller.principal.id)),
             agent: Some(text(self.caller.principal.name())),
             target: tool.map(|tool| text(&tool.policy_name)).or(self.named.map(|name| text(beginning(name)))),
@@ -205,6 +221,8 @@ impl Audit {
             rules: Vec::new(),
             policy_version,
             intent: None,
+            attempt: 1,
+            parked: false,
         }
     }
 
@@ -217,6 +235,10 @@ impl Audit {
             self.log.append(self.intent_entry(trail), self.durability_of(cleared.invocation().target)).await.map_err(unavailable)?;
         trail.intent = Some((position.seq, Instant::now()));
         Ok(Recorded { cleared, seq: position.seq })
+    }
+
+    async fn store_end(&self, entry: Entry, is_irreversible: bool) -> Result<(), AppendError> {
+        if is_irreversible { self.log.append(entry, Durability::Sync).await.map(drop) } else { self.log.hand_over(entry) }
     }
 
     // Entries are made outside of what waits: a record held across a wait would make every call's state larger.
@@ -237,6 +259,12 @@ impl Audit {
     /// Closes the trail of a call: the outcome of its intent, or a refusal where none was stored.
     pub async fn close(&self, trail: &Trail<'_>, outcome: &Result<Ending, Error>) {
         match (trail.intent, outcome) {
+            // The call goes on: its outcome comes with whoever takes it up, or ends it.
+            (Some((seq, _)), Ok(Ending::Asks(questions))) if trail.parked => {
+                if let Err(error) = self.log.hand_over(self.asked_entry(trail, seq, questions)) {
+                    tracing::error!(invocation = trail.id_text, %error, "what was asked could not be stored");
+                }
+            }
             (Some((seq, since)), _) => self.close_intent(trail, seq, since, outcome).await,
             (None, Err(error)) => self.refuse(trail, error).await,
             // No result comes without an intent: forwarding takes `Recorded`.
@@ -247,11 +275,13 @@ impl Audit {
     fn outcome_entry(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<Ending, Error>) -> Entry {
         let mut record = trail.record(Kind::Outcome);
         record.intent_seq = Some(seq);
-        record.duration_us = Some(micros(trail.started));
+        // A call that went on with answers began with its first request.
+        record.duration_us = Some(micros(trail.started.min(since)));
         record.upstream_us = Some(micros(since));
         match outcome {
             // The server has not said what it did so far, and may go on with the answers.
-            Ok(Ending::Asks(_)) => {
+            Ok(Ending::Asks(questions)) => {
+                self.note_questions(&mut record, questions);
                 record.outcome = Some("input_required".into());
                 record.effect = Some(Effect::Unknown.as_str().into());
             }
@@ -275,11 +305,8 @@ impl Audit {
         let entry = self.outcome_entry(trail, seq, since, outcome);
         // Reply and record part ways here: a result is never hidden because its record could not be stored. The log has
         // closed its gate by then, so the next call is refused.
-        let stored = match trail.tool.map(|tool| tool.tier) {
-            Some(Tier::Irreversible) => self.log.append(entry, Durability::Sync).await.map(drop),
-            _ => self.log.hand_over(entry),
-        };
-        if let Err(error) = stored {
+        let is_irreversible = trail.tool.is_some_and(|tool| tool.tier == Tier::Irreversible);
+        if let Err(error) = self.store_end(entry, is_irreversible).await {
             tracing::error!(invocation = trail.id_text, %error, "the outcome could not be stored");
         }
     }

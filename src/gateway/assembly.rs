@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::change::{self, Change};
 use super::listing::Listings;
+use super::rounds::Rounds;
 use super::{Gateway, Shared};
 use crate::audit::disk::Disk;
 use crate::audit::log::{Log, OpenError, Opened, Options as LogOptions};
@@ -166,6 +167,7 @@ impl Assembly {
             schemas: Schemas::default(),
             telemetry: Telemetry::default(),
             seal: Arc::new(Seal::new(&seal::key(&state.keys_folder(), "seal.key")?).ok_or(StartError::Crypto)?),
+            rounds: Rounds::default(),
             changes: broadcast::Sender::new(change::MAX_BEHIND),
         };
         let (events, received) = mpsc::channel(256);
@@ -357,8 +359,9 @@ impl Assembly {
         lock(&self.running).values().for_each(|(_, upstream)| upstream.hurry());
     }
 
-    /// Ends every upstream, with its processes.
+    /// Ends every call that waits for an answer, and then every upstream with its processes.
     pub async fn stop(&self) {
+        self.shared.end_waiting().await;
         self.stop.cancel();
         let running: Vec<Upstream> = lock(&self.running).values().map(|(_, upstream)| upstream.clone()).collect();
         let stops = running.into_iter().map(|upstream| tokio::spawn(async move { upstream.stop().await }));

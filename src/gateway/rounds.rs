@@ -3,46 +3,361 @@
 //! Owns: what a request that comes again goes on with, and what the agent is given to send it by. Leaves to `upstream` the
 //! asking, and to `listen` agents that are asked in other ways.
 //!
-//! No tool server may ask yet, so every request begins a call of its own: what it brings with it is not looked at.
+//! Two kinds of call have rounds. A modern server has ended its request with the questions, so each round is a call of its
+//! own under the same id. A legacy server still waits: its call is one intent and one outcome, with a record for each round.
+//!
+//! INVARIANT: a state is good once, for the same principal and the same call, until it expires; whatever is wrong with one
+//! is told in the same words. Each round is decided anew.
+//! INVARIANT: a call that waits ends once: with the round that takes it up, when it expires, or when the gateway stops.
 
-use super::Shared;
-use crate::error::Error;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{Gateway, Shared};
+use crate::audit::trail::{Open, Trail};
+use crate::error::{Code, Effect, Error};
 use crate::invocation::Invocation;
+use crate::mcp::canonical::{write_canonical, write_string};
+use crate::mcp::capabilities::Capabilities;
+use crate::mcp::json::{self, Limits, Node};
 use crate::mcp::messages::Retry;
-use crate::mcp::respond::Ending;
-use crate::upstream::Resume;
+use crate::mcp::respond::{Ending, Questions};
+use crate::mcp::revision::Revision;
+use crate::seal::{random, sha256};
+use crate::upstream::{self, Outcome, Reply, Resume, Upstream};
 
-/// What an earlier round left for this one. None has been opened yet.
+/// What a state is sealed for.
+const PURPOSE: &str = "round";
+/// The first byte of a state's plain text.
+const VERSION: u8 = 1;
+/// How long the state of a modern server's question is good, in seconds. A waiting call has the manifest's limit.
+const RELAYED_SECONDS: i64 = 600;
+/// Longest state of a server that is taken along, in bytes.
+const MAX_INNER: usize = 64 << 10;
+/// Longest sealed state that is looked at: the longest inner one with what stands before it, in Base64.
+const MAX_SEALED: usize = 96 << 10;
+/// Used states that are remembered until they expire.
+const MAX_USED: usize = 65_536;
+/// JSON-RPC's number for a call that a person has to visit pages for first (2025-11-25, elicitation).
+const PAGES_FIRST: &str = "-32042";
+/// Bounds of the questions and arguments that are read here.
+const LIMITS: Limits = Limits { depth: 96, nodes: 1_000_000 };
+
+/// What the rounds of all calls share.
+#[derive(Default)]
+pub struct Rounds {
+    /// Used states and when they expire, in seconds since 1970.
+    used: Mutex<HashMap<[u8; 16], i64>>,
+    /// Calls that wait for answers, by invocation.
+    waiting: Mutex<HashMap<Uuid, Waiting>>,
+}
+
+/// A call that waits: its intent has no end yet.
+struct Waiting {
+    open: Open,
+    upstream: Upstream,
+    name: Box<str>,
+}
+
+/// What an earlier round left for this one.
 #[derive(Debug)]
-pub(super) enum Round {}
+pub(super) struct Round {
+    /// The invocation that goes on, and which request of it this is.
+    id: Uuid,
+    attempt: u32,
+    nonce: [u8; 16],
+    expires: i64,
+    /// The name of the call that waits.
+    parked: Option<Box<str>>,
+    /// The server's own state, a JSON string.
+    inner: Option<Vec<u8>>,
+}
+
+impl Round {
+    /// The invocation that this request goes on with.
+    pub(super) fn goes_on<'d>(&self, trail: &mut Trail<'_>, invocation: Invocation<'d>) -> Invocation<'d> {
+        trail.continues(self.id, self.attempt);
+        Invocation { id: self.id, ..invocation }
+    }
+}
+
+impl Rounds {
+    fn used(&self) -> MutexGuard<'_, HashMap<[u8; 16], i64>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The call of that id, if it waits under that name; it is the caller's to end then.
+    fn take(&self, id: Uuid, name: &str) -> Option<Waiting> {
+        let mut waiting = self.waiting();
+        if waiting.get(&id).is_some_and(|waiting| *waiting.name == *name) { waiting.remove(&id) } else { None }
+    }
+}
 
 /// Opens the state that the request brings; boxed, since nearly every call has none. Stands before the decision: each round
 /// is decided anew.
 ///
 /// # Errors
 /// `state_invalid`, whatever is wrong with it.
-pub(super) fn open(_shared: &Shared, _invocation: &Invocation<'_>, _retry: Option<Retry<'_>>) -> Result<Option<Box<Round>>, Error> {
-    Ok(None)
+pub(super) fn open(shared: &Shared, invocation: &Invocation<'_>, retry: Option<Retry<'_>>) -> Result<Option<Box<Round>>, Error> {
+    let Some(state) = retry.and_then(|retry| retry.state) else { return Ok(None) };
+    let plain = shared.seal.open_within(PURPOSE, state, MAX_SEALED).ok_or_else(foreign)?;
+    let round = Round::read(&plain, &binding(invocation)).ok_or_else(foreign)?;
+    if round.expires < shared.audit.clock().unix_seconds() || shared.rounds.used().contains_key(&round.nonce) {
+        return Err(foreign());
+    }
+    Ok(Some(Box::new(round)))
 }
 
-/// Uses the state up, so that nobody sends it a second time. Stands right before the record, so that a round which is
-/// refused for want of room may be sent again.
+/// Uses the state up, so that nobody sends it a second time, and gives the intent that goes on where the call still waits.
+/// Stands right before the record, so that a round which is refused for want of room may be sent again.
 ///
 /// # Errors
-/// `state_invalid` when it has been used.
-pub(super) fn spend(_shared: &Shared, _round: Option<&Round>) -> Result<(), Error> {
-    Ok(())
+/// `state_invalid` when it has been used, `interaction_lost` when the call does not wait any more.
+pub(super) fn spend(shared: &Shared, round: Option<&Round>) -> Result<Option<Open>, Error> {
+    let Some(round) = round else { return Ok(None) };
+    let mut used = shared.rounds.used();
+    if used.len() >= MAX_USED {
+        let now = shared.audit.clock().unix_seconds();
+        used.retain(|_, expires| *expires >= now);
+        if used.len() >= MAX_USED {
+            return Err(Error::new(Code::Overloaded, "too many questions are being answered").retry_after_ms(1_000));
+        }
+    }
+    if used.insert(round.nonce, round.expires).is_some() {
+        return Err(foreign());
+    }
+    drop(used);
+    match &round.parked {
+        None => Ok(None),
+        Some(name) => shared.rounds.take(round.id, name).map(|waiting| Some(waiting.open)).ok_or_else(upstream::lost),
+    }
 }
 
 /// What goes on to the tool server with the request: the answers, and the state that the server itself has given.
-pub(super) fn resume<'r>(_round: Option<&'r Round>, _retry: Option<Retry<'r>>) -> Option<Resume<'r>> {
-    None
+pub(super) fn resume<'r>(round: Option<&'r Round>, retry: Option<Retry<'r>>) -> Option<Resume<'r>> {
+    let retry = retry?;
+    let (parked, state) = round.map_or((None, None), |round| (round.parked.as_deref(), round.inner.as_deref()));
+    Some(Resume { responses: retry.responses, state, parked })
 }
 
-/// Puts our own state into questions that go to the agent.
+/// The pages that a legacy server wants a person to visit before it takes the call, where its agent can be asked to
+/// (-32042, 2025-11-25). The answer is the call once more: the server keeps nothing of this one but what the person did.
+pub(super) fn pages(invocation: &Invocation<'_>, reply: &Reply) -> Option<Questions> {
+    let is_modern = invocation.caller.revision.is_some_and(Revision::is_modern);
+    if !matches!(reply.outcome, Outcome::Failure(_)) || !is_modern || !offered(invocation).contains(Capabilities::ELICIT_URL) {
+        return None;
+    }
+    let error = json::parse(reply.text(), LIMITS).ok()?;
+    match &error.get("code")?.value {
+        json::Value::Number(PAGES_FIRST) => {}
+        _ => return None,
+    }
+    let pages = error.pointer("/data/elicitations").map(Node::items).filter(|pages| !pages.is_empty())?;
+    let mut requests = b"{".to_vec();
+    for (at, page) in pages.iter().enumerate() {
+        let separator = if at == 0 { "" } else { "," };
+        requests.extend_from_slice(format!("{separator}\"q{}\":{{\"method\":\"elicitation/create\",\"params\":", at + 1).as_bytes());
+        requests.extend_from_slice(page.text(reply.text()));
+        requests.push(b'}');
+    }
+    requests.push(b'}');
+    // The state is ours alone, and empty: it ties the next request to this one.
+    Some(Questions { requests: requests.into(), state: Some(Bytes::from_static(b"\"\"")), running: false })
+}
+
+/// What the agent has declared and the manifest lets the server ask.
+fn offered(invocation: &Invocation<'_>) -> Capabilities {
+    let (caller, target) = (invocation.caller, invocation.target);
+    let known = Capabilities::known_to(caller.revision.unwrap_or(Revision::NEWEST));
+    caller.capabilities.intersect(target.may_ask).intersect(known)
+}
+
+/// Looks at what a server asks by its result, and puts our own state into it. A server that gives none gets none back: its
+/// questions are answered by a call of its own.
 ///
 /// # Errors
-/// `upstream_protocol_error` for questions that no agent may be asked.
-pub(super) fn wrap(_shared: &Shared, _invocation: &Invocation<'_>, _round: Option<&Round>, ending: Ending) -> Result<Ending, Error> {
-    Ok(ending)
+/// `client_capability_missing` for what the agent did not declare, `result_blocked` for what nobody should see, and
+/// `upstream_protocol_error` for what is no question.
+pub(super) fn wrap(shared: &Shared, trail: &Trail<'_>, invocation: &Invocation<'_>, ending: Ending) -> Result<Ending, Error> {
+    let Ending::Asks(questions) = ending else { return Ok(ending) };
+    let requests = checked(invocation, &questions.requests)?;
+    let state = match &questions.state {
+        Some(inner) if inner.len() > MAX_INNER => return Err(unsound("the state of the tool server's question is too long")),
+        Some(inner) => {
+            let expires = shared.audit.clock().unix_seconds() + RELAYED_SECONDS;
+            Some(sealed(shared, trail, invocation, expires, inner, false)?)
+        }
+        None => None,
+    };
+    Ok(Ending::Asks(Questions { requests, state, running: false }))
+}
+
+/// Keeps a call that waits at its server until the agent has answered, or the manifest's limit is over.
+///
+/// # Errors
+/// `internal` when the machine gives no randomness.
+pub(super) fn park<'d>(
+    shared: &Arc<Shared>,
+    trail: &mut Trail<'d>,
+    invocation: &Invocation<'d>,
+    upstream: &Upstream,
+    (name, requests): (Box<str>, Bytes),
+) -> Result<Ending, Error> {
+    let patience = Duration::from_millis(invocation.target.interaction_timeout_ms);
+    // Who answers too late is told that the call was lost, not that the state is none of ours.
+    let seconds = i64::try_from(patience.as_secs()).unwrap_or(i64::MAX).saturating_add(RELAYED_SECONDS);
+    let expires = shared.audit.clock().unix_seconds().saturating_add(seconds);
+    let state = sealed(shared, trail, invocation, expires, name.as_bytes(), true).inspect_err(|_| upstream.end_parked(&name))?;
+    let Some(open) = trail.park() else { return Err(unsound("the call waits without a record")) };
+    shared.rounds.waiting().insert(invocation.id, Waiting { open, upstream: upstream.clone(), name: name.clone() });
+    let (shared, id, upstream) = (Arc::clone(shared), invocation.id, upstream.clone());
+    tokio::spawn(async move {
+        tokio::time::sleep(patience).await;
+        if let Some(waiting) = shared.rounds.take(id, &name) {
+            shared.audit.end(waiting.open).await;
+        }
+        upstream.end_parked(&name);
+    });
+    Ok(Ending::Asks(Questions { requests, state: Some(state), running: true }))
+}
+
+impl Shared {
+    /// Ends every call that waits for an agent's answer, each with its record: nobody can answer any more.
+    pub async fn end_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.rounds.waiting());
+        for (_, waiting) in waiting {
+            waiting.upstream.end_parked(&waiting.name);
+            self.audit.end(waiting.open).await;
+        }
+    }
+}
+
+impl Gateway {
+    /// Ends the call that waits under this invocation: its agent has given up answering. Nothing happens where none does.
+    pub async fn give_up(&self, invocation: &str) {
+        let Ok(id) = Uuid::parse_str(invocation) else { return };
+        let waiting = self.shared.rounds.waiting().remove(&id);
+        if let Some(waiting) = waiting {
+            waiting.upstream.end_parked(&waiting.name);
+            self.shared.audit.end(waiting.open).await;
+        }
+    }
+}
+
+fn foreign() -> Error {
+    Error::new(Code::StateInvalid, "the request state is not one of this gateway, for this call, or not good any more").wire(-32602, 200)
+}
+
+fn unsound(what: &'static str) -> Error {
+    Error::new(Code::UpstreamProtocolError, what).from_upstream().after_effect(Effect::Unknown, false)
+}
+
+/// A hash of who calls what with which arguments: a state is good for nothing else.
+fn binding(invocation: &Invocation<'_>) -> [u8; 32] {
+    let target = invocation.target;
+    let mut text = Vec::new();
+    for part in [&*invocation.caller.principal.id, invocation.method.as_str(), &target.upstream_id, &target.policy_name] {
+        write_string(part, &mut text);
+    }
+    match json::parse(invocation.arguments.text(), LIMITS) {
+        Ok(arguments) => write_canonical(&arguments, &mut text),
+        Err(_) => text.extend_from_slice(invocation.arguments.text()),
+    }
+    sha256(&text)
+}
+
+fn sealed(
+    shared: &Shared,
+    trail: &Trail<'_>,
+    invocation: &Invocation<'_>,
+    expires: i64,
+    inner: &[u8],
+    parked: bool,
+) -> Result<Bytes, Error> {
+    let mut nonce = [0; 16];
+    let failed = || Error::new(Code::Internal, "the machine gives no randomness").after_effect(Effect::Unknown, false);
+    random(&mut nonce).map_err(|error| failed().operator(error))?;
+    let mut plain = vec![VERSION, u8::from(parked)];
+    plain.extend_from_slice(invocation.id.as_bytes());
+    plain.extend_from_slice(&(trail.attempt() + 1).to_be_bytes());
+    plain.extend_from_slice(&nonce);
+    plain.extend_from_slice(&expires.to_be_bytes());
+    plain.extend_from_slice(&binding(invocation));
+    plain.extend_from_slice(inner);
+    let text = shared.seal.seal(PURPOSE, &plain).ok_or_else(failed)?;
+    Ok(format!("\"{text}\"").into())
+}
+
+impl Round {
+    /// What [`sealed`] wrote; `None` where it is for another call.
+    fn read(plain: &[u8], binding: &[u8; 32]) -> Option<Self> {
+        let mut rest = plain;
+        let mut next = |length: usize| {
+            let (part, after) = rest.split_at_checked(length)?;
+            rest = after;
+            Some(part)
+        };
+        let [VERSION, parked] = *next(2)? else { return None };
+        let id = Uuid::from_slice(next(16)?).ok()?;
+        let attempt = u32::from_be_bytes(next(4)?.try_into().ok()?);
+        let nonce = next(16)?.try_into().ok()?;
+        let expires = i64::from_be_bytes(next(8)?.try_into().ok()?);
+        if next(32)? != binding {
+            return None;
+        }
+        let inner = rest.to_vec();
+        let (parked, inner) = match parked {
+            0 => (None, Some(inner)),
+            _ => (Some(String::from_utf8(inner).ok()?.into()), None),
+        };
+        Some(Self { id, attempt, nonce, expires, parked, inner })
+    }
+}
+
+/// The questions of a server's result as the agent is shown them.
+fn checked(invocation: &Invocation<'_>, requests: &[u8]) -> Result<Bytes, Error> {
+    let (caller, target) = (invocation.caller, invocation.target);
+    let revision = caller.revision.unwrap_or(Revision::NEWEST);
+    let declared = offered(invocation);
+    let node = json::parse(requests, LIMITS).ok().filter(Node::is_object).ok_or_else(|| unsound("`inputRequests` is not an object"))?;
+    let mut out = b"{".to_vec();
+    for member in node.members() {
+        let method = member.node.get("method").and_then(Node::as_str).unwrap_or_default();
+        let params = member.node.get("params");
+        let needed = Capabilities::needs(method, params).ok_or_else(|| unsound("the tool server asks for what MCP does not know"))?;
+        if !declared.contains(needed) {
+            return Err(missing(needed));
+        }
+        let text = params.map(|params| params.text(requests)).unwrap_or_default();
+        let shown = upstream::input_request(&target.upstream_id, revision, method, text).map_err(|why| {
+            let error = Error::new(Code::ResultBlocked, "the tool server asks for what nobody should be asked here");
+            error.from_upstream().after_effect(Effect::Unknown, false).operator(why)
+        })?;
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        write_string(&member.key, &mut out);
+        out.push(b':');
+        out.extend_from_slice(&shown);
+    }
+    out.push(b'}');
+    Ok(out.into())
+}
+
+/// The error of a call that needs what the agent did not declare, or the manifest does not let the server ask.
+fn missing(needed: Capabilities) -> Error {
+    let mut declared = Vec::new();
+    needed.write(&mut declared);
+    Error::new(Code::ClientCapabilityMissing, "the tool server asks for what it was not offered")
+        .from_upstream()
+        .after_effect(Effect::Unknown, false)
+        .data("requiredCapabilities", String::from_utf8_lossy(&declared).into_owned())
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Notice, Part, Reply, Request, Resume, Sent, Slot, Upstream};
+use super::park::Round;
+use super::{Forwarded, Notice, Part, Request, Resume, Revision, Sent, Slot, Upstream};
 use crate::audit::trail::Recorded;
 use crate::error::Error;
+use crate::invocation::{Caller, Invocation};
 use crate::mcp::canonical::write_string;
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::Node;
@@ -31,7 +33,7 @@ impl Upstream {
         asked: &mcp::Request<'_, '_>,
         message: &[u8],
         downstream: &dyn Downstream,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Forwarded, Error> {
         let (invocation, sent) = (recorded.invocation(), Sent::default());
         let target = invocation.target;
         // Only `completion/complete` has one, and an empty text takes no memory.
@@ -43,13 +45,14 @@ impl Upstream {
         let (members, used) = members(invocation.method, &target.own_name, &reference, arguments, invocation.context);
         let relayed = asked.meta.relayed(message);
         let token = asked.meta.progress_token();
+        let wanted = wanted(invocation);
         let (notices, mut told) = token.map(|_| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
             method: invocation.method.as_str(),
             name: &target.own_name,
             members: members.get(..used).unwrap_or_default(),
             retry: resume,
-            capabilities: Capabilities::default(),
+            capabilities: wanted,
             meta: &relayed,
             headers: &[],
             session_key: &invocation.caller.principal.id,
@@ -62,8 +65,17 @@ impl Upstream {
             tag: invocation.id.as_u128(),
             sent: &sent,
         };
+        let tell = |notice: &Notice| token.map_or((), |token| pass_on(notice, token, message, downstream));
+        if let Some(name) = resume.and_then(|resume| resume.parked) {
+            let round = round(invocation.caller, &request, &tell);
+            return Box::pin(self.take_up(name, resume.and_then(|resume| resume.responses), round)).await;
+        }
+        if let Some(version) = self.legacy_to_ask(wanted) {
+            let request = Request { capabilities: wanted.intersect(Capabilities::known_to(version)), retry: None, ..request };
+            return Box::pin(self.converse(&slot, request, round(invocation.caller, &request, &tell))).await;
+        }
         let mut call = std::pin::pin!(self.call(&slot, request));
-        let (Some(token), Some(told)) = (token, told.as_mut()) else { return call.await };
+        let (Some(token), Some(told)) = (token, told.as_mut()) else { return call.await.map(Forwarded::Answered) };
         loop {
             tokio::select! {
                 biased;
@@ -72,11 +84,23 @@ impl Upstream {
                     while let Ok(notice) = told.try_recv() {
                         pass_on(&notice, token, message, downstream);
                     }
-                    return reply;
+                    return reply.map(Forwarded::Answered);
                 }
             }
         }
     }
+}
+
+/// What the server may be told that it can ask this agent for.
+fn wanted(invocation: &Invocation<'_>) -> Capabilities {
+    let (caller, target) = (invocation.caller, invocation.target);
+    let known = Capabilities::known_to(caller.revision.unwrap_or(Revision::NEWEST));
+    caller.capabilities.intersect(target.may_ask).intersect(known)
+}
+
+fn round<'r>(caller: &'r Caller, request: &Request<'r>, tell: &'r (dyn Fn(&Notice) + Send + Sync)) -> Round<'r> {
+    let revision = caller.revision.unwrap_or(Revision::NEWEST);
+    Round { revision, agent: &caller.principal.id, cancel: request.cancel, deadline: request.deadline, tell }
 }
 
 /// The members of `params`, and how many there are.

@@ -69,6 +69,11 @@ pub(super) struct Rest {
     pub(super) templates: Vec<Definition>,
 }
 
+/// Lists the tools; each page may take `page`.
+pub(super) async fn tools(link: &Link, era: Era, page: Duration) -> Result<Vec<Definition>, Unlisted> {
+    pages(&TOOLS, link, era, page).await
+}
+
 /// Lists all that the server of `id` offers; each page may take `page`. What fails of the rest stays as it was `before`.
 ///
 /// # Errors

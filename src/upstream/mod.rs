@@ -27,6 +27,7 @@ mod asking;
 mod backoff;
 mod breaker;
 mod child;
+mod elicit;
 mod era;
 mod forward;
 mod handshake;
@@ -38,7 +39,9 @@ mod link;
 mod listen;
 mod listing;
 mod old_sse;
+mod park;
 mod pending;
+mod pool;
 mod request;
 mod salvage;
 mod session;
@@ -51,14 +54,18 @@ mod watch;
 mod wire;
 
 pub use crate::mcp::revision::{Era, Revision};
+pub use elicit::input_request;
 pub use era::Dialect;
-pub use request::{Notice, Outcome, Part, Reply, Request, Resume, Sent};
+pub use park::lost;
+pub use request::{Forwarded, Notice, Outcome, Part, Reply, Request, Resume, Sent};
 pub use shared::{Definition, Event, Listing, Offers, Report};
 
 pub use watch::Watch;
 
 use breaker::Breaker;
 use link::Link;
+use park::Parks;
+use pool::Pool;
 use request::Exchange;
 use shared::Shared;
 use slots::{Full, Place, Slots};
@@ -193,6 +200,8 @@ struct Core {
     offers: ArcSwapOption<Offers>,
     breaker: Breaker,
     slots: Arc<Slots>,
+    parks: Parks,
+    pool: Pool,
 }
 
 /// What calls go over.
@@ -216,7 +225,8 @@ impl Upstream {
         let shared = Arc::new(Shared::new(&spec.id, spec.max_message_bytes, spec.may_ask, events, shutdown.child_token()));
         let slots = Arc::new(Slots::new(spec.concurrency));
         let (state, live, offers) = (latest::Sender::new(State::Connecting), ArcSwapOption::empty(), ArcSwapOption::empty());
-        let core = Arc::new(Core { spec, shared, state, live, offers, breaker: Breaker::new(), slots });
+        let (parks, pool) = (Parks::default(), Pool::default());
+        let core = Arc::new(Core { spec, shared, state, live, offers, breaker: Breaker::new(), slots, parks, pool });
         core.shared.tasks.spawn(supervise::run(Arc::clone(&core)));
         core.shared.tasks.spawn(watch::report(Arc::clone(&core.shared)));
         Self(core)
@@ -307,8 +317,9 @@ impl Upstream {
             session_key: request.session_key,
             notices: request.notices,
             log_level: request.log_level,
-            capabilities: request.capabilities,
-            retry: request.retry,
+            // A legacy server was told at the handshake of what it may ask, and in this session nobody can be asked.
+            capabilities: if live.version.is_modern() { request.capabilities } else { Capabilities::default() },
+            retry: request.retry.filter(|_| live.version.is_modern()),
             asker: None,
             idempotent: request.idempotent,
             tag: Some(request.tag),
@@ -320,7 +331,7 @@ impl Upstream {
             outcome = live.link.exchange(&exchange) => outcome,
             () = tokio::time::sleep_until(request.deadline) => Err(exchange.broke(Code::UpstreamTimeout, "the tool server did not answer in time")),
         };
-        slot.learn(&outcome);
+        slot.learn(outcome.as_ref().map(drop).map_err(Error::code));
         outcome.and_then(|reply| bounded(reply, request.max_result_bytes))
     }
 
@@ -349,10 +360,10 @@ fn bounded(reply: Reply, limit: usize) -> Result<Reply, Error> {
 
 impl Slot {
     /// Tells the breaker. Only what may pass counts as failure; an answer of any kind is a success; else nothing was learnt.
-    fn learn(&self, outcome: &Result<Reply, Error>) {
+    fn learn(&self, outcome: Result<(), Code>) {
         let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(permit) = permit else { return };
-        match outcome.as_ref().map_err(Error::code) {
+        match outcome {
             Ok(_) => permit.succeeded(),
             Err(Code::UpstreamUnavailable | Code::UpstreamTimeout | Code::UpstreamDisconnected | Code::UpstreamProtocolError) => {
                 permit.failed();

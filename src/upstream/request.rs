@@ -34,8 +34,8 @@ pub struct Request<'a> {
     /// Members of `_meta` to relay: name and JSON text. The protocol's own (`io.modelcontextprotocol/…`, `progressToken`)
     /// are left out: they are between the server and us.
     pub meta: &'a [(&'a str, &'a [u8])],
-    /// The `Mcp-Param-NAME` headers that the tool's schema asks for: NAME and value (2026-07-28, streamable HTTP).
-    pub headers: &'a [(&'a str, &'a str)],
+    /// The `Mcp-Param-NAME` headers: NAME and value (2026-07-28, streamable HTTP).
+    pub headers: &'a [(Box<str>, Box<str>)],
     /// Who calls. Sessions of legacy HTTP servers are kept per key and never shared.
     pub session_key: &'a str,
     /// Where progress and log messages go; dropped where it is full or absent.
@@ -74,6 +74,15 @@ pub struct Reply {
     pub version: Revision,
     /// Which answer it is, and where in `body`.
     pub outcome: Outcome,
+}
+
+/// How a request has gone on so far.
+#[derive(Clone, Debug)]
+pub enum Forwarded {
+    /// It was answered.
+    Answered(Reply),
+    /// The server asks something, and its call waits: the name of the call, and the JSON text of `inputRequests`.
+    Parked(Box<str>, Bytes),
 }
 
 /// The two answers of JSON-RPC, as spans of a body.
@@ -147,6 +156,8 @@ pub struct Resume<'a> {
     pub responses: Option<&'a [u8]>,
     /// `requestState` as a JSON string with its quotes, byte for byte as the server sent it.
     pub state: Option<&'a [u8]>,
+    /// The call that waits for the answers, by the name that we gave it; then the request is not sent again.
+    pub parked: Option<&'a str>,
 }
 
 impl<'a> Resume<'a> {
@@ -166,7 +177,7 @@ pub(super) struct Exchange<'a> {
     /// The value of `Mcp-Name`.
     pub(super) name: Option<&'a str>,
     pub(super) meta: &'a [(&'a str, &'a [u8])],
-    pub(super) headers: &'a [(&'a str, &'a str)],
+    pub(super) headers: &'a [(Box<str>, Box<str>)],
     pub(super) session_key: &'a str,
     pub(super) notices: Option<&'a mpsc::Sender<Notice>>,
     pub(super) log_level: Option<LogLevel>,

@@ -125,6 +125,11 @@ impl StdioLink {
         self.gone.cancel();
     }
 
+    /// Whether it takes no calls any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
     /// Ends the link with what holds the returned guard.
     pub(super) fn closer(&self) -> tokio_util::sync::DropGuard {
         self.gone.clone().drop_guard()

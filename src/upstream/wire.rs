@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn answers_and_state_go_on_as_they_came() {
         let sent = Sent::default();
-        let retry = Some(&Resume { responses: Some(br#"{ "q1":{"a":1.0} }"#), state: Some(br#""s\u0041""#) });
+        let retry = Some(&Resume { responses: Some(br#"{ "q1":{"a":1.0} }"#), state: Some(br#""s\u0041""#), parked: None });
         let capabilities = Capabilities::ELICIT_FORM;
         let exchange = Exchange { retry, capabilities, ..Exchange::own(Era::Modern, "tools/call", &[("name", Part::Text("x"))], &sent) };
         let text = String::from_utf8(request(&exchange, 1)).unwrap();

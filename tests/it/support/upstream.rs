@@ -29,6 +29,8 @@ pub enum Does {
     Result(Value),
     /// Answers with a JSON-RPC error.
     Error(i64, &'static str),
+    /// Answers with this result until the request brings answers or a state; then like `Echo`.
+    Asks(Value),
     /// Answers with these bytes in place of a message.
     Says(&'static str),
     /// Answers with this text as the result, white space and all.
@@ -237,6 +239,10 @@ impl Upstream {
         let answer = match does {
             Does::Echo => reply(echo()),
             Does::Result(result) => reply(json!({ "result": result })),
+            Does::Asks(_) if ["inputResponses", "requestState"].iter().any(|member| message["params"].get(member).is_some()) => {
+                reply(echo())
+            }
+            Does::Asks(result) => reply(json!({ "result": result })),
             Does::Error(code, words) => reply(json!({ "error": { "code": code, "message": words } })),
             Does::Says(bytes) => Ok(whole(StatusCode::OK, bytes.into())),
             Does::Spells(result) => {
@@ -340,7 +346,7 @@ fn tells(
 }
 
 /// A body of what comes through the channel.
-struct Frames(mpsc::Receiver<Bytes>);
+pub struct Frames(pub mpsc::Receiver<Bytes>);
 
 impl http_body::Body for Frames {
     type Data = Bytes;

@@ -1,0 +1,203 @@
+//! Further processes of a legacy server on pipes, for calls during which it may ask something.
+//!
+//! On pipes a question does not say which call it belongs to, so each of these processes has one call at a time. It belongs
+//! to one agent and one set of capabilities, which the handshake has told the server.
+//! INVARIANT: there are at most [`MAX_PROCESSES`] beside the main one; a busy one is never given up for another.
+//! INVARIANT: a process whose call did not end with an answer gets no other call: a late question would be taken for its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::DropGuard;
+
+use super::era::Dialect;
+use super::handshake;
+use super::link::Link;
+use super::listing::{self, Unlisted};
+use super::stdio::StdioLink;
+use super::{Core, Way};
+use crate::error::{Code, Error};
+use crate::mcp::capabilities::Capabilities;
+use crate::mcp::revision::Era;
+
+/// Processes beside the main one.
+const MAX_PROCESSES: usize = 4;
+/// How long an unused process is kept.
+const IDLE: Duration = Duration::from_secs(300);
+/// How long a process that is given up may read what was last said to it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// When an agent may ask again for a process, in milliseconds. A guess: nobody knows when a person answers.
+const FULL_RETRY_MS: u64 = 5_000;
+
+/// The processes of one upstream.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Mutex<Vec<Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    agent: Arc<str>,
+    declared: Capabilities,
+    /// `None` while it is being opened.
+    open: Option<Open>,
+    busy: bool,
+    used: Instant,
+    number: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    link: Arc<StdioLink>,
+    _closer: DropGuard,
+}
+
+/// A process for one call. Dropped, it is given up; see [`Lease::keep`].
+#[derive(Debug)]
+pub(super) struct Lease {
+    core: Arc<Core>,
+    number: u64,
+    pub(super) link: Arc<StdioLink>,
+    kept: bool,
+}
+
+impl Pool {
+    fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A free process of this agent that was told of these capabilities.
+    fn free(&self, agent: &Arc<str>, declared: Capabilities) -> Option<(u64, Arc<StdioLink>)> {
+        let mut entries = self.entries();
+        entries.retain(|entry| entry.busy || entry.open.as_ref().is_some_and(|open| !open.link.is_gone()));
+        let found = entries.iter_mut().find(|entry| !entry.busy && entry.agent == *agent && entry.declared == declared)?;
+        found.busy = true;
+        Some((found.number, Arc::clone(&found.open.as_ref()?.link)))
+    }
+
+    /// Room for another process; the one unused for longest makes way.
+    fn make_room(&self, agent: &Arc<str>, declared: Capabilities) -> Option<u64> {
+        let mut entries = self.entries();
+        if entries.len() >= MAX_PROCESSES {
+            let oldest = entries.iter().enumerate().filter(|(_, entry)| !entry.busy).min_by_key(|(_, entry)| entry.used)?.0;
+            entries.swap_remove(oldest);
+        }
+        let number = entries.iter().map(|entry| entry.number + 1).max().unwrap_or_default();
+        let used = Instant::now();
+        entries.push(Entry { agent: Arc::clone(agent), declared, open: None, busy: true, used, number });
+        Some(number)
+    }
+
+    fn take(&self, number: u64) -> Option<Entry> {
+        let mut entries = self.entries();
+        let at = entries.iter().position(|entry| entry.number == number)?;
+        Some(entries.swap_remove(at))
+    }
+}
+
+/// A process for one call of the agent, which the server knows to have `declared`.
+///
+/// # Errors
+/// `concurrency_limited` when all are busy, `upstream_unavailable` when none can be started, `tool_withheld` when it describes
+/// its tools otherwise than the main one, whose definitions are the reviewed ones.
+pub(super) async fn lease(core: &Arc<Core>, main: &Link, agent: &Arc<str>, declared: Capabilities) -> Result<Lease, Error> {
+    if let Some((number, link)) = core.pool.free(agent, declared) {
+        return Ok(Lease { core: Arc::clone(core), number, link, kept: false });
+    }
+    let full = || Error::new(Code::ConcurrencyLimited, format!("all processes of `{}` that may ask something are busy", core.spec.id));
+    let number = core.pool.make_room(agent, declared).ok_or_else(|| full().retry_after_ms(FULL_RETRY_MS))?;
+    let place = Place { core, number, kept: false };
+    let failed = |reason: String| {
+        let error = Error::new(Code::UpstreamUnavailable, format!("a further process of `{}` cannot be started", core.spec.id));
+        error.from_upstream().retry_after_ms(1_000).operator(reason)
+    };
+    let opened = open(core, declared).await.map_err(failed)?;
+    let link = Arc::clone(&opened.link);
+    if !describes_alike(core, main, &Link::Stdio(Arc::clone(&link))).await.map_err(failed)? {
+        let what = format!("a further process of `{}` describes its tools otherwise than the reviewed one", core.spec.id);
+        return Err(Error::new(Code::ToolWithheld, what).from_upstream());
+    }
+    place.keep(opened);
+    Ok(Lease { core: Arc::clone(core), number, link, kept: false })
+}
+
+/// The place of a process that is being opened; free again when that fails or nobody waits for it any more.
+struct Place<'c> {
+    core: &'c Core,
+    number: u64,
+    kept: bool,
+}
+
+impl Place<'_> {
+    fn keep(mut self, open: Open) {
+        let mut entries = self.core.pool.entries();
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.number == self.number) {
+            entry.open = Some(open);
+        }
+        drop(entries);
+        self.kept = true;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            drop(self.core.pool.take(self.number));
+        }
+    }
+}
+
+async fn open(core: &Core, declared: Capabilities) -> Result<Open, String> {
+    let Way::Stdio(command) = &core.spec.way else { return Err("it is not on pipes".to_owned()) };
+    let opening = handshake::stdio(command, &core.spec.base, &core.shared, Some(Dialect::Legacy), core.spec.probe_timeout(), declared);
+    let opened = timeout(core.spec.connect_timeout(), opening).await.map_err(|_| "the server did not answer in time".to_owned())?;
+    let opened = opened.map_err(|error| error.reason)?;
+    match opened.link {
+        Link::Stdio(link) => Ok(Open { link, _closer: opened.closer }),
+        Link::Http(_) | Link::OldSse(_) => Err("it is not on pipes".to_owned()),
+    }
+}
+
+/// Whether no tool of the main process has another definition in this one: a command such as `npx` may start another version
+/// each time. That it lists more or less says only what it was told of its client.
+async fn describes_alike(core: &Core, main: &Link, link: &Link) -> Result<bool, String> {
+    let page = core.spec.connect_timeout();
+    let (here, there) = tokio::join!(listing::tools(link, Era::Legacy, page), listing::tools(main, Era::Legacy, page));
+    let reason = |(Unlisted::Unreachable(reason) | Unlisted::Refused(reason))| reason;
+    let here: HashMap<String, Bytes> = here.map_err(reason)?.into_iter().map(|tool| (tool.name, tool.json)).collect();
+    Ok(there.map_err(reason)?.iter().all(|tool| here.get(&tool.name).is_none_or(|json| *json == tool.json)))
+}
+
+impl Lease {
+    /// Keeps the process for another call, and ends it when none comes for a while.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+        let (core, number, used) = (Arc::clone(&self.core), self.number, Instant::now());
+        if let Some(entry) = core.pool.entries().iter_mut().find(|entry| entry.number == number) {
+            (entry.busy, entry.used) = (false, used);
+        }
+        let waiting = Arc::clone(&core);
+        core.shared.tasks.spawn(async move {
+            if waiting.shared.stop.run_until_cancelled(sleep(IDLE)).await.is_some() {
+                waiting.pool.entries().retain(|entry| entry.number != number || entry.busy || entry.used != used);
+            }
+        });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.kept {
+            return;
+        }
+        // It stays busy until the server has had time to read that its call is not wanted any more.
+        let (core, number) = (Arc::clone(&self.core), self.number);
+        let ending = async move {
+            core.shared.stop.run_until_cancelled(sleep(LAST_WORDS)).await;
+            drop(core.pool.take(number));
+        };
+        self.core.shared.tasks.spawn_on(ending, &runtime);
+    }
+}
