@@ -112,7 +112,9 @@ pub(super) async fn listing(manifest: &Manifest, base: &Path) -> Result<Listing,
     let id = &manifest.upstream;
     let (events, mut received) = mpsc::channel(16);
     let stop = CancellationToken::new();
-    let spec = Spec::new(id, &manifest.transport, base.to_owned()).map_err(|error| Failure::Usage(format!("{id}: {error}")))?;
+    let mut spec = Spec::new(id, &manifest.transport, base.to_owned()).map_err(|error| Failure::Usage(format!("{id}: {error}")))?;
+    // Some servers list more to whoever can be asked: what is pinned is what the gateway will be shown.
+    spec.may_ask = manifest.may_ask();
     let upstream = Upstream::start(spec, events, &stop);
     let listed = tokio::time::timeout(LISTING_TIMEOUT, async {
         let (mut last, mut attempts) = ("it did not answer in time".to_owned(), 0);

@@ -16,7 +16,7 @@ use super::serve::{Running, tell_opened};
 use super::{Context, Failure, check, local, tools};
 use crate::audit::record::{Kind, Record};
 use crate::catalog::lock::{self, Definition, Lock};
-use crate::catalog::manifest::{Defaults, Idempotency, Manifest, Prefix, ToolEntry};
+use crate::catalog::manifest::{Ask, Defaults, Idempotency, Manifest, Prefix, ToolEntry};
 use crate::catalog::tier::Tier;
 use crate::catalog::transport::{Command, Endpoint, Inherit, Sandbox, Transport, Variable};
 use crate::catalog::{Catalog, Live, Source, claimed_tier};
@@ -59,6 +59,10 @@ pub struct Args {
     /// What a record must survive before its call is made: `write` the end of the process, `sync` the loss of power too.
     #[arg(long, value_parser = ["write", "sync"], default_value = "write")]
     durability: String,
+    /// What the server may ask the client for while a call is under way: `all`, `none`, or some of `elicitation`, `sampling`,
+    /// `roots`, with commas. The client is asked only for what it declares.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = asks, default_value = "all")]
+    may_ask: Vec<Asks>,
     /// At most so many calls, such as `5/s` or `100/min`.
     #[arg(long, value_parser = rate)]
     rate: Option<String>,
@@ -75,6 +79,21 @@ pub struct Args {
 
 fn rate(text: &str) -> Result<String, String> {
     if limit::is_rate(text) { Ok(text.to_owned()) } else { Err("write N/s, N/min or N/h, such as 5/s".to_owned()) }
+}
+
+/// A word of `--may-ask`, and what it lets the server ask for.
+#[derive(Clone, Debug)]
+struct Asks(Vec<Ask>);
+
+fn asks(word: &str) -> Result<Asks, String> {
+    Ok(Asks(match word {
+        "all" => vec![Ask::Elicitation, Ask::Sampling, Ask::Roots],
+        "none" => Vec::new(),
+        "elicitation" => vec![Ask::Elicitation],
+        "sampling" => vec![Ask::Sampling],
+        "roots" => vec![Ask::Roots],
+        _ => return Err("write `all`, `none`, `elicitation`, `sampling` or `roots`".to_owned()),
+    }))
 }
 
 /// Stands in for the folders of manifests and policies.
@@ -233,7 +252,7 @@ fn manifest(args: &Args) -> Result<Manifest, Failure> {
         upstream: args.name.clone(),
         transport,
         prefix,
-        may_ask: Vec::new(),
+        may_ask: args.may_ask.iter().flat_map(|asks| asks.0.iter().copied()).collect(),
         defaults: Defaults::default(),
         tools: BTreeMap::new(),
     })

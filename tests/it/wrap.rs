@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::support::asking;
 use crate::support::pipe::{Pipe, code};
 use crate::support::{Ask, Client, Serving, Site, Upstream};
 
@@ -34,6 +35,20 @@ async fn the_first_use_pins_what_the_server_lists_and_records_that_nobody_review
     assert_eq!(again.tools().await.len(), 8);
     let (.., said) = again.leave().await;
     assert!(!said.contains("pinned"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_may_ask_what_the_flag_leaves() {
+    let site = Site::empty();
+    let (program, journal) = (asking::program(), site.path("journal"));
+    let command = ["--", program.to_str().unwrap(), journal.to_str().unwrap()];
+    for (flags, has) in [(&["a"][..], true), (&["b", "--may-ask", "none"], false), (&["c", "--may-ask", "roots,elicitation"], true)] {
+        let mut pipe = site.pipe(&[&["wrap", "--state", "state"], flags, &command].concat());
+        let tools = pipe.tools().await;
+        assert_eq!(tools.contains(&format!("{}__interactive", flags[0])), has, "{flags:?} {tools:?}");
+    }
+    let (status, ..) = site.pipe(&[&["wrap", "d", "--may-ask", "all of it"], &command[..]].concat()).leave().await;
+    assert_eq!(status.code(), Some(2));
 }
 
 #[tokio::test]
