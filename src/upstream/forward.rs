@@ -70,6 +70,9 @@ impl Upstream {
             let round = round(invocation.caller, &request, &tell);
             return Box::pin(self.take_up(name, resume.and_then(|resume| resume.responses), round)).await;
         }
+        if self.needs_task(target.task) {
+            return Box::pin(self.run_task(&slot, request)).await.map(Forwarded::Answered);
+        }
         if let Some(version) = self.legacy_to_ask(wanted) {
             let request = Request { capabilities: wanted.intersect(Capabilities::known_to(version)), retry: None, ..request };
             return Box::pin(self.converse(&slot, request, round(invocation.caller, &request, &tell))).await;

@@ -50,6 +50,7 @@ mod slots;
 mod sse;
 mod stdio;
 mod supervise;
+mod tasks;
 mod watch;
 mod wire;
 
