@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::park::Round;
 use super::{Forwarded, Notice, Part, Request, Resume, Revision, Sent, Slot, Upstream};
 use crate::audit::trail::Recorded;
+use crate::catalog::Target;
 use crate::error::Error;
 use crate::invocation::{Caller, Invocation};
 use crate::mcp::canonical::write_string;
@@ -19,6 +20,8 @@ use crate::mcp::messages::{self as mcp, Downstream, Kind, Method};
 
 /// Progress of one call that waits to be passed on; a faster server's is dropped.
 const MAX_NOTICES: usize = 16;
+/// Headers of an agent that no schema names and that are passed on.
+const MAX_UNKNOWN_HEADERS: usize = 16;
 
 impl Upstream {
     /// Sends a recorded call to its server and waits for the answer, its deadline, or the agent's cancellation.
@@ -46,6 +49,7 @@ impl Upstream {
         let relayed = asked.meta.relayed(message);
         let token = asked.meta.progress_token();
         let wanted = wanted(invocation);
+        let headers = param_headers(target, asked);
         let (notices, mut told) = token.map(|_| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
             method: invocation.method.as_str(),
@@ -54,7 +58,7 @@ impl Upstream {
             retry: resume,
             capabilities: wanted,
             meta: &relayed,
-            headers: &[],
+            headers: &headers,
             session_key: &invocation.caller.principal.id,
             notices: notices.as_ref(),
             log_level: None,
@@ -92,6 +96,15 @@ impl Upstream {
             }
         }
     }
+}
+
+/// The headers that repeat arguments: those of the schema made of the arguments as they are forwarded, then those that it does
+/// not name, as the agent sent them (2026-07-28, streamable HTTP). Nearly every call has none.
+fn param_headers(target: &Target, asked: &mcp::Request<'_, '_>) -> Vec<(Box<str>, Box<str>)> {
+    let known = target.headers.iter().filter_map(|header| Some((header.name.clone(), header.value(asked.arguments)?.into())));
+    let is_known = |name: &str| target.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
+    let others = asked.param_headers.unwrap_or_default().iter().filter(|(name, _)| !is_known(name));
+    known.chain(others.take(MAX_UNKNOWN_HEADERS).cloned()).collect()
 }
 
 /// What the server may be told that it can ask this agent for.

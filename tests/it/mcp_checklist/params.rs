@@ -46,3 +46,24 @@ async fn n13_annotations_of_nested_properties_are_kept() {
     let upstream = with(nested.clone()).await;
     assert_eq!(published(&upstream).await["inputSchema"]["properties"], nested);
 }
+
+#[tokio::test]
+async fn n14_a_server_gets_the_headers_of_what_is_forwarded() {
+    let upstream = with(json!({
+        "region": { "type": "string", "x-mcp-header": "Region" },
+        "at": { "type": "object", "properties": { "zone": { "type": "integer", "x-mcp-header": "Zone" } } },
+        "absent": { "type": "string", "x-mcp-header": "Absent" },
+    }))
+    .await;
+    let site = Site::of(&upstream);
+    let gateway = site.serve().await;
+    let ask = Ask::call("up__echo", json!({ "region": "zürich", "at": { "zone": 7 } }));
+    let ask = ask.with("Mcp-Param-Region", "=?base64?esO8cmljaA==?=").with("Mcp-Param-Zone", "7");
+    assert_eq!(gateway.client().send(&ask).await.code(), "ok");
+
+    let headers = &upstream.calls()[0].headers;
+    let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
+    assert_eq!((header("mcp-method"), header("mcp-name")), (Some("tools/call"), Some("echo")));
+    assert_eq!((header("mcp-param-region"), header("mcp-param-zone")), (Some("=?base64?esO8cmljaA==?="), Some("7")));
+    assert_eq!(header("mcp-param-absent"), None);
+}
