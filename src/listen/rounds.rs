@@ -40,16 +40,16 @@ pub struct Asked<'a> {
 pub async fn drive(turn: &Turn<'_>, asked: Asked<'_>, id: &Id, request: &Request<'_, '_>, mut answer: Answer) -> Answer {
     let deadline = Instant::now() + patience(turn, request);
     for round in 0..MAX_ROUNDS {
-        let questions = match answer {
-            Answer { outcome: Ok(Ending::Asks(questions)), .. } => questions,
+        let (questions, waiting) = match answer {
+            Answer { outcome: Ok(Ending::Asks(questions)), invocation } => (questions, invocation),
             ended => return ended,
         };
         let responses = match ask(turn, &asked, &questions, deadline, round).await {
             Ok(responses) => responses,
-            Err(error) => return refuse(turn, id, request, error).await,
+            Err(error) => return give_up(turn, id, request, &waiting, error).await,
         };
         let state = match questions.state.as_deref().map(plain) {
-            Some(None) => return refuse(turn, id, request, protocol("the state of the call is not a string")).await,
+            Some(None) => return give_up(turn, id, request, &waiting, protocol("the state of the call is not a string")).await,
             state => state.flatten(),
         };
         let responses = Some(responses.as_slice()).filter(|_| questions.requests.len() > 2);
@@ -62,7 +62,7 @@ pub async fn drive(turn: &Turn<'_>, asked: Asked<'_>, id: &Id, request: &Request
     match answer.outcome {
         Ok(Ending::Asks(_)) => {
             let error = lost("the tool server asks again and again");
-            refuse(turn, id, request, error).await
+            give_up(turn, id, request, &answer.invocation, error).await
         }
         _ => answer,
     }
@@ -74,7 +74,9 @@ fn patience(turn: &Turn<'_>, request: &Request<'_, '_>) -> Duration {
     tool.map_or(PATIENCE, |tool| Duration::from_millis(tool.interaction_timeout_ms))
 }
 
-async fn refuse(turn: &Turn<'_>, id: &Id, request: &Request<'_, '_>, error: Error) -> Answer {
+/// Ends the call at its server, should it still wait there.
+async fn give_up(turn: &Turn<'_>, id: &Id, request: &Request<'_, '_>, waiting: &str, error: Error) -> Answer {
+    turn.gateway.give_up(waiting).await;
     turn.gateway.refuse(turn.caller, request.method.as_str(), Some(id), error).await
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::support::asking::{
     OverHttp, accepts, again, asked, call, declaring, forms, got, in_front_of, journal, questions, said, site, site_of,
 };
+use crate::support::stream::Stream;
 use crate::support::{Ask, Client, Does, Site, Upstream, until};
 
 #[tokio::test]
@@ -393,4 +394,31 @@ async fn a_further_process_that_describes_its_tools_otherwise_gets_no_call() {
     assert_eq!(gateway.client().send(&call("ask", &forms())).await.told(), "tool_withheld none");
     let calls = journal(&site).into_iter().filter(|(_, message)| message["method"] == "tools/call").count();
     assert_eq!(calls, 1);
+}
+
+#[tokio::test]
+async fn an_agent_with_a_handshake_answers_on_the_stream_of_its_call() {
+    let site = site("elicitation, roots", "");
+    let gateway = site.serve().await;
+    let session = gateway.client().begin("2025-11-25", json!({ "elicitation": {} })).await;
+    let mut stream = Stream::open(&session.client, &session.call("up__ask", &json!({}))).await;
+    let question = stream.message().await;
+    assert_eq!(question["params"]["message"], "[up asks] Which branch?");
+    assert_eq!(session.answers(&question, accepts(&json!({ "branch": "main" }))).await, 202);
+    let rest = stream.rest().await;
+    assert!(rest[0]["result"]["content"][0]["text"].as_str().unwrap().contains("main"), "{rest:?}");
+    assert_eq!(site.ends(1).await, ["ok done"]);
+}
+
+#[tokio::test]
+async fn a_call_whose_agent_cannot_answer_does_not_wait_on() {
+    let site = site("elicitation, roots", "");
+    let gateway = site.serve().await;
+    let session = gateway.client().begin("2025-11-25", json!({ "roots": {} })).await;
+    let mut stream = Stream::open(&session.client, &session.call("up__roots", &json!({}))).await;
+    let question = stream.message().await;
+    let error = json!({ "jsonrpc": "2.0", "id": question["id"], "error": { "code": -32603, "message": "no folders" } });
+    session.client.send(&session.post(&error)).await;
+    assert_eq!(site.ends(1).await, ["interaction_lost unknown"]);
+    got(&site, "the news that nobody answers", |message| message["error"]["code"] == -32603).await;
 }
