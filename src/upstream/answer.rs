@@ -128,6 +128,16 @@ impl Events {
         self.parser.retry_ms.map(Duration::from_millis)
     }
 
+    /// The id of the last event that had one.
+    pub(super) fn last_id(&self) -> Option<Bytes> {
+        self.parser.last_id.clone().filter(|id| !id.is_empty())
+    }
+
+    /// The events that follow these, out of another body.
+    pub(super) fn rest(&self, body: Incoming) -> Self {
+        Self { body, parser: self.parser.resumed() }
+    }
+
     /// The data of the next message; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
         while let Some(event) = self.any().await? {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -21,6 +22,7 @@ use super::headers::{self, SESSION_ID};
 use super::http::{Client, Once};
 use super::inbound::{self, Inbound};
 use super::request::{Exchange, Notice, OWN_SESSION, Outcome, Reply, Sent};
+use super::resume::{self, Tries};
 use super::session::{Place, Session, Sessions};
 use super::shared::Shared;
 use super::wire;
@@ -206,33 +208,70 @@ impl HttpLink {
     }
 
     async fn stream(self: &Arc<Self>, mut events: Events, post: Post<'_>) -> Result<Reply, Fault> {
-        let Post { exchange, id, version, place } = post;
         loop {
-            let Some(data) = events.next().await? else { return Err(Fault::Ended) };
-            let mut found = None;
-            let read = inbound::read(&data, Some(version), |message| match message {
-                Inbound::Answer { id: theirs, outcome } if theirs == Some(id) => {
-                    found.get_or_insert(outcome);
-                }
-                Inbound::Progress { id: theirs, params } if theirs == id => tell(exchange, Notice::Progress(params)),
-                Inbound::Log(params) if exchange.log_level.is_some() => tell(exchange, Notice::Log(params)),
-                Inbound::Asked { id, method, params } => {
-                    let asked = Question { id, method, params: params.unwrap_or_default(), place: place.cloned() };
-                    self.asked(asked, exchange.asker, exchange.tag);
-                }
-                other => self.aside(other, place),
-            });
-            read.map_err(|fault| Fault::Protocol(fault.0))?;
-            if let Some(outcome) = found {
-                let (shared, tag) = (Arc::clone(&self.shared), exchange.tag);
-                self.shared.tasks.spawn(async move {
-                    if events.tail(id, version).await {
-                        shared.late(tag);
-                    }
-                });
-                return Ok(Reply { body: data, version, outcome });
+            let data = match (events.next().await, post.place) {
+                (Ok(Some(data)), _) => data,
+                // Boxed, since it is rare and would make the state of every call larger.
+                (Ok(None), Some(place)) => return Box::pin(self.resumed(events, post, place, Fault::Ended)).await,
+                (Err(fault @ Fault::Broken(_)), Some(place)) => return Box::pin(self.resumed(events, post, place, fault)).await,
+                (Ok(None), None) => return Err(Fault::Ended),
+                (Err(fault), _) => return Err(fault),
+            };
+            if let Some(outcome) = self.heard(&data, post)? {
+                return Ok(self.answered(data, outcome, events, post));
             }
         }
+    }
+
+    /// Takes up a legacy stream that broke before its answer, as often as the server lets us.
+    async fn resumed(self: &Arc<Self>, mut events: Events, post: Post<'_>, place: &Place, fault: Fault) -> Result<Reply, Fault> {
+        let mut tries = Tries::default();
+        while let Some(rest) = resume::resume(self, place, &events, &mut tries).await {
+            events = rest;
+            loop {
+                let data = match events.next().await {
+                    Ok(Some(data)) => data,
+                    Ok(None) | Err(Fault::Broken(_)) => break,
+                    Err(fault) => return Err(fault),
+                };
+                if let Some(outcome) = self.heard(&data, post)? {
+                    return Ok(self.answered(data, outcome, events, post));
+                }
+            }
+        }
+        Err(fault)
+    }
+
+    /// Takes in what came on the stream of a request; gives the answer to it, where it is among that.
+    fn heard(self: &Arc<Self>, data: &Bytes, post: Post<'_>) -> Result<Option<Outcome>, Fault> {
+        let Post { exchange, id, version, place } = post;
+        let mut found = None;
+        let read = inbound::read(data, Some(version), |message| match message {
+            Inbound::Answer { id: theirs, outcome } if theirs == Some(id) => {
+                found.get_or_insert(outcome);
+            }
+            Inbound::Progress { id: theirs, params } if theirs == id => tell(exchange, Notice::Progress(params)),
+            Inbound::Log(params) if exchange.log_level.is_some() => tell(exchange, Notice::Log(params)),
+            Inbound::Asked { id, method, params } => {
+                let asked = Question { id, method, params: params.unwrap_or_default(), place: place.cloned() };
+                self.asked(asked, exchange.asker, exchange.tag);
+            }
+            other => self.aside(other, place),
+        });
+        read.map_err(|fault| Fault::Protocol(fault.0))?;
+        Ok(found)
+    }
+
+    /// The answer; behind it the stream is read on for a while.
+    fn answered(self: &Arc<Self>, body: Bytes, outcome: Outcome, events: Events, post: Post<'_>) -> Reply {
+        let Post { exchange, id, version, .. } = post;
+        let (shared, tag) = (Arc::clone(&self.shared), exchange.tag);
+        self.shared.tasks.spawn(async move {
+            if events.tail(id, version).await {
+                shared.late(tag);
+            }
+        });
+        Reply { body, version, outcome }
     }
 
     /// A message that is not about the request on whose stream it came, or about none.

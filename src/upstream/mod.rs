@@ -43,6 +43,7 @@ mod park;
 mod pending;
 mod pool;
 mod request;
+mod resume;
 mod salvage;
 mod session;
 mod shared;

@@ -71,6 +71,11 @@ impl Parser {
         }
     }
 
+    /// A parser of the stream that goes on where this one broke off.
+    pub(super) fn resumed(&self) -> Self {
+        Self { retry_ms: self.retry_ms, last_id: self.last_id.clone(), ..Self::new(self.limit) }
+    }
+
     /// Takes in what arrived; call [`Parser::event`] until it has none.
     pub(super) fn push(&mut self, chunk: &[u8]) {
         self.buffer.extend_from_slice(chunk);
