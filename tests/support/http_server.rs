@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::{Seen, echo_list};
+use super::{Seen, echo_list};
 
 /// One request as the server saw it.
 #[derive(Clone, Debug)]

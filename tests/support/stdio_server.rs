@@ -2,7 +2,8 @@
 //!
 //! `modern` and `legacy` choose the era; `silent` is legacy and drops what it does not know; `slow` is modern and answers
 //! nothing before it has been asked twice; `fragile` is legacy and ends over an unknown method; `stubborn` is modern and
-//! ignores SIGTERM and the end of its input; a `+` behind it says that there are prompts and resources too; `park PORT` only waits, on a connection that ends with it.
+//! ignores SIGTERM and the end of its input; a `+` behind it says that there are prompts and resources too. A second argument
+//! names more tools to list, and has each call answered as text, so that it can be told through a gateway; `park PORT` only waits, on a connection that ends with it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "it is part of a test")]
 
@@ -110,6 +111,10 @@ impl Server {
 
     fn list(&self, id: &Value) {
         let mut tools = vec![json!({"name": "echo", "inputSchema": {"type": "object"}})];
+        let more = std::env::args().nth(2).unwrap_or_default();
+        for name in more.split(',').filter(|name| !name.is_empty()) {
+            tools.push(json!({"name": name, "inputSchema": {"type": "object"}}));
+        }
         if self.changed {
             tools.push(json!({"name": "new", "inputSchema": {"type": "object"}}));
         }
@@ -120,21 +125,21 @@ impl Server {
         match params["name"].as_str().unwrap_or_default() {
             "die" => exit(5),
             "die_answering" => {
-                result(id, &json!({"said": "last words"}));
+                said(id, &json!({"said": "last words"}));
                 exit(0)
             }
             "long_line" => say(&json!("x".repeat(200_000))),
             "junk" => {
                 println!("Welcome!\n\n{{\"half\":\n[1,2]\n\u{1b}[2J");
-                result(id, &json!({"said": "after junk"}));
+                said(id, &json!({"said": "after junk"}));
             }
             "unreadable" => unreadable(id, params["arguments"]["how"].as_str().unwrap_or_default()),
             "never" => self.held.push(id.clone()),
-            "twice" => (0..2).for_each(|_| result(id, &json!({}))),
+            "twice" => (0..2).for_each(|_| said(id, &json!({}))),
             "progress" => {
                 let token = &params["_meta"]["progressToken"];
-                say(&json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}}));
-                result(id, &json!({"token_is_id": token == id}));
+                progress(token, 1);
+                said(id, &json!({"token_is_id": token == id}));
             }
             "ask" => {
                 self.held.push(id.clone());
@@ -144,44 +149,70 @@ impl Server {
             "change" => {
                 self.changed = true;
                 say(&json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
-                result(id, &json!({}));
+                said(id, &json!({}));
             }
             "change_prompts" => {
                 self.prompts += 1;
                 say(&json!({"jsonrpc": "2.0", "method": "notifications/prompts/list_changed"}));
-                result(id, &json!({}));
+                said(id, &json!({}));
             }
-            "seen" => result(id, &json!(self.seen)),
-            "environment" => result(id, &json!(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>())),
+            "progressing" => {
+                let token = params["_meta"]["progressToken"].clone();
+                std::thread::spawn(move || {
+                    for done in 1.. {
+                        progress(&token, done);
+                        std::thread::sleep(std::time::Duration::from_millis(10));
+                    }
+                });
+            }
+            "late_progress" => {
+                said(id, &json!({}));
+                (1..4).for_each(|done| progress(&params["_meta"]["progressToken"], done));
+            }
+            "flood" => {
+                for _ in 0..10_000 {
+                    say(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}));
+                    say(&json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
+                    updated("a:b");
+                }
+                said(id, &json!({}));
+            }
+            "huge" => say(&json!({"jsonrpc": "2.0", "id": id, "result": {"text": "x".repeat(50_000_000)}})),
+            "seen" => said(id, &json!(self.seen)),
+            "environment" => said(id, &json!(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>())),
             "grandchild" => {
                 let port = params["arguments"]["port"].to_string();
                 std::mem::forget(connect(&port));
                 std::mem::forget(Command::new(std::env::current_exe().expect("a path")).args(["park", &port]).spawn().expect("a child"));
-                result(id, &json!({}));
+                said(id, &json!({}));
             }
             "deaf" => {
-                result(id, &json!({}));
+                said(id, &json!({}));
                 park()
             }
-            _ => result(id, params),
+            _ => said(id, params),
         }
     }
 
     fn cancelled(&mut self, id: &Value) {
         // Late, as if the cancellation had crossed the answer.
         if self.held.contains(id) {
-            result(id, &json!({"said": "too late"}));
+            said(id, &json!({"said": "too late"}));
         }
     }
 
     fn answered(&mut self, message: &Value) {
         if message["id"] == "s" {
             let asked = self.held.pop().unwrap_or_default();
-            result(&asked, &json!({"refused_with": message["error"]["code"]}));
+            said(&asked, &json!({"refused_with": message["error"]["code"]}));
         } else if message["result"] != json!({}) {
             exit(6);
         }
     }
+}
+
+fn progress(token: &Value, done: u32) {
+    say(&json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": done}}));
 }
 
 fn updated(uri: &str) {
@@ -199,6 +230,14 @@ fn discovered(id: &Value, capabilities: &Value) {
 
 fn result(id: &Value, result: &Value) {
     say(&json!({"jsonrpc": "2.0", "id": id, "result": result}));
+}
+
+/// The answer to a call.
+fn said(id: &Value, value: &Value) {
+    match std::env::args().nth(2) {
+        Some(_) => result(id, &json!({"content": [{"type": "text", "text": value.to_string()}]})),
+        None => result(id, value),
+    }
 }
 
 /// An answer that a strict reader refuses before it comes to the result.
