@@ -50,7 +50,8 @@ impl Upstream {
         let token = asked.meta.progress_token();
         let wanted = wanted(invocation);
         let headers = param_headers(target, asked);
-        let (notices, mut told) = token.map(|_| mpsc::channel(MAX_NOTICES)).unzip();
+        let log_level = invocation.caller.log_level.filter(|_| self.offers().is_some_and(|offers| offers.logging));
+        let (notices, mut told) = (token.is_some() || log_level.is_some()).then(|| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
             method: invocation.method.as_str(),
             name: &target.own_name,
@@ -61,7 +62,7 @@ impl Upstream {
             headers: &headers,
             session_key: &invocation.caller.principal.id,
             notices: notices.as_ref(),
-            log_level: None,
+            log_level,
             cancel: downstream.cancelled(),
             deadline: Instant::now() + Duration::from_millis(target.timeout_ms),
             max_result_bytes: target.max_result_bytes,
@@ -69,7 +70,7 @@ impl Upstream {
             tag: invocation.id.as_u128(),
             sent: &sent,
         };
-        let tell = |notice: &Notice| token.map_or((), |token| pass_on(notice, token, message, downstream));
+        let tell = |notice: &Notice| pass_on(notice, token, message, downstream);
         if let Some(name) = resume.and_then(|resume| resume.parked) {
             let round = round(invocation.caller, &request, &tell);
             return Box::pin(self.take_up(name, resume.and_then(|resume| resume.responses), round)).await;
@@ -82,7 +83,7 @@ impl Upstream {
             return Box::pin(self.converse(&slot, request, round(invocation.caller, &request, &tell))).await;
         }
         let mut call = std::pin::pin!(self.call(&slot, request));
-        let (Some(token), Some(told)) = (token, told.as_mut()) else { return call.await.map(Forwarded::Answered) };
+        let Some(told) = told.as_mut() else { return call.await.map(Forwarded::Answered) };
         loop {
             tokio::select! {
                 biased;
@@ -149,10 +150,13 @@ fn reference(kind: Kind, name: &str) -> Vec<u8> {
     out
 }
 
-/// Passes progress on under the agent's own token.
-fn pass_on(notice: &Notice, token: &Node<'_>, message: &[u8], downstream: &dyn Downstream) {
-    let Notice::Progress(params) = notice else { return };
-    let Some(rest) = params.strip_prefix(b"{") else { return };
+/// Passes a log message on as it is, and progress under the agent's own token, where it has one.
+fn pass_on(notice: &Notice, token: Option<&Node<'_>>, message: &[u8], downstream: &dyn Downstream) {
+    let params = match notice {
+        Notice::Progress(params) => params,
+        Notice::Log(params) => return downstream.notify("notifications/message", params),
+    };
+    let (Some(token), Some(rest)) = (token, params.strip_prefix(b"{")) else { return };
     let mut out = Vec::with_capacity(params.len() + 64);
     out.extend_from_slice(b"{\"progressToken\":");
     out.extend_from_slice(token.text(message));

@@ -21,13 +21,14 @@ use super::era::{self, UNSUPPORTED_VERSION};
 use super::headers::{self, SESSION_ID};
 use super::http::{Client, Once};
 use super::inbound::{self, Inbound};
-use super::request::{Exchange, Notice, OWN_SESSION, Outcome, Reply, Sent};
+use super::request::{Exchange, Notice, OWN_SESSION, Outcome, Part, Reply, Sent, is_wanted};
 use super::resume::{self, Tries};
 use super::session::{Place, Session, Sessions};
 use super::shared::Shared;
 use super::wire;
 use crate::error::{Code, Effect, Error};
 use crate::mcp::capabilities::Capabilities;
+use crate::mcp::log_level::LogLevel;
 use crate::mcp::revision::{Era, Revision};
 
 /// How long a notification or the end of a session may take.
@@ -104,6 +105,10 @@ impl HttpLink {
         loop {
             let place = self.place(exchange.session_key, exchange.capabilities).await.map_err(|error| no_session(&error))?;
             let Some(session) = place.get() else { return Err(exchange.broke(Code::UpstreamDisconnected, "the session was lost")) };
+            if let Some(level) = exchange.log_level.filter(|level| session.greeting.offers.logging && session.level.lowers(*level)) {
+                // Boxed, since it is rare and would make the state of every call larger.
+                Box::pin(self.set_level(&place, session, level)).await;
+            }
             let mut call = LegacyCall { link: self, place: &place, id: self.id(), sent: exchange.sent, answered: false };
             let post = Post { exchange, id: call.id, version: session.greeting.version, place: Some(&place) };
             let answered = self.post(post, headers::legacy(self.client.headers(), session)).await?;
@@ -121,6 +126,14 @@ impl HttpLink {
                 return Err(exchange.refused("the tool server ends each session at once"));
             }
         }
+    }
+
+    /// Tells a server which log messages are wanted in a session. One that refuses sends what it likes.
+    async fn set_level(self: &Arc<Self>, place: &Place, session: &Session, level: LogLevel) {
+        let (sent, members) = (Sent::default(), [("level", Part::Text(level.as_str()))]);
+        let exchange = Exchange::own(Era::Legacy, "logging/setLevel", &members, &sent);
+        let post = Post { exchange: &exchange, id: self.id(), version: session.greeting.version, place: Some(place) };
+        let _ = tokio::time::timeout(SIDE, self.post(post, headers::legacy(self.client.headers(), session))).await;
     }
 
     /// Our own session. It declares all that may ever be asked, since some servers list only what they can use.
@@ -163,7 +176,7 @@ impl HttpLink {
         let greeting = inbound::greeting(&reply.body, span, Era::Legacy).map_err(|_| {
             exchange.fault(Code::UpstreamProtocolError, "the tool server answers `initialize` with no revision that we speak")
         })?;
-        let session = Session { id, greeting };
+        let session = Session { id, greeting, level: Arc::default() };
         let body = Once::plain(wire::INITIALIZED.to_vec());
         let accepted = self.client.send(Method::POST, headers::legacy(self.client.headers(), &session), body).await;
         match accepted {
@@ -251,7 +264,7 @@ impl HttpLink {
                 found.get_or_insert(outcome);
             }
             Inbound::Progress { id: theirs, params } if theirs == id => tell(exchange, Notice::Progress(params)),
-            Inbound::Log(params) if exchange.log_level.is_some() => tell(exchange, Notice::Log(params)),
+            Inbound::Log { level, params } if is_wanted(level, exchange.log_level) => tell(exchange, Notice::Log(params)),
             Inbound::Asked { id, method, params } => {
                 let asked = Question { id, method, params: params.unwrap_or_default(), place: place.cloned() };
                 self.asked(asked, exchange.asker, exchange.tag);
@@ -283,7 +296,7 @@ impl HttpLink {
                 // A stream that belongs to no call tells nothing of who should be asked.
                 self.asked(Question { id, method, params: params.unwrap_or_default(), place: place.cloned() }, None, None);
             }
-            Inbound::Answer { .. } | Inbound::Progress { .. } | Inbound::Log(_) | Inbound::Cancelled(_) | Inbound::Other => {}
+            Inbound::Answer { .. } | Inbound::Progress { .. } | Inbound::Log { .. } | Inbound::Cancelled(_) | Inbound::Other => {}
         }
     }
 

@@ -10,6 +10,7 @@ use super::request::Outcome;
 use super::shared::Offers;
 use crate::mcp::json::{self, Node, Value};
 use crate::mcp::jsonrpc::{self, Id, Message};
+use crate::mcp::log_level::LogLevel;
 use crate::mcp::revision::{Era, Revision};
 
 /// Messages in one array (2025-03-26); more are refused.
@@ -39,8 +40,12 @@ pub(super) enum Inbound {
         /// The parameters without the token.
         params: Bytes,
     },
-    /// A log message.
-    Log(Bytes),
+    /// A log message, an object.
+    Log {
+        /// How severe it says that it is.
+        level: Option<LogLevel>,
+        params: Bytes,
+    },
     /// One of its lists has changed.
     ListChanged,
     /// A resource has changed: its URI.
@@ -104,7 +109,10 @@ fn notification(body: &Bytes, method: &str, params: Option<&Node<'_>>) -> Inboun
             Some(id) => Inbound::Progress { id, params: without_token(body, params) },
             None => Inbound::Other,
         },
-        ("notifications/message", Some(params)) => Inbound::Log(body.slice(params.span())),
+        ("notifications/message", Some(params)) => {
+            let level = params.get("level").and_then(Node::as_str).and_then(LogLevel::parse);
+            Inbound::Log { level, params: body.slice(params.span()) }
+        }
         ("notifications/tools/list_changed" | "notifications/prompts/list_changed" | "notifications/resources/list_changed", _) => {
             Inbound::ListChanged
         }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::transport::{Command, Endpoint, Transport};
 use crate::error::{Code, Effect, Error};
 use crate::mcp::capabilities::Capabilities;
+use crate::mcp::log_level::LogLevel;
 
 mod answer;
 mod asking;
@@ -68,7 +69,7 @@ use breaker::Breaker;
 use link::Link;
 use park::Parks;
 use pool::Pool;
-use request::Exchange;
+use request::{Exchange, Level};
 use shared::Shared;
 use slots::{Full, Place, Slots};
 
@@ -211,6 +212,8 @@ struct Core {
 struct Live {
     link: Link,
     version: Revision,
+    /// The log messages that a legacy server was told to send, where it has a single session.
+    level: Level,
 }
 
 /// Leave for one call: a place among those under way, and the breaker's permit. Given back when dropped.
@@ -309,6 +312,9 @@ impl Upstream {
     /// Codes of the category `upstream`, `result_too_large` and `cancelled`, with what is known about the effect.
     pub async fn call(&self, slot: &Slot, request: Request<'_>) -> Result<Reply, Error> {
         let Some(live) = self.0.live.load_full() else { return Err(self.unavailable(Duration::from_secs(1))) };
+        if let Some(level) = request.log_level {
+            self.want_log(&live, level);
+        }
         let exchange = Exchange {
             era: live.version.era(),
             method: request.method,
@@ -335,6 +341,19 @@ impl Upstream {
         };
         slot.learn(outcome.as_ref().map(drop).map_err(Error::code));
         outcome.and_then(|reply| bounded(reply, request.max_result_bytes))
+    }
+
+    /// Has a legacy server with a single session send such log messages.
+    fn want_log(&self, live: &Live, level: LogLevel) {
+        if !self.offers().is_some_and(|offers| offers.logging) || live.version.is_modern() {
+            return;
+        }
+        match &live.link {
+            Link::Stdio(link) if live.level.lowers(level) => link.set_level(level),
+            Link::OldSse(link) if live.level.lowers(level) => link.set_level(level),
+            // Over HTTP each session is told by itself.
+            Link::Stdio(_) | Link::OldSse(_) | Link::Http(_) => {}
+        }
     }
 
     /// Leaves the server little time to end by itself, from now on.

@@ -22,11 +22,12 @@ use super::http::{Client, Once};
 use super::http_link::chain;
 use super::inbound::{self, Inbound};
 use super::pending::{Answer, Owner, Pending, Waiter};
-use super::request::{Exchange, Notice, Reply};
+use super::request::{Exchange, Notice, Part, Reply, Sent};
 use super::salvage;
 use super::shared::Shared;
 use super::wire;
 use crate::error::{Code, Effect, Error};
+use crate::mcp::log_level::LogLevel;
 use crate::mcp::revision::{Era, Revision};
 
 /// How long a message that nobody waits for may take.
@@ -132,6 +133,13 @@ impl OldSseLink {
         }
     }
 
+    /// Tells the server which log messages are wanted; nobody waits for its answer.
+    pub(super) fn set_level(self: &Arc<Self>, level: LogLevel) {
+        let (sent, members) = (Sent::default(), [("level", Part::Text(level.as_str()))]);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.notify(wire::request(&Exchange::own(Era::Legacy, "logging/setLevel", &members, &sent), id));
+    }
+
     async fn send(&self, body: Once) -> Result<http::StatusCode, hyper_util::client::legacy::Error> {
         let headers = self.client.headers().clone();
         Ok(self.client.send_to(self.endpoint.clone(), Method::POST, headers, body).await?.status())
@@ -160,7 +168,7 @@ impl OldSseLink {
         let waiter = Waiter {
             answer,
             notices: exchange.notices.cloned(),
-            wants_log: exchange.log_level.is_some(),
+            log_level: exchange.log_level,
             asker: exchange.asker.cloned(),
             tag: exchange.tag,
         };
@@ -203,7 +211,7 @@ impl OldSseLink {
         match message {
             Inbound::Answer { id: Some(id), outcome } => self.answer(id, Ok((data.clone(), outcome))),
             Inbound::Progress { id, params } => tell(self.pending.notices(id), Notice::Progress(params)),
-            Inbound::Log(params) => tell(self.pending.only_log(), Notice::Log(params)),
+            Inbound::Log { level, params } => tell(self.pending.only_log(level), Notice::Log(params)),
             Inbound::ListChanged => self.shared.changed.notify_one(),
             Inbound::Updated(uri) => self.shared.watched.updated(&uri),
             Inbound::Asked { id, method, params } => {
@@ -287,7 +295,7 @@ fn origin(uri: &Uri) -> Option<(String, String, u16)> {
 struct Call {
     link: Arc<OldSseLink>,
     id: u64,
-    sent: super::request::Sent,
+    sent: Sent,
     cancels: bool,
 }
 

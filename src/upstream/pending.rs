@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::asking::Asker;
 use super::inbound::NotMcp;
-use super::request::{Notice, Outcome};
+use super::request::{Notice, Outcome, is_wanted};
+use crate::mcp::log_level::LogLevel;
 
 /// Ended calls that are remembered, so that a late answer is told from an invented one.
 const MAX_REMEMBERED: usize = 1024;
@@ -23,7 +24,8 @@ pub(super) type Answer = Result<(Bytes, Outcome), NotMcp>;
 pub(super) struct Waiter {
     pub(super) answer: oneshot::Sender<Answer>,
     pub(super) notices: Option<mpsc::Sender<Notice>>,
-    pub(super) wants_log: bool,
+    /// The least severe log message wanted; none where absent.
+    pub(super) log_level: Option<LogLevel>,
     pub(super) asker: Option<Arc<Asker>>,
     pub(super) tag: Option<u128>,
 }
@@ -77,11 +79,11 @@ impl Pending {
     }
 
     /// Where a log message goes that names no call: only one call alone can have caused it.
-    pub(super) fn only_log(&self) -> Option<mpsc::Sender<Notice>> {
+    pub(super) fn only_log(&self, level: Option<LogLevel>) -> Option<mpsc::Sender<Notice>> {
         let inner = self.inner();
         let mut calls = inner.calls.values();
         match (calls.next(), calls.next()) {
-            (Some(call), None) if call.wants_log => call.notices.clone(),
+            (Some(call), None) if is_wanted(level, call.log_level) => call.notices.clone(),
             _ => None,
         }
     }
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     fn waiter(tag: u128) -> Waiter {
-        Waiter { answer: oneshot::channel().0, notices: None, wants_log: false, asker: None, tag: Some(tag) }
+        Waiter { answer: oneshot::channel().0, notices: None, log_level: None, asker: None, tag: Some(tag) }
     }
 
     #[test]

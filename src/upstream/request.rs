@@ -65,6 +65,28 @@ pub enum Notice {
     Log(Bytes),
 }
 
+/// Whether a log message is to be passed on, given the least severe that is wanted.
+pub(super) fn is_wanted(level: Option<LogLevel>, least: Option<LogLevel>) -> bool {
+    level.zip(least).is_some_and(|(level, least)| level >= least)
+}
+
+/// The least severe log message that a server was told to send, in one session.
+#[derive(Debug)]
+pub(super) struct Level(AtomicU8);
+
+impl Default for Level {
+    fn default() -> Self {
+        Self(AtomicU8::new(u8::MAX))
+    }
+}
+
+impl Level {
+    /// Whether the server has to be told, since it sends none as little severe as that; from then on it counts as told.
+    pub(super) fn lowers(&self, level: LogLevel) -> bool {
+        self.0.fetch_min(level as u8, Ordering::Relaxed) > level as u8
+    }
+}
+
 /// The answer to a request.
 #[derive(Clone, Debug)]
 pub struct Reply {

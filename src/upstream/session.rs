@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::inbound::Greeting;
+use super::request::Level;
 
 /// Sessions with one server.
 pub(super) const MAX_SESSIONS: usize = 1024;
@@ -26,6 +27,8 @@ pub(super) struct Session {
     pub(super) id: Option<HeaderValue>,
     /// What the server said.
     pub(super) greeting: Greeting,
+    /// The log messages that the server was told to send.
+    pub(super) level: Arc<Level>,
 }
 
 /// A session that is or will be open. Whoever holds it is using it.

@@ -27,6 +27,7 @@ use super::wire;
 use crate::catalog::transport::Command;
 use crate::error::{Code, Effect, Error};
 use crate::mcp::framing::one_line;
+use crate::mcp::log_level::LogLevel;
 use crate::mcp::revision::{Era, Revision};
 
 /// Lines that wait for the pipe; a call beyond that waits for room until its deadline.
@@ -169,6 +170,15 @@ impl StdioLink {
         }
     }
 
+    /// Tells a legacy server which log messages are wanted. Nobody waits for its answer: it reads this before the next call.
+    pub(super) fn set_level(&self, level: LogLevel) {
+        let (sent, members) = (Sent::default(), [("level", Part::Text(level.as_str()))]);
+        self.notify(wire::request(
+            &Exchange::own(Era::Legacy, "logging/setLevel", &members, &sent),
+            self.next_id.fetch_add(1, Ordering::Relaxed),
+        ));
+    }
+
     /// Asks a modern server to tell of these changes, and of those that it was asked for before no longer.
     pub(super) fn listen(&self, filter: Option<&[u8]>) {
         let id = if filter.is_some() { self.next_id.fetch_add(1, Ordering::Relaxed) } else { 0 };
@@ -203,7 +213,7 @@ impl StdioLink {
 
     fn enlist<'l>(&'l self, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<Answer>) -> Option<Call<'l>> {
         let (notices, asker) = (exchange.notices.cloned(), exchange.asker.cloned());
-        let waiter = Waiter { answer, notices, wants_log: exchange.log_level.is_some(), asker, tag: exchange.tag };
+        let waiter = Waiter { answer, notices, log_level: exchange.log_level, asker, tag: exchange.tag };
         if !self.pending.add(id, waiter) {
             return None;
         }
@@ -285,7 +295,7 @@ impl StdioLink {
         match message {
             Inbound::Answer { id: Some(id), outcome } => self.answer(id, Ok((line.clone(), outcome))),
             Inbound::Progress { id, params } => tell(self.pending.notices(id), Notice::Progress(params)),
-            Inbound::Log(params) => tell(self.pending.only_log(), Notice::Log(params)),
+            Inbound::Log { level, params } => tell(self.pending.only_log(level), Notice::Log(params)),
             Inbound::ListChanged => self.shared.changed.notify_one(),
             Inbound::Updated(uri) => self.shared.watched.updated(&uri),
             Inbound::Cancelled(id) => {

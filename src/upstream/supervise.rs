@@ -16,6 +16,7 @@ use super::handshake::{self, NotOpened, Opened};
 use super::inbound::Greeting;
 use super::link::Link;
 use super::listing::{self, Rest, Unlisted};
+use super::request::Level;
 use super::shared::{Definition, Event, Listing};
 use super::{Core, Live, State, Way, listen};
 
@@ -147,7 +148,7 @@ async fn list(core: &Core, link: &Link, (greeting, dialect): (&Greeting, Dialect
 async fn serve(core: &Core, opened: Opened, known: Known) -> String {
     let Opened { link, closer, greeting, dialect } = opened;
     let version = greeting.version;
-    core.live.store(Some(Arc::new(Live { link: link.clone(), version })));
+    core.live.store(Some(Arc::new(Live { link: link.clone(), version, level: Level::default() })));
     core.offers.store(Some(Arc::new(greeting.offers)));
     core.state.send_replace(State::Connected { version });
     tracing::info!(upstream = %core.shared.id, %version, "the tool server is connected");

@@ -82,6 +82,7 @@ impl Server {
                 "capabilities": self.capabilities(), "serverInfo": {"name": "stdio", "version": "1"}}),
             ),
             "prompts/list" => result(id, &json!({"prompts": [{"name": format!("p{}", self.prompts)}]})),
+            "logging/setLevel" => result(id, &json!({})),
             "resources/list" => result(id, &json!({"resources": [{"uri": "a:b", "name": "b"}]})),
             "resources/subscribe" | "resources/unsubscribe" => {
                 result(id, &json!({}));
@@ -104,7 +105,7 @@ impl Server {
     fn capabilities(&self) -> Value {
         let tools = json!({"listChanged": true});
         match self.mode.ends_with('+') {
-            true => json!({"tools": tools, "prompts": {"listChanged": true}, "resources": {"subscribe": true}}),
+            true => json!({"tools": tools, "logging": {}, "prompts": {"listChanged": true}, "resources": {"subscribe": true}}),
             false => json!({"tools": tools}),
         }
     }
@@ -156,27 +157,13 @@ impl Server {
                 say(&json!({"jsonrpc": "2.0", "method": "notifications/prompts/list_changed"}));
                 said(id, &json!({}));
             }
-            "progressing" => {
-                let token = params["_meta"]["progressToken"].clone();
-                std::thread::spawn(move || {
-                    for done in 1.. {
-                        progress(&token, done);
-                        std::thread::sleep(std::time::Duration::from_millis(10));
-                    }
-                });
-            }
+            "progressing" => progressing(params["_meta"]["progressToken"].clone()),
+            "log" => log(id, params),
             "late_progress" => {
                 said(id, &json!({}));
                 (1..4).for_each(|done| progress(&params["_meta"]["progressToken"], done));
             }
-            "flood" => {
-                for _ in 0..10_000 {
-                    say(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}));
-                    say(&json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
-                    updated("a:b");
-                }
-                said(id, &json!({}));
-            }
+            "flood" => flood(id),
             "huge" => say(&json!({"jsonrpc": "2.0", "id": id, "result": {"text": "x".repeat(50_000_000)}})),
             "seen" => said(id, &json!(self.seen)),
             "environment" => said(id, &json!(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>())),
@@ -209,6 +196,32 @@ impl Server {
             exit(6);
         }
     }
+}
+
+/// Tells of progress for ever.
+fn progressing(token: Value) {
+    std::thread::spawn(move || {
+        for done in 1.. {
+            progress(&token, done);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    });
+}
+
+fn log(id: &Value, params: &Value) {
+    for level in ["debug", "error"] {
+        say(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": level, "data": "x"}}));
+    }
+    said(id, &json!({"logLevel": params["_meta"]["io.modelcontextprotocol/logLevel"]}));
+}
+
+fn flood(id: &Value) {
+    for _ in 0..10_000 {
+        say(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}));
+        say(&json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
+        updated("a:b");
+    }
+    said(id, &json!({}));
 }
 
 fn progress(token: &Value, done: u32) {

@@ -198,6 +198,24 @@ async fn n57_a_modern_refusal_is_not_taken_for_a_legacy_server() {
 }
 
 #[tokio::test]
+async fn log_messages_of_a_server_reach_who_asked_for_them_and_no_less_severe_ones() {
+    for mode in ["legacy+", "modern+"] {
+        let site = on_pipes(mode, &["log", "seen"], "");
+        let gateway = site.serve().await;
+        let client = gateway.client();
+        let quiet = client.call("up__log", json!({})).await;
+        assert!(!quiet.text().contains("notifications/message"), "{mode}: {}", quiet.text());
+
+        let params = json!({ "name": "up__log", "arguments": {}, "_meta": { "io.modelcontextprotocol/logLevel": "warning" } });
+        let text = client.send(&Ask::modern("tools/call", params)).await.text();
+        assert!(text.contains(r#""level":"error""#) && !text.contains(r#""level":"debug""#), "{mode}: {text}");
+        assert_eq!(text.contains("warning"), mode == "modern+", "{mode}: {text}");
+        let told = seen(&client).await.iter().filter(|method| *method == "logging/setLevel").count();
+        assert_eq!(told, usize::from(mode == "legacy+"), "{mode}");
+    }
+}
+
+#[tokio::test]
 async fn n59_a_ping_of_a_server_is_answered_while_it_works() {
     let site = on_pipes("legacy", &["ask", "seen"], "");
     let gateway = site.serve().await;
