@@ -31,6 +31,8 @@ pub(super) type Uris = BTreeSet<Arc<str>>;
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     entries: Mutex<HashMap<Arc<str>, Entry>>,
+    /// What has changed and was not reported yet, in that order. Locked only while the entries are.
+    news: Mutex<Vec<String>>,
     changed: watch::Sender<()>,
     updated: Notify,
 }
@@ -124,15 +126,18 @@ impl Watched {
 
     /// The server says that a resource has changed.
     pub(super) fn updated(&self, uri: &str) {
-        if let Some(entry) = self.entries().get_mut(uri) {
-            entry.updated = true;
+        let mut entries = self.entries();
+        if entries.get_mut(uri).is_some_and(|entry| !std::mem::replace(&mut entry.updated, true)) {
+            self.news.lock().unwrap_or_else(PoisonError::into_inner).push(uri.to_owned());
             self.updated.notify_one();
         }
     }
 
     fn news(&self) -> Vec<String> {
         let mut entries = self.entries();
-        entries.iter_mut().filter_map(|(uri, entry)| std::mem::take(&mut entry.updated).then(|| uri.to_string())).collect()
+        let mut news = std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        news.retain(|uri| entries.get_mut(uri.as_str()).is_some_and(|entry| std::mem::take(&mut entry.updated)));
+        news
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
@@ -173,11 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_watched_is_news_and_once() {
+    fn only_what_is_watched_is_news_once_and_in_order() {
         let watched = Watched::default();
-        watched.enter("a:b").unwrap();
-        ["a:b", "a:b", "a:c"].into_iter().for_each(|uri| watched.updated(uri));
-        assert_eq!((watched.news(), watched.news()), (vec!["a:b".to_owned()], vec![]));
+        let order: Vec<String> = (0..20).rev().map(|number| format!("a:{number}")).collect();
+        order.iter().for_each(|uri| drop(watched.enter(uri)));
+        order.iter().chain(&order).for_each(|uri| watched.updated(uri));
+        watched.updated("a:not-watched");
+        assert_eq!((watched.news(), watched.news()), (order, vec![]));
     }
 
     #[test]
