@@ -49,6 +49,9 @@ async fn n20_an_agent_with_a_handshake_is_asked_and_a_modern_one_never() {
     let rest = stream.rest().await;
     assert_eq!(rest.len(), 1, "{rest:?}");
     assert!(rest[0]["result"]["content"][0]["text"].as_str().unwrap().contains('x'), "{rest:?}");
+    let last = upstream.calls().pop().unwrap().json();
+    assert_eq!(last["params"]["inputResponses"], json!({ "q": { "action": "accept", "content": { "n": 3 } } }));
+    assert_eq!(last["params"]["requestState"], "theirs");
     assert_eq!(session.answers(&question, json!({ "action": "decline" })).await, 400, "nobody waits any more");
     site.recorded("outcome", "outcome", "input_required").await;
 }
@@ -70,6 +73,8 @@ async fn n20_an_agent_on_a_pipe_is_asked_too() {
         pipe.line(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": result }).to_string()).await;
     }
     assert_eq!(pipe.answer().await["id"], "c");
+    let last = upstream.calls().pop().unwrap().json();
+    assert_eq!(last["params"]["inputResponses"], json!({ "a": { "action": "decline" }, "b": { "roots": [] } }));
 }
 
 #[tokio::test]
@@ -122,6 +127,7 @@ async fn a_question_is_answered_in_its_own_session_only() {
     upstream.does("save", Does::Echo);
     assert_eq!(session.answers(&question, json!({ "action": "decline" })).await, 202);
     assert_eq!(stream.rest().await.len(), 1);
+    assert_eq!(upstream.calls().pop().unwrap().json()["params"]["inputResponses"]["q"]["action"], "decline");
 }
 
 fn progress() -> Value {
