@@ -14,7 +14,9 @@ from .processes import Service
 LEFT_OUT = {"everything-sse": "HTTP+SSE (2024-11-05) servers are not spoken to in this release"}
 
 # The steps beyond tools that the gateway passes on; each word goes in with the commit that serves it. Directly all are taken.
-SERVED: frozenset[str] = frozenset()
+SERVED: frozenset[str] = frozenset(
+    {"prompt", "resource", "template", "completion", "updated", "changed", "log", "elicitation", "sampling", "roots"}
+)
 QUESTIONS = frozenset({"elicitation", "sampling", "roots"})
 
 # Of the server that asks over stdio: one from before the newest handshake.
