@@ -9,6 +9,7 @@ use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::{Node, Value};
 use crate::mcp::messages::Method;
 use crate::mcp::revision::Revision;
+use crate::upstream::input_request;
 
 /// Characters of a server's message that are passed on.
 const MAX_MESSAGE: usize = 300;
@@ -65,11 +66,15 @@ fn lacks(invocation: &Invocation<'_>, error: Error, required: String) -> Error {
 
 /// A server of 2025-11-25 wants a page visited first. Only clients of its own revision know this answer.
 fn elsewhere(error: &Node<'_>, text: &[u8], invocation: &Invocation<'_>, relayed: Error) -> Error {
-    let pages = error.pointer("/data/elicitations").map_or("[]".to_owned(), |node| String::from_utf8_lossy(node.text(text)).into_owned());
+    let may_ask = invocation.caller.capabilities.intersect(invocation.target.may_ask).contains(Capabilities::ELICIT_URL);
     match invocation.caller.revision {
-        Some(Revision::V2025_11_25) if invocation.caller.capabilities.contains(Capabilities::ELICIT_URL) => {
-            relayed.wire(-32042, 200).data("elicitations", pages)
-        }
+        Some(Revision::V2025_11_25) if may_ask => match pages(error, text, invocation) {
+            Ok(pages) => relayed.wire(-32042, 200).data("elicitations", pages),
+            Err(why) => Error::new(Code::UpstreamProtocolError, "the tool server asks for what no agent may be asked")
+                .from_upstream()
+                .after_effect(relayed.effect(), invocation.target.is_idempotent())
+                .operator(why),
+        },
         Some(revision) if !revision.is_modern() => Error::new(Code::BridgeUnsupported, "the tool server wants a page visited first")
             .from_upstream()
             .after_effect(relayed.effect(), invocation.target.is_idempotent()),
@@ -78,6 +83,22 @@ fn elsewhere(error: &Node<'_>, text: &[u8], invocation: &Invocation<'_>, relayed
             .after_effect(relayed.effect(), invocation.target.is_idempotent())
             .data("requiredCapabilities", "{\"elicitation\":{\"url\":{}}}".to_owned()),
     }
+}
+
+/// The pages, held to what every question is held to.
+fn pages(error: &Node<'_>, text: &[u8], invocation: &Invocation<'_>) -> Result<String, &'static str> {
+    const QUESTION: &[u8] = br#"{"method":"elicitation/create","params":"#;
+    let mut out = b"[".to_vec();
+    for page in error.pointer("/data/elicitations").map(Node::items).unwrap_or_default() {
+        let shown = input_request(&invocation.target.upstream_id, Revision::V2025_11_25, "elicitation/create", page.text(text))?;
+        let params = shown.strip_prefix(QUESTION).and_then(|rest| rest.strip_suffix(b"}")).ok_or("it is no question")?;
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        out.extend_from_slice(params);
+    }
+    out.push(b']');
+    Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
 fn quoted(text: &str) -> String {

@@ -133,6 +133,10 @@ impl Recording {
         out.extend_from_slice(&one_line(message.to_vec()));
         out.extend_from_slice(b"\n\n");
         let event = Bytes::from(out);
+        if kept.has_ended {
+            // Its session has ended: nobody comes back for it, and what was counted now would never be taken off.
+            return event;
+        }
         kept.bytes += event.len();
         kept.events.push_back(event.clone());
         let mut all = self.replays.0.bytes.fetch_add(event.len(), Ordering::Relaxed) + event.len();
@@ -222,6 +226,15 @@ mod tests {
         assert_eq!(playback.next().await, Some(third));
         drop(recording);
         assert_eq!(playback.next().await, None);
+    }
+
+    #[test]
+    fn a_stream_whose_session_has_ended_keeps_nothing() {
+        let replays = Replays::default();
+        let recording = replays.begin(&"own".into()).unwrap();
+        replays.end("own");
+        recording.event(b"{}");
+        assert_eq!(replays.0.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -174,7 +174,12 @@ impl OldSseLink {
         };
         // A handshake must not be cancelled (2025-11-25, cancellation).
         let cancels = exchange.method != "initialize";
-        self.pending.add(id, waiter).then(|| Call { link: Arc::clone(self), id, sent: exchange.sent.clone(), cancels })
+        self.pending.add(id, exchange.session_key, waiter).then(|| Call {
+            link: Arc::clone(self),
+            id,
+            sent: exchange.sent.clone(),
+            cancels,
+        })
     }
 
     async fn read(self: Arc<Self>, mut events: Events) {

@@ -50,13 +50,17 @@ struct Inner {
     closed: bool,
     calls: HashMap<u64, Waiter>,
     ended: VecDeque<(u64, Option<u128>)>,
+    /// The agent that has called here, as long as there was only one.
+    first: Option<Box<str>>,
+    has_several: bool,
 }
 
 impl Pending {
-    /// Waits for the answer to `id`; false when the link is gone.
-    pub(super) fn add(&self, id: u64, waiter: Waiter) -> bool {
+    /// Waits for the answer to `id` of a call of `agent`, which is empty for our own; false when the link is gone.
+    pub(super) fn add(&self, id: u64, agent: &str, waiter: Waiter) -> bool {
         let mut inner = self.inner();
         if !inner.closed {
+            inner.meet(agent);
             inner.calls.insert(id, waiter);
         }
         !inner.closed
@@ -78,9 +82,13 @@ impl Pending {
         self.inner().calls.get(&id)?.notices.clone()
     }
 
-    /// Where a log message goes that names no call: only one call alone can have caused it.
+    /// Where a log message goes that names no call: to one call alone, where no other agent has ever called. A call that has
+    /// ended may still be worked on, and what it logs is not for somebody else.
     pub(super) fn only_log(&self, level: Option<LogLevel>) -> Option<mpsc::Sender<Notice>> {
         let inner = self.inner();
+        if inner.has_several {
+            return None;
+        }
         let mut calls = inner.calls.values();
         match (calls.next(), calls.next()) {
             (Some(call), None) if is_wanted(level, call.log_level) => call.notices.clone(),
@@ -111,6 +119,17 @@ impl Pending {
 }
 
 impl Inner {
+    fn meet(&mut self, agent: &str) {
+        // Our own requests are nobody's.
+        if agent.is_empty() || self.has_several {
+            return;
+        }
+        match &self.first {
+            None => self.first = Some(agent.into()),
+            Some(first) => self.has_several = **first != *agent,
+        }
+    }
+
     fn remember(&mut self, id: u64, tag: Option<u128>) {
         if self.ended.len() >= MAX_REMEMBERED {
             self.ended.pop_front();
@@ -131,7 +150,7 @@ mod tests {
     fn an_ended_call_is_remembered_for_a_while() {
         let pending = Pending::default();
         for id in 0..=MAX_REMEMBERED as u64 {
-            assert!(pending.add(id, waiter(u128::from(id))));
+            assert!(pending.add(id, "a", waiter(u128::from(id))));
             assert!(matches!(pending.take(id), Owner::Waiting(_)));
         }
         assert!(matches!(pending.take(0), Owner::Nobody));
@@ -141,8 +160,23 @@ mod tests {
     #[test]
     fn a_closed_link_takes_no_calls() {
         let pending = Pending::default();
-        pending.add(1, waiter(1));
+        pending.add(1, "a", waiter(1));
         assert_eq!(pending.close().len(), 1);
-        assert!(!pending.add(2, waiter(2)));
+        assert!(!pending.add(2, "a", waiter(2)));
+    }
+
+    #[test]
+    fn a_log_that_names_no_call_reaches_nobody_once_two_agents_have_called() {
+        let (notices, _kept) = mpsc::channel(1);
+        let logging = |tag| Waiter { notices: Some(notices.clone()), log_level: Some(LogLevel::Debug), ..waiter(tag) };
+        let pending = Pending::default();
+        pending.add(1, "", waiter(1));
+        drop(pending.take(1));
+        pending.add(2, "a", logging(2));
+        assert!(pending.only_log(Some(LogLevel::Error)).is_some());
+        drop(pending.take(2));
+        // What `a` began may still be worked on.
+        pending.add(3, "b", logging(3));
+        assert!(pending.only_log(Some(LogLevel::Error)).is_none());
     }
 }

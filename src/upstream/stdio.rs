@@ -214,7 +214,7 @@ impl StdioLink {
     fn enlist<'l>(&'l self, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<Answer>) -> Option<Call<'l>> {
         let (notices, asker) = (exchange.notices.cloned(), exchange.asker.cloned());
         let waiter = Waiter { answer, notices, log_level: exchange.log_level, asker, tag: exchange.tag };
-        if !self.pending.add(id, waiter) {
+        if !self.pending.add(id, exchange.session_key, waiter) {
             return None;
         }
         // A handshake must not be cancelled (2025-11-25, cancellation).

@@ -84,7 +84,13 @@ impl Upstream {
         }
         let reply = self.of_task(slot, request, "tasks/result", &unwanted.id).await.map_err(begun)?;
         unwanted.ended();
-        Ok(reply)
+        match reply.outcome {
+            Outcome::Result(_) => Ok(reply),
+            // Whatever its number says of this request, the task before it ran.
+            Outcome::Failure(_) => {
+                Err(begun(Error::new(Code::UpstreamError, "the tool server does not give the result of the call's task").from_upstream()))
+            }
+        }
     }
 
     async fn of_task(&self, slot: &Slot, request: Request<'_>, method: &str, id: &str) -> Result<Reply, Error> {
