@@ -235,16 +235,25 @@ impl Log {
     /// See [`AppendError`]. After `Deadline` and `Io` the gate is closed until the log has repaired itself.
     pub async fn append(&self, entry: Entry, durability: Durability) -> Result<Position, AppendError> {
         let core = &self.0.core;
+        let deadline = Duration::from_millis(core.options.deadline_ms);
         let entry = match durability {
             Durability::Sync => entry,
+            Durability::Write if core.is_busy() => {
+                let ack = Ack::new(core, core.join(entry)?);
+                // Whoever else is ready on this thread joins too, and the first to come back writes for all of them.
+                tokio::task::yield_now().await;
+                if !ack.is_told() {
+                    core.drain_pressing();
+                }
+                return ack.wait(deadline).await.map(|seq| Position { seq });
+            }
             Durability::Write => match core.append_now(entry) {
                 Ok(done) => return done.map(|seq| Position { seq }),
                 Err(entry) => entry,
             },
         };
-        let (ticket, told) = core.enqueue(entry, durability)?;
-        let ack = Ack { core, ticket, told, is_settled: false };
-        ack.wait(Duration::from_millis(core.options.deadline_ms)).await.map(|seq| Position { seq })
+        let ack = Ack::new(core, core.enqueue(entry, durability)?);
+        ack.wait(deadline).await.map(|seq| Position { seq })
     }
 
     /// Puts a record in the chain's order without waiting; it is written with the next append, or within some 8 ms.
@@ -315,11 +324,23 @@ struct Ack<'a> {
     is_settled: bool,
 }
 
-impl Ack<'_> {
+impl<'a> Ack<'a> {
+    fn new(core: &'a Core, (ticket, told): (u64, oneshot::Receiver<Told>)) -> Self {
+        Self { core, ticket, told, is_settled: false }
+    }
+
+    /// Whether the answer is there, so that waiting for it will not pause.
+    fn is_told(&self) -> bool {
+        !self.told.is_empty() || self.told.is_terminated()
+    }
+
     async fn wait(mut self, deadline: Duration) -> Result<u64, AppendError> {
-        let told = match tokio::time::timeout(deadline, &mut self.told).await {
-            Ok(told) => told.unwrap_or(Err(AppendError::Closed)),
-            Err(_elapsed) => self.give_up(),
+        let told = match self.told.try_recv() {
+            Ok(told) => told,
+            Err(_not_yet) => match tokio::time::timeout(deadline, &mut self.told).await {
+                Ok(told) => told.unwrap_or(Err(AppendError::Closed)),
+                Err(_elapsed) => self.give_up(),
+            },
         };
         self.is_settled = true;
         told.map(|acked| acked.seq)

@@ -2,7 +2,8 @@
 //!
 //! Callers put records in the queue. Whoever gets the tail without waiting takes the whole queue, seals each record into the chain and makes
 //! one write of them: for `Write` durability that is mostly the caller itself, which saves a hop to a thread. A caller that finds the tail
-//! taken waits without blocking; the holder looks again after letting go, so nobody is left behind. The writer's thread does what may take
+//! taken waits without blocking; the holder looks again after letting go, so nobody is left behind. Where several calls are under way, a caller
+//! steps back once before it tries: all that are ready by then share its write. The writer's thread does what may take
 //! long: one sync for all who wait for one, rotation, repair, and the flush of what was handed over.
 //!
 //! Owns: order, chain, group commit, space. Leaves to others: who waits (`queue`), new segments and repair (`repair`).
@@ -103,6 +104,11 @@ impl Core {
             guard: Mutex::new(Some(guard)),
             tail: Mutex::new(tail),
         }
+    }
+
+    /// Whether so many calls are under way that others will soon want a write too.
+    pub(super) fn is_busy(&self) -> bool {
+        self.running.load(Ordering::Relaxed) > FEW_RUNNING
     }
 
     /// Writes at once when nobody else is writing; gives the entry back otherwise.
@@ -470,6 +476,8 @@ impl Core {
 const LOOKS_FOR_TAIL: u32 = 32;
 const PAUSES_PER_LOOK: u32 = 4;
 const ROUNDS_FOR_OTHERS: u32 = 8;
+/// Up to this many open calls an append is written at once: the last ends wait for it, so one caller alone leaves one or two.
+const FEW_RUNNING: u64 = 2;
 /// An outcome that was handed over waits less than two of these for an append to take it along.
 const FLUSH_PAUSE: Duration = Duration::from_millis(4);
 /// Between two attempts to repair, or looks for space.

@@ -51,6 +51,45 @@ async fn a_handed_over_record_rides_on_the_next_append() {
     assert_eq!(sound(&disk), [seq + 2]);
 }
 
+#[tokio::test]
+async fn calls_that_are_ready_together_share_one_write_once_others_are_under_way() {
+    let disk = SimulatedDisk::new();
+    let log = open(&disk);
+    for call in 0..3 {
+        append(&log, &intent(call), Durability::Write).await.unwrap();
+    }
+    let before = disk.counts().writes;
+    let appends: Vec<_> = (3..11)
+        .map(|call| {
+            let log = log.clone();
+            tokio::spawn(async move { log.append(log.encode(&intent(call)), Durability::Write).await.unwrap().seq })
+        })
+        .collect();
+    let mut places = Vec::new();
+    for append in appends {
+        places.push(append.await.unwrap());
+    }
+    assert_eq!(disk.counts().writes - before, 1);
+    assert_eq!(places, (5..13).collect::<Vec<_>>());
+    assert_eq!(records(&disk).len(), 12);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_before_the_shared_write_leaves_no_intent_at_all() {
+    let disk = SimulatedDisk::new();
+    let log = open(&disk);
+    for call in 0..3 {
+        append(&log, &intent(call), Durability::Write).await.unwrap();
+    }
+    {
+        let mut unheard = pin!(log.append(log.encode(&intent(3)), Durability::Write));
+        assert!(unheard.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    let seq = append(&log, &intent(4), Durability::Write).await.unwrap();
+    assert_eq!(sound(&disk), [2, 3, 4, seq]);
+    assert_eq!(records(&disk).len(), 5);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_callers_at_once_get_one_place_each_and_one_chain() {
     let disk = SimulatedDisk::new();
