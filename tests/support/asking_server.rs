@@ -77,7 +77,7 @@ impl Server {
 
     fn call(&mut self, id: &Value, params: &Value) {
         let roots = ("roots/list".to_owned(), json!({}));
-        let url = json!({ "mode": "url", "message": "Log in", "url": "https://a.example/login", "elicitationId": "e1" });
+        let mut url = json!({ "mode": "url", "message": "Log in", "url": "https://a.example/login", "elicitationId": "e1" });
         let (now, then) = match params["name"].as_str().unwrap() {
             "ask" | "stays" => (vec![branch()], Vec::new()),
             "twice" => (vec![branch()], vec![form("Sure?", &json!({ "sure": { "type": "boolean" } }))]),
@@ -85,12 +85,14 @@ impl Server {
             "secret" => (vec![form("Log in", &json!({ "password": { "type": "string" } }))], Vec::new()),
             "pages" if std::mem::replace(&mut self.visited, true) => return result(id, &text(&json!("visited"))),
             "pages" => {
+                let link = params["arguments"].get("link").unwrap_or(&url["url"]).clone();
+                url["url"] = link;
                 let data = json!({ "elicitations": [url] });
                 return say(&json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -32042, "message": "log in first", "data": data } }));
             }
             "slow" if params["task"].is_object() => {
-                let id_of_task = if params["arguments"]["never"] == true { "never" } else { "soon" };
-                return result(id, &json!({ "task": task(id_of_task, "working") }));
+                let named = ["never", "failing"].into_iter().find(|name| params["arguments"][name] == true);
+                return result(id, &json!({ "task": task(named.unwrap_or("soon"), "working") }));
             }
             "slow" => return say(&json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -32601, "message": "only as a task" } })),
             "roots" => (vec![roots], Vec::new()),
@@ -106,8 +108,12 @@ impl Server {
 
     fn task(&mut self, id: &Value, method: &str, name: &Value) {
         self.looks += 1;
-        let over = name == "soon" && self.looks > 2;
+        let over = name != "never" && self.looks > 2;
         match method {
+            // A number that says of a call that nothing was done.
+            "tasks/result" if name == "failing" => {
+                say(&json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -32602, "message": "no such task" } }));
+            }
             "tasks/result" if over => result(id, &text(&json!("done as a task"))),
             "tasks/cancel" => result(id, &task("never", "cancelled")),
             _ => result(id, &task(name.as_str().unwrap(), if over { "completed" } else { "working" })),

@@ -31,6 +31,17 @@ async fn a_task_that_nobody_waits_for_is_cancelled() {
 }
 
 #[tokio::test]
+async fn a_task_whose_result_is_refused_may_have_done_its_work() {
+    let site = site("", "");
+    let gateway = site.serve().await;
+    let answer = gateway.client().call("up__slow", json!({ "failing": true })).await;
+    assert_eq!((answer.told().as_str(), &answer.error()["retryable"]), ("upstream_error unknown", &json!(false)));
+    assert_eq!(site.ends(1).await, ["upstream_error unknown"]);
+    let asked = journal(&site).into_iter().filter(|(_, message)| message["method"] == "tasks/result").count();
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test]
 async fn n67_no_agent_reaches_a_task() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream);
