@@ -20,6 +20,9 @@ use crate::mcp::messages::{Downstream, Method, Request};
 use crate::mcp::respond::{self, Ending};
 use crate::mcp::revision::Revision;
 
+/// A client of 2025-11-25 opens the pages that an error with this number names; in a result it would not find them.
+const PAGES_FIRST: i32 = -32042;
+
 /// One message on its way through dispatch.
 pub struct Turn<'t> {
     /// The service.
@@ -155,7 +158,7 @@ impl Turn<'_> {
         let is_protocols = match error.code() {
             Code::ToolNotFound | Code::StateInvalid | Code::HeaderMismatch => true,
             Code::ClientCapabilityMissing => modern,
-            _ => false,
+            _ => error.jsonrpc() == PAGES_FIRST,
         };
         if method == Some(Method::CallTool) && !is_protocols {
             return Wire::ok(respond::tool_error(id, self.revision, &error, &answer.invocation));

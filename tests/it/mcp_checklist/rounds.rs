@@ -6,7 +6,7 @@ use crate::support::asking::{
     OverHttp, accepts, again, asked, call, declaring, forms, got, in_front_of, journal, questions, said, site, site_of,
 };
 use crate::support::stream::Stream;
-use crate::support::{Ask, Client, Does, Site, Upstream, until};
+use crate::support::{Answer, Ask, Client, Does, Site, Upstream, until};
 
 #[tokio::test]
 async fn a_modern_agent_answers_what_a_server_on_pipes_asks() {
@@ -363,6 +363,41 @@ async fn pages_to_visit_first_are_questions_too() {
     let answer = client.send(&again("pages", &links, &first, &json!({ "q1": { "action": "accept" } }))).await;
     assert_eq!(said(&answer), r#""visited""#);
     assert_eq!(client.send(&call("pages", &forms())).await.code(), "client_capability_missing");
+}
+
+/// What an agent of 2025-11-25 gets whose server wants this page visited first, and may ask for what `may_ask` lists.
+async fn page_first(may_ask: &str, link: &str) -> Answer {
+    let site = site(may_ask, "");
+    let gateway = site.serve().await;
+    let session = gateway.client().begin("2025-11-25", json!({ "elicitation": { "form": {}, "url": {} } })).await;
+    session.client.send(&session.call("up__pages", &json!({ "link": link }))).await
+}
+
+#[tokio::test]
+async fn pages_to_visit_first_are_told_to_agents_of_that_revision() {
+    let answer = page_first("elicitation", "https://a.example/login").await;
+    let pages = &answer.error()["elicitations"];
+    assert_eq!(pages.as_array().map(Vec::len), Some(1), "{}", answer.text());
+    let told = (&pages[0]["url"], &pages[0]["elicitationId"], &pages[0]["message"]);
+    assert_eq!(told, (&json!("https://a.example/login"), &json!("e1"), &json!("[up asks] Log in")));
+    // A result would be read by the model, and the client would never open the page (2025-11-25, elicitation).
+    assert_eq!(answer.wire(), (200, -32042, "upstream_error".to_owned()));
+}
+
+#[tokio::test]
+async fn a_page_reaches_no_agent_where_the_server_may_not_ask() {
+    let answer = page_first("", "https://a.example/login").await;
+    assert_eq!(answer.told(), "bridge_unsupported unknown");
+    assert!(!answer.text().contains("a.example"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_page_whose_link_is_no_plain_one_reaches_no_agent() {
+    for link in ["javascript:alert(1)", "https://bank.example@a.example/login", "file:///etc/passwd"] {
+        let answer = page_first("elicitation", link).await;
+        assert_eq!(answer.told(), "upstream_protocol_error unknown", "{link}");
+        assert!(!answer.text().contains(link), "{}", answer.text());
+    }
 }
 
 #[tokio::test]
