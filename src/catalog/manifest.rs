@@ -84,7 +84,7 @@ pub struct Defaults {
     /// Calls at once: 1 to 65536, default 16. Then `concurrency_limited`.
     pub concurrency: Bound<16, 1, 65_536>,
     /// How many of them may be one agent's: 1 to 65536. By default three quarters of `concurrency`, or all where only one agent
-    /// is known. Then `concurrency_limited`.
+    /// is known; it bounds the processes that an agent holds while it is asked something, too. Then `concurrency_limited`.
     pub concurrency_per_agent: Option<Bound<12, 1, 65_536>>,
     /// Whether `format` in schemas refuses or annotates. Default `assert`.
     pub formats: Formats,

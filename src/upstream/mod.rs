@@ -137,8 +137,12 @@ impl Spec {
     }
 
     fn share(&self, only_agent: bool) -> usize {
-        let usual = if only_agent { self.concurrency } else { self.concurrency - self.concurrency / 4 };
-        self.per_agent.unwrap_or(usual)
+        self.per_agent.unwrap_or(usual_share(self.concurrency, only_agent))
+    }
+
+    /// How many of the processes that may ask something can be one agent's: never more than of its calls.
+    fn share_of_processes(&self, only_agent: bool) -> usize {
+        usual_share(pool::MAX_PROCESSES, only_agent).min(self.per_agent.unwrap_or(usize::MAX))
     }
 
     fn connect_timeout(&self) -> Duration {
@@ -148,6 +152,11 @@ impl Spec {
     fn probe_timeout(&self) -> Duration {
         Duration::from_millis(self.probe_timeout_ms)
     }
+}
+
+/// Three quarters, so that the others have something left; everything where there are no others.
+fn usual_share(whole: usize, only_agent: bool) -> usize {
+    if only_agent { whole } else { whole - whole / 4 }
 }
 
 /// Whether a server takes calls.
@@ -221,6 +230,8 @@ struct Live {
 pub struct Slot {
     _place: Place,
     permit: Mutex<Option<breaker::Permit>>,
+    /// Whether no other agent wants anything of the server.
+    only_agent: bool,
 }
 
 impl Upstream {
@@ -230,7 +241,7 @@ impl Upstream {
         let shared = Arc::new(Shared::new(&spec.id, spec.max_message_bytes, spec.may_ask, events, shutdown.child_token()));
         let slots = Arc::new(Slots::new(spec.concurrency));
         let (state, live, offers) = (latest::Sender::new(State::Connecting), ArcSwapOption::empty(), ArcSwapOption::empty());
-        let (parks, pool) = (Parks::default(), Pool::default());
+        let (parks, pool) = (Parks::default(), Pool::new());
         let core = Arc::new(Core { spec, shared, state, live, offers, breaker: Breaker::new(), slots, parks, pool });
         core.shared.tasks.spawn(supervise::run(Arc::clone(&core)));
         core.shared.tasks.spawn(watch::report(Arc::clone(&core.shared)));
@@ -294,7 +305,7 @@ impl Upstream {
             Error::new(Code::CircuitOpen, format!("the tool server `{}` failed too often just now", self.id()))
                 .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
         })?;
-        Ok(Slot { _place: place, permit: Mutex::new(Some(permit)) })
+        Ok(Slot { _place: place, permit: Mutex::new(Some(permit)), only_agent })
     }
 
     fn full(&self, full: Full) -> Error {

@@ -93,7 +93,10 @@ impl Upstream {
     pub(super) async fn converse(&self, slot: &Slot, request: Request<'_>, round: Round<'_>) -> Result<Forwarded, Error> {
         let Some(live) = self.0.live.load_full() else { return Err(self.unavailable(std::time::Duration::from_secs(1))) };
         let lease = match &live.link {
-            Link::Stdio(_) => Some(pool::lease(&self.0, &live.link, round.agent, request.capabilities).await?),
+            Link::Stdio(_) => {
+                let share = self.0.spec.share_of_processes(slot.only_agent);
+                Some(pool::lease(&self.0, &live.link, round.agent, share, request.capabilities).await?)
+            }
             Link::Http(_) | Link::OldSse(_) => None,
         };
         let link = lease.as_ref().map_or_else(|| live.link.clone(), |lease| Link::Stdio(Arc::clone(&lease.link)));

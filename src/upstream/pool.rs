@@ -3,6 +3,8 @@
 //! On pipes a question does not say which call it belongs to, so each of these processes has one call at a time. It belongs
 //! to one agent and one set of capabilities, which the handshake has told the server.
 //! INVARIANT: there are at most [`MAX_PROCESSES`] beside the main one; a busy one is never given up for another.
+//! INVARIANT: a busy one holds a place of its agent, who has a share of them: a person may take long to answer, and nobody
+//! else could be asked meanwhile.
 //! INVARIANT: a process whose call did not end with an answer gets no other call: a late question would be taken for its own.
 
 use std::collections::HashMap;
@@ -17,6 +19,7 @@ use super::era::Dialect;
 use super::handshake;
 use super::link::Link;
 use super::listing::{self, Unlisted};
+use super::slots::{Full, Place, Slots};
 use super::stdio::StdioLink;
 use super::{Core, Way};
 use crate::error::{Code, Error};
@@ -24,7 +27,7 @@ use crate::mcp::capabilities::Capabilities;
 use crate::mcp::revision::Era;
 
 /// Processes beside the main one.
-const MAX_PROCESSES: usize = 4;
+pub(super) const MAX_PROCESSES: usize = 4;
 /// How long an unused process is kept.
 const IDLE: Duration = Duration::from_secs(300);
 /// How long a process that is given up may read what was last said to it.
@@ -33,8 +36,11 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const FULL_RETRY_MS: u64 = 5_000;
 
 /// The processes of one upstream.
-#[derive(Debug, Default)]
-pub(super) struct Pool(Mutex<Vec<Entry>>);
+#[derive(Debug)]
+pub(super) struct Pool {
+    entries: Mutex<Vec<Entry>>,
+    places: Arc<Slots>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -42,7 +48,8 @@ struct Entry {
     declared: Capabilities,
     /// `None` while it is being opened.
     open: Option<Open>,
-    busy: bool,
+    /// `None` while it has no call.
+    busy: Option<Place>,
     used: Instant,
     number: u64,
 }
@@ -63,30 +70,41 @@ pub(super) struct Lease {
 }
 
 impl Pool {
+    pub(super) fn new() -> Self {
+        Self { entries: Mutex::default(), places: Arc::new(Slots::new(MAX_PROCESSES)) }
+    }
+
     fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A free process of this agent that was told of these capabilities.
-    fn free(&self, agent: &Arc<str>, declared: Capabilities) -> Option<(u64, Arc<StdioLink>)> {
+    /// A free process of this agent that was told of these capabilities; where there is none, the place comes back.
+    fn free(&self, agent: &Arc<str>, declared: Capabilities, place: Place) -> Result<(u64, Arc<StdioLink>), Place> {
         let mut entries = self.entries();
-        entries.retain(|entry| entry.busy || entry.open.as_ref().is_some_and(|open| !open.link.is_gone()));
-        let found = entries.iter_mut().find(|entry| !entry.busy && entry.agent == *agent && entry.declared == declared)?;
-        found.busy = true;
-        Some((found.number, Arc::clone(&found.open.as_ref()?.link)))
+        entries.retain(|entry| entry.busy.is_some() || entry.open.as_ref().is_some_and(|open| !open.link.is_gone()));
+        let is_free = |entry: &&mut Entry| entry.busy.is_none() && entry.agent == *agent && entry.declared == declared;
+        let Some((entry, link)) = entries.iter_mut().find(is_free).and_then(|entry| {
+            let link = Arc::clone(&entry.open.as_ref()?.link);
+            Some((entry, link))
+        }) else {
+            return Err(place);
+        };
+        entry.busy = Some(place);
+        Ok((entry.number, link))
     }
 
-    /// Room for another process; the one unused for longest makes way.
-    fn make_room(&self, agent: &Arc<str>, declared: Capabilities) -> Option<u64> {
+    /// Room for another process; the one unused for longest makes way. There is one: who has a place is not among the busy yet.
+    fn make_room(&self, agent: &Arc<str>, declared: Capabilities, place: Place) -> u64 {
         let mut entries = self.entries();
-        if entries.len() >= MAX_PROCESSES {
-            let oldest = entries.iter().enumerate().filter(|(_, entry)| !entry.busy).min_by_key(|(_, entry)| entry.used)?.0;
+        let unused = entries.iter().enumerate().filter(|(_, entry)| entry.busy.is_none());
+        let oldest = unused.min_by_key(|(_, entry)| entry.used).map(|(at, _)| at);
+        if let Some(oldest) = oldest.filter(|_| entries.len() >= MAX_PROCESSES) {
             entries.swap_remove(oldest);
         }
         let number = entries.iter().map(|entry| entry.number + 1).max().unwrap_or_default();
         let used = Instant::now();
-        entries.push(Entry { agent: Arc::clone(agent), declared, open: None, busy: true, used, number });
-        Some(number)
+        entries.push(Entry { agent: Arc::clone(agent), declared, open: None, busy: Some(place), used, number });
+        number
     }
 
     fn take(&self, number: u64) -> Option<Entry> {
@@ -96,18 +114,18 @@ impl Pool {
     }
 }
 
-/// A process for one call of the agent, which the server knows to have `declared`.
+/// A process for one call of the agent, which the server knows to have `declared` and which may have `share` of them.
 ///
 /// # Errors
-/// `concurrency_limited` when all are busy, `upstream_unavailable` when none can be started, `tool_withheld` when it describes
+/// `concurrency_limited` when all are busy, or as many as the agent may have, `upstream_unavailable` when none can be started, `tool_withheld` when it describes
 /// its tools otherwise than the main one, whose definitions are the reviewed ones.
-pub(super) async fn lease(core: &Arc<Core>, main: &Link, agent: &Arc<str>, declared: Capabilities) -> Result<Lease, Error> {
-    if let Some((number, link)) = core.pool.free(agent, declared) {
-        return Ok(Lease { core: Arc::clone(core), number, link, kept: false });
-    }
-    let full = || Error::new(Code::ConcurrencyLimited, format!("all processes of `{}` that may ask something are busy", core.spec.id));
-    let number = core.pool.make_room(agent, declared).ok_or_else(|| full().retry_after_ms(FULL_RETRY_MS))?;
-    let place = Place { core, number, kept: false };
+pub(super) async fn lease(core: &Arc<Core>, main: &Link, agent: &Arc<str>, share: usize, declared: Capabilities) -> Result<Lease, Error> {
+    let place = core.pool.places.take(agent, share).map_err(|full| busy(core, full))?;
+    let number = match core.pool.free(agent, declared, place) {
+        Ok((number, link)) => return Ok(Lease { core: Arc::clone(core), number, link, kept: false }),
+        Err(place) => core.pool.make_room(agent, declared, place),
+    };
+    let opening = Opening { core, number, kept: false };
     let failed = |reason: String| {
         let error = Error::new(Code::UpstreamUnavailable, format!("a further process of `{}` cannot be started", core.spec.id));
         error.from_upstream().retry_after_ms(1_000).operator(reason)
@@ -118,18 +136,27 @@ pub(super) async fn lease(core: &Arc<Core>, main: &Link, agent: &Arc<str>, decla
         let what = format!("a further process of `{}` describes its tools otherwise than the reviewed one", core.spec.id);
         return Err(Error::new(Code::ToolWithheld, what).from_upstream());
     }
-    place.keep(opened);
+    opening.keep(opened);
     Ok(Lease { core: Arc::clone(core), number, link, kept: false })
 }
 
-/// The place of a process that is being opened; free again when that fails or nobody waits for it any more.
-struct Place<'c> {
+fn busy(core: &Core, full: Full) -> Error {
+    let whose = match full {
+        Full::Upstream => "are busy",
+        Full::Agent => "and that this agent may have at once are busy",
+    };
+    let message = format!("all processes of `{}` that may ask something {whose}", core.spec.id);
+    Error::new(Code::ConcurrencyLimited, message).retry_after_ms(FULL_RETRY_MS)
+}
+
+/// A process that is being opened; its room is free again when that fails or nobody waits for it any more.
+struct Opening<'c> {
     core: &'c Core,
     number: u64,
     kept: bool,
 }
 
-impl Place<'_> {
+impl Opening<'_> {
     fn keep(mut self, open: Open) {
         let mut entries = self.core.pool.entries();
         if let Some(entry) = entries.iter_mut().find(|entry| entry.number == self.number) {
@@ -140,7 +167,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Opening<'_> {
     fn drop(&mut self) {
         if !self.kept {
             drop(self.core.pool.take(self.number));
@@ -175,12 +202,12 @@ impl Lease {
         self.kept = true;
         let (core, number, used) = (Arc::clone(&self.core), self.number, Instant::now());
         if let Some(entry) = core.pool.entries().iter_mut().find(|entry| entry.number == number) {
-            (entry.busy, entry.used) = (false, used);
+            (entry.busy, entry.used) = (None, used);
         }
         let waiting = Arc::clone(&core);
         core.shared.tasks.spawn(async move {
             if waiting.shared.stop.run_until_cancelled(sleep(IDLE)).await.is_some() {
-                waiting.pool.entries().retain(|entry| entry.number != number || entry.busy || entry.used != used);
+                waiting.pool.entries().retain(|entry| entry.number != number || entry.busy.is_some() || entry.used != used);
             }
         });
     }

@@ -28,6 +28,7 @@ mod samples_load;
 mod schema;
 mod secrets_stay_inside;
 mod sessions;
+mod shares;
 mod start_stop;
 mod stdio;
 mod support;
