@@ -46,6 +46,39 @@ async fn n36_numbers_of_other_revisions_reach_no_modern_agent() {
 }
 
 #[tokio::test]
+async fn n35_a_missing_capability_is_named_in_an_object_with_400() {
+    let upstream = Upstream::offering().await;
+    let manifest = format!("transport: {{ http: {{ url: \"{}\" }} }}\nmay_ask: [elicitation, sampling, roots]\n", upstream.url());
+    let site = Site::of(&upstream).manifest("up", &format!("{manifest}tools:\n  echo: {{ tier: read }}\n")).policy(ROWS);
+    let gateway = connected(&site).await;
+    let page = json!({ "mode": "url", "message": "Log in", "url": "https://a.example" });
+    let form = json!({ "mode": "form", "message": "?", "requestedSchema": { "type": "object", "properties": {} } });
+    let asks = |method: &str, params: &Value| {
+        let question = json!({ "method": method, "params": params });
+        Does::Result(json!({ "resultType": "input_required", "inputRequests": { "q": question } }))
+    };
+    let sampling = json!({ "messages": [], "maxTokens": 1 });
+    for (does, required) in [
+        (asks("elicitation/create", &form), json!({ "elicitation": { "form": {} } })),
+        (asks("elicitation/create", &page), json!({ "elicitation": { "url": {} } })),
+        (asks("sampling/createMessage", &sampling), json!({ "sampling": {} })),
+        (asks("roots/list", &json!({})), json!({ "roots": {} })),
+        (Does::Error(-32042, "log in"), json!({ "elicitation": { "url": {} } })),
+        (Does::Error(-32021, "more"), json!({})),
+    ] {
+        for (method, name, params) in [
+            ("tools/call", "echo", json!({ "name": "up__echo", "arguments": {} })),
+            ("prompts/get", "prompts/get", json!({ "name": "up__bare" })),
+        ] {
+            upstream.does(name, does.clone());
+            let answer = modern(&gateway.client(), method, &params).await;
+            assert_eq!(answer.wire(), (400, -32021, "client_capability_missing".to_owned()), "{method} {does:?}");
+            assert_eq!(answer.json()["error"]["data"]["requiredCapabilities"], required, "{method} {does:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn n37_a_resource_that_is_not_there_has_the_number_of_each_revision() {
     let upstream = Upstream::offering().await;
     let site = Site::of(&upstream).policy(ROWS);

@@ -18,13 +18,19 @@ mod upstreams;
 /// The items.
 const ITEMS: usize = 69;
 
+/// Those without a test, and why. The list may only get shorter.
+const MISSING: [(usize, &str); 3] = [
+    (60, "the gateway publishes no metadata and takes no OAuth tokens yet"),
+    (61, "scopes are of OAuth, which does not exist yet"),
+    (63, "no client is registered anywhere: upstream OAuth does not exist yet"),
+];
+
 #[test]
-#[ignore = "tests are still missing: run it with --ignored to see which"]
 fn every_item_has_a_test() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/mcp_checklist");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
     let text: String = files.collect();
     let has = |item: &usize| text.contains(&format!("fn n{item:02}_"));
     let missing: Vec<_> = (1..=ITEMS).filter(|item| !has(item)).collect();
-    assert!(missing.is_empty(), "without a test: {missing:?}");
+    assert_eq!(missing, MISSING.map(|(item, _)| item), "without a test, and the items that are known to be: {MISSING:?}");
 }

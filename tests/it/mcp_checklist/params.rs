@@ -67,3 +67,21 @@ async fn n14_a_server_gets_the_headers_of_what_is_forwarded() {
     assert_eq!((header("mcp-param-region"), header("mcp-param-zone")), (Some("=?base64?esO8cmljaA==?="), Some("7")));
     assert_eq!(header("mcp-param-absent"), None);
 }
+
+#[tokio::test]
+async fn n11_headers_that_no_schema_names_go_on_as_they_came() {
+    let upstream = with(json!({ "region": { "type": "string", "x-mcp-header": "Region" } })).await;
+    let site = Site::of(&upstream);
+    let gateway = site.serve().await;
+    let ask = Ask::call("up__echo", json!({ "region": "eu" })).with("Mcp-Param-Region", "eu").with("Mcp-Param-Shard", "=?base64?w7w=?=");
+    let ask = ask.with("mcp-param-tenant", "\t two  words ").with("Mcp-Parameter", "7").with("X-Tenant", "other");
+    assert_eq!(gateway.client().send(&ask).await.code(), "ok");
+
+    let call = &upstream.calls()[0];
+    let header = |name: &str| call.headers.get(name).map(|value| value.to_str().unwrap());
+    assert_eq!((header("mcp-param-shard"), header("mcp-param-tenant")), (Some("=?base64?w7w=?="), Some("two  words")));
+    assert_eq!((header("mcp-param-region"), call.headers.get_all("mcp-param-region").iter().count()), (Some("eu"), 1));
+    // What is no parameter stays here, and a parameter that no schema names is no argument.
+    assert_eq!((header("mcp-parameter"), header("x-tenant")), (None, None));
+    assert_eq!(call.json()["params"]["arguments"], json!({ "region": "eu" }));
+}

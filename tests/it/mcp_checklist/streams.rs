@@ -138,6 +138,34 @@ fn with_progress(session: &Session) -> Ask {
     session.ask("tools/call", &json!({ "name": "up__save", "arguments": {}, "_meta": { "progressToken": 7 } }))
 }
 
+fn log(level: &str) -> Value {
+    json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": { "level": level, "data": "words" } })
+}
+
+#[tokio::test]
+async fn n25_a_modern_request_without_a_level_is_told_no_log_message() {
+    let (upstream, go) = (Upstream::start().await, CancellationToken::new());
+    go.cancel();
+    upstream.does("logging/setLevel", Does::Echo);
+    upstream.does("save", Does::Tells(vec![log("emergency"), log("info"), progress()], go));
+    let site = Site::of(&upstream);
+    let gateway = site.serve().await;
+    let told = async |meta: Value| {
+        let ask = Ask::modern("tools/call", json!({ "name": "up__save", "arguments": {}, "_meta": meta }));
+        let text = gateway.client().send(&ask).await.text();
+        let messages = text.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| serde_json::from_str(data).unwrap());
+        let word = |message: Value| message["params"]["level"].as_str().or(message["method"].as_str()).unwrap_or("answer").to_owned();
+        messages.map(word).collect::<Vec<_>>()
+    };
+
+    let quiet = ["notifications/progress", "answer"];
+    assert_eq!(told(json!({ "progressToken": 7 })).await, quiet);
+    let level = |level: &str| json!({ "progressToken": 7, "io.modelcontextprotocol/logLevel": level });
+    assert_eq!(told(level("error")).await, ["emergency", "notifications/progress", "answer"]);
+    assert_eq!(told(level("everything")).await, quiet, "no such level");
+    assert_eq!(told(json!({ "progressToken": 7 })).await, quiet, "one request's level is not the next one's");
+}
+
 #[tokio::test]
 async fn n21_a_modern_client_that_hangs_up_has_cancelled() {
     let upstream = Upstream::start().await;

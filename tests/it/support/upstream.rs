@@ -219,7 +219,12 @@ impl Upstream {
 
     fn capabilities(&self) -> Value {
         let mut has = json!({ "tools": {} });
-        for (capability, method) in [("prompts", "prompts/list"), ("resources", "resources/list"), ("completions", "completion/complete")] {
+        for (capability, method) in [
+            ("prompts", "prompts/list"),
+            ("resources", "resources/list"),
+            ("completions", "completion/complete"),
+            ("logging", "logging/setLevel"),
+        ] {
             if self.serves(method) {
                 has[capability] = if capability == "resources" { json!({ "subscribe": true }) } else { json!({}) };
             }
