@@ -11,6 +11,7 @@ pub mod address;
 pub mod lock;
 pub mod manifest;
 pub mod param_header;
+pub mod spelling;
 pub mod tier;
 pub mod transport;
 
@@ -28,7 +29,8 @@ use bytes::Bytes;
 
 use self::lock::{Definition, DefinitionHash, Lock};
 use self::manifest::{Manifest, Prefix};
-pub use self::named::{prompt_policy_name, resource_policy_name};
+pub use self::named::{PolicyNames, prompt_policy_name, template_policy_name};
+use self::spelling::Spelling;
 pub use self::target::{Kind, Standing, Target, TaskSupport, claimed_tier};
 use crate::config::Fault;
 use crate::mcp::messages::Offers;
@@ -68,8 +70,9 @@ impl Listing {
     /// Leaves out what cannot be named in a rule or a record, and what is listed twice.
     fn only_sound(&mut self) {
         sound(&mut self.prompts, "prompt", named::is_prompt_name);
-        sound(&mut self.resources, "resource", address::is_straight);
-        sound(&mut self.templates, "template", address::is_straight);
+        let is_uri = |own: &str| Spelling::of(own).is_some();
+        sound(&mut self.resources, "resource", is_uri);
+        sound(&mut self.templates, "template", is_uri);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::address;
 use super::manifest::Idempotency;
+use super::spelling::Spelling;
 use super::target::{Kind, SchemaText, Target, TaskSupport};
 use super::tier::Tier;
 use super::{Item, Source};
@@ -32,9 +33,37 @@ pub fn prompt_policy_name(upstream: &str, own: &str) -> String {
     format!("prompt:{upstream}__{own}")
 }
 
-/// `resource:UPSTREAM:URI`, the URI being the server's own.
-pub fn resource_policy_name(upstream: &str, own: &str) -> String {
+/// `resource:UPSTREAM:TEMPLATE`, as it is written: for what is shown of a template.
+pub fn template_policy_name(upstream: &str, own: &str) -> String {
     format!("resource:{upstream}:{own}")
+}
+
+/// The names by which rules know one target: all must be permitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyNames {
+    /// The name in limits and records.
+    pub name: Box<str>,
+    /// For a resource: the same with the plain spelling of its URI, where that differs.
+    pub plain: Option<Box<str>>,
+}
+
+impl PolicyNames {
+    /// Of a target that has one name.
+    pub fn one(name: String) -> Self {
+        Self { name: name.into(), plain: None }
+    }
+
+    /// `resource:UPSTREAM:URI`, the URI being the server's own, in its spellings; `None` for what is no URI.
+    pub fn resource(upstream: &str, own: &str) -> Option<Self> {
+        let Spelling { normal, plain } = Spelling::of(own)?;
+        let named = |uri: String| format!("resource:{upstream}:{uri}").into();
+        Some(Self { name: named(normal), plain: plain.map(named) })
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.name), self.plain.as_ref()].into_iter().flatten().map(|name| &**name)
+    }
 }
 
 impl Target {
@@ -47,23 +76,24 @@ impl Target {
         names.sort_unstable();
         names.dedup();
         let input = if method == Method::Complete { ARGUMENT.to_vec() } else { strings(arguments) };
+        let policy_names = PolicyNames::one(prompt_policy_name(&source.manifest.upstream, own));
         let hash = definition.map(|item| sha256(&item.json)).unwrap_or_default();
         Self {
             argument_names: if method == Method::Complete { argument_members() } else { names },
             hash_text: definition.map(|_| format!("sha256:{}", hex(&hash))).unwrap_or_default().into(),
             hash,
-            ..by_name(Kind::Prompt, at, source, (name, own), prompt_policy_name(&source.manifest.upstream, own), input)
+            ..by_name(Kind::Prompt, at, source, (name, own), policy_names, input)
         }
     }
 
-    /// A resource, or for completion a template, under its public URI.
-    pub fn resource(at: usize, source: &Source, uri: &str, own: &str, method: Method) -> Self {
+    /// A resource, or for completion a template, under its public URI; `None` for what is no URI.
+    pub fn resource(at: usize, source: &Source, uri: &str, own: &str, method: Method) -> Option<Self> {
         let (input, names) = match method {
             Method::Complete => (ARGUMENT, argument_members()),
             _ => (NOTHING, Vec::new()),
         };
-        let policy_name = resource_policy_name(&source.manifest.upstream, own);
-        Self { argument_names: names, ..by_name(Kind::Resource, at, source, (uri, own), policy_name, input.to_vec()) }
+        let policy_names = PolicyNames::resource(&source.manifest.upstream, own)?;
+        Some(Self { argument_names: names, ..by_name(Kind::Resource, at, source, (uri, own), policy_names, input.to_vec()) })
     }
 
     /// The URI of one of the same server's resources, as agents see it.
@@ -76,13 +106,14 @@ fn argument_members() -> Vec<Box<str>> {
     vec!["name".into(), "value".into()]
 }
 
-fn by_name(kind: Kind, at: usize, source: &Source, (name, own): (&str, &str), policy_name: String, input: Vec<u8>) -> Target {
+fn by_name(kind: Kind, at: usize, source: &Source, (name, own): (&str, &str), policy_names: PolicyNames, input: Vec<u8>) -> Target {
     let (manifest, defaults) = (&source.manifest, &source.manifest.defaults);
     Target {
         kind,
         index: None,
         name: name.into(),
-        policy_name: policy_name.into(),
+        policy_name: policy_names.name,
+        plain_name: policy_names.plain,
         own_name: own.into(),
         upstream: at,
         upstream_id: manifest.upstream.as_str().into(),

@@ -113,6 +113,8 @@ pub struct Target {
     /// `UPSTREAM__TOOL`, `prompt:UPSTREAM__PROMPT` or `resource:UPSTREAM:URI`: its name in policies, limits and records,
     /// whatever its public name.
     pub policy_name: Box<str>,
+    /// The same with the plain spelling of a resource's URI, where that differs: rules must permit both.
+    pub plain_name: Option<Box<str>>,
     /// The server's own name; the server's own URI of a resource.
     pub own_name: Box<str>,
     /// Its upstream's place in the catalog.
@@ -206,6 +208,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         listed_legacy: published.as_ref().filter(|node| !has_legacy_output(node)).map(|node| renamed(node, &name, false)),
         name: name.into(),
         policy_name: policy_name.into(),
+        plain_name: None,
         own_name: own_name.into(),
         upstream: index,
         upstream_id: manifest.upstream.as_str().into(),
@@ -323,6 +326,11 @@ impl Target {
         let compile = |text: &SchemaText| text.compiled(schemas, self.formats).map_err(|fault| Standing::Schema(fault.to_string()));
         let input = compile(self.input.as_ref().ok_or(Standing::NotPinned)?)?;
         Ok(ToolSchemas { input, output: self.output.as_ref().map(compile).transpose()? })
+    }
+
+    /// The names by which rules know it.
+    pub fn policy_names(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.policy_name), self.plain_name.as_ref()].into_iter().flatten().map(|name| &**name)
     }
 
     /// Whether sending the same call twice is declared harmless.

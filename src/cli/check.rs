@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::{Context, Failure, table, tools};
 use crate::catalog::manifest::Label;
 use crate::catalog::tier::Tier;
-use crate::catalog::{Catalog, Live, Source, Standing, Target, prompt_policy_name, resource_policy_name};
+use crate::catalog::{Catalog, Live, PolicyNames, Source, Standing, Target, prompt_policy_name, template_policy_name};
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::limit::Limits;
 use crate::policy::{Decision, Equivalence, Policy, RuleId};
@@ -121,8 +121,10 @@ fn offered(catalog: &Catalog) -> impl Iterator<Item = String> {
         let (id, listing) = (source.manifest.upstream.as_str(), source.live.listing());
         let listing = listing.as_deref();
         let prompts = listing.iter().flat_map(|listing| &listing.prompts).map(|item| prompt_policy_name(id, &item.own));
-        let resources = listing.iter().flat_map(|listing| listing.resources.iter().chain(&listing.templates));
-        prompts.chain(resources.map(|item| resource_policy_name(id, &item.own))).collect::<Vec<_>>()
+        let resources = listing.iter().flat_map(|listing| &listing.resources);
+        let resources = resources.filter_map(|item| Some(PolicyNames::resource(id, &item.own)?.name.into_string()));
+        let templates = listing.iter().flat_map(|listing| &listing.templates).map(|item| template_policy_name(id, &item.own));
+        prompts.chain(resources).chain(templates).collect::<Vec<_>>()
     })
 }
 

@@ -11,7 +11,9 @@ use dashmap::DashMap;
 
 use super::{Gateway, Shared};
 use crate::catalog::tier::Tier;
-use crate::catalog::{Catalog, Item, Listing, Source, Standing, Target, address, prompt_policy_name, public_name, resource_policy_name};
+use crate::catalog::{
+    Catalog, Item, Listing, PolicyNames, Source, Standing, Target, address, prompt_policy_name, public_name, template_policy_name,
+};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::invocation::Caller;
@@ -144,12 +146,12 @@ impl Gateway {
         let Some(listing) = source.live.listing() else { return Vec::new() };
         let (items, member) = items(&listing, what);
         let shown = items.iter().filter(|item| match what {
-            Listed::Prompts => self.allows(class, &prompt_policy_name(upstream, &item.own)),
+            Listed::Prompts => self.allows(class, Some(PolicyNames::one(prompt_policy_name(upstream, &item.own)))),
             Listed::Templates => {
                 let stem = item.own.split('{').next().unwrap_or_default();
-                self.policy.lists_some(class, &resource_policy_name(upstream, stem), Tier::Read)
+                self.policy.lists_some(class, &template_policy_name(upstream, stem), Tier::Read)
             }
-            Listed::Resources | Listed::Tools => self.allows(class, &resource_policy_name(upstream, &item.own)),
+            Listed::Resources | Listed::Tools => self.allows(class, PolicyNames::resource(upstream, &item.own)),
         });
         let prefix = source.manifest.prefix;
         let public = |own: &str| match what {
@@ -159,8 +161,8 @@ impl Gateway {
         shown.filter_map(|item| renamed(&item.json, member, &public(&item.own))).collect()
     }
 
-    fn allows(&self, class: ClassId, policy_name: &str) -> bool {
-        self.policy.decide_by_name(class, policy_name, Tier::Read).is_permit()
+    fn allows(&self, class: ClassId, names: Option<PolicyNames>) -> bool {
+        names.is_some_and(|names| self.policy.decide_by_names(class, names.iter(), Tier::Read).is_permit())
     }
 
     fn listed(&self, class: ClassId) -> impl Iterator<Item = &Target> {

@@ -3,7 +3,6 @@
 use std::sync::OnceLock;
 
 use super::{Gateway, withheld};
-use crate::catalog::address::is_straight;
 use crate::catalog::{Standing, Target};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
@@ -56,7 +55,7 @@ impl Gateway {
         let listing = source.live.listing();
         let mut templates = listing.iter().flat_map(|listing| &listing.templates);
         let known = request.method != Method::Complete || listing.is_none() || templates.any(|item| &*item.own == own);
-        (known && is_straight(own)).then(|| Target::resource(at, source, request.name, own, request.method))
+        known.then(|| Target::resource(at, source, request.name, own, request.method))?
     }
 
     /// Whoever does not see a target is told what somebody with a wrong name is told.

@@ -37,7 +37,7 @@ impl Policy {
         let name = &target.name;
         let decision = match target.index {
             Some(index) => self.decide(class, index),
-            None => self.decide_by_name(class, &target.policy_name, target.tier),
+            None => self.decide_by_names(class, target.policy_names(), target.tier),
         };
         match decision {
             Decision::Permit { rules } => Ok(Permit { invocation, rules: rules.into_owned() }),

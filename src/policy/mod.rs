@@ -161,6 +161,16 @@ impl Policy {
         Decision::of(ids(RuleEffect::Allow).into(), ids(RuleEffect::Deny).into())
     }
 
+    /// [`Policy::decide_by_name`] for a target with more than one name: what one of them is denied, all are.
+    pub fn decide_by_names<'n>(&self, class: ClassId, names: impl IntoIterator<Item = &'n str>, tier: Tier) -> Decision<'static> {
+        let mut decisions = names.into_iter().map(|name| self.decide_by_name(class, name, tier));
+        let first = decisions.next().unwrap_or(Decision::DEFAULT);
+        if !first.is_permit() {
+            return first;
+        }
+        decisions.find(|other| !other.is_permit()).unwrap_or(first)
+    }
+
     /// Whether some allow names the target for the class, whatever its tier: only then may it be told that it exists.
     pub fn sees(&self, class: ClassId, target: TargetIndex) -> bool {
         self.table.sees(class, target)

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::rule::{ANY, Grant, Pattern, Place, Rows, Rule, RuleEffect, RuleId, TierBound};
 use super::suggest::{did_you_mean, skeleton};
+use crate::catalog::spelling;
 use crate::catalog::tier::Tier;
 use crate::config::{Fault, check_name};
 
@@ -297,7 +298,21 @@ fn well_formed(text: &str) -> Result<(), (String, &'static str)> {
     if name.is_empty() && !text.ends_with('*') {
         return Err((format!("`{text}` names nothing of its upstream"), FORMS));
     }
-    if name.contains('#') && !text.starts_with("resource:") {
+    if text.starts_with("resource:") {
+        return spelling::check_rule(name, text.ends_with('*')).map_err(|plain| match plain {
+            Some(plain) => {
+                let star = if text.ends_with('*') { "*" } else { "" };
+                (
+                    format!("`{text}` is another spelling of `resource:{upstream}:{plain}{star}`"),
+                    "write that: requests are compared in that spelling",
+                )
+            }
+            None => {
+                (format!("`{name}` is no URI that a request could name"), "write the server's own URI, or the beginning of it and a `*`")
+            }
+        });
+    }
+    if name.contains('#') {
         return Err((format!("`{text}` has a `#` in it"), "put the comment on a line of its own"));
     }
     Ok(())

@@ -256,10 +256,34 @@ fn library_pitfall_4_no_cached_enforcer() {
 #[test]
 fn library_pitfall_5_rule_text_never_becomes_script() {
     // Fields reach the script as constants. A target that reads like script is compared, never run.
-    let policy = parse("p, R1, agent:a, resource:demo:1)||true||targetMatch(r.sub*, read, -, allow\n");
-    let policy = policy.expect("odd but harmless");
-    assert!(!permits(&policy, "agent:a", "demo__read_note"));
-    assert!(Equivalence::exhaustive(&policy).is_ok());
+    for target in ["resource:demo:x:1)+true+targetMatch(r.sub*", "demo__x)||true||targetMatch(r.sub*"] {
+        let policy = parse(&format!("p, R1, agent:a, {target}, read, -, allow\n")).expect("odd but harmless");
+        assert!(!permits(&policy, "agent:a", "demo__read_note"), "{target}");
+        assert!(Equivalence::exhaustive(&policy).is_ok());
+    }
+}
+
+#[test]
+fn a_row_on_a_resource_has_one_spelling_and_another_is_refused_with_it() {
+    let told = |target: &str| match parse(&format!("p, R1, agent:a, {target}, read, -, allow\n")) {
+        Ok(_) => "taken".to_owned(),
+        Err(faults) => faults[0].to_string(),
+    };
+    for target in ["resource:demo:*", "resource:demo:file:///srv/*", "resource:demo:file:///a%20b", "resource:demo:x://h/a?b=c*"] {
+        assert_eq!(told(target), "taken", "{target}");
+    }
+    for (target, right) in [
+        ("resource:demo:FILE:///srv/*", "`resource:demo:file:///srv/*`"),
+        ("resource:demo:file:///%73rv/a", "`resource:demo:file:///srv/a`"),
+        ("resource:demo:file://localhost/srv/*", "`resource:demo:file:///srv/*`"),
+        ("resource:demo:x://h/a%2Fb", "`resource:demo:x://h/a/b`"),
+        ("resource:demo:x://h/%2*", "`resource:demo:x://h/*`"),
+    ] {
+        let told = told(target);
+        assert!(told.contains("policy.csv:1:17") && told.contains(&format!("is another spelling of {right}")), "{target}: {told}");
+    }
+    assert!(told("resource:demo:secret").contains("is no URI that a request could name"));
+    assert!(told("resource:demo:file:///a/../b").contains("is no URI that a request could name"));
 }
 
 #[test]

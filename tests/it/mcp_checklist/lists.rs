@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::stream::Stream;
 use crate::support::{Ask, Client, Does, Serving, Site, Upstream};
 
 const ROWS: &str = "p, R1, agent:demo, up__*, reversible, -, allow\n\
@@ -61,6 +62,77 @@ async fn prompts_and_resources_obey_policy_limits_and_audit() {
     assert_eq!(intents[2], json!(["resources/read", "resource:up:file:///notes/a", "read"]));
     site.recorded("refusal", "target", "prompt:up__bare").await;
     site.recorded("refusal", "target", "resource:up:file:///keys/k").await;
+}
+
+#[tokio::test]
+async fn a_deny_on_a_resource_holds_however_its_uri_is_spelled() {
+    let upstream = Upstream::offering().await;
+    let rows = "p, R1, agent:demo, up__*, reversible, -, allow\n\
+        p, R2, agent:demo, resource:up:*, read, -, allow\n\
+        p, D1, agent:demo, resource:up:file:///notes/a, any, -, deny\n\
+        p, D2, agent:demo, resource:up:web://site/keys/*, any, -, deny\n";
+    let site = Site::of(&upstream).policy(rows);
+    let gateway = connected(&site).await;
+    let client = gateway.client();
+    let files =
+        ["file:///notes/a", "FILE:///notes/a", "file:///notes/%61", "file://localhost/notes/a", "file:/notes/a", "file:////notes//a"];
+    let more =
+        ["file:///notes/a?x", "file:///notes/a#x", "file:///notes%2Fa", "file:///notes/%2561", "file://other/notes/a", r"file:///notes\a"];
+    let web = [
+        "web://site/keys/k",
+        "WEB://SITE/keys/k",
+        "web://site/%6beys/k",
+        "web://user@site/keys/k",
+        "web://site//keys/k",
+        "web://site./keys/k",
+    ];
+    let denied: Vec<String> = files.into_iter().chain(more).chain(web).map(|own| format!("dw+up+{own}")).collect();
+    for uri in &denied {
+        let read = read(&client, uri).await;
+        assert_eq!(read.code(), "policy_denied", "{uri}: {}", read.text());
+    }
+    assert_eq!(upstream.asked("resources/read").len(), 0);
+    let mut watched =
+        Stream::open(&client, &Ask::modern("subscriptions/listen", json!({ "notifications": { "resourceSubscriptions": denied } }))).await;
+    assert_eq!(watched.message().await["params"]["notifications"], json!({}), "nothing of it may be watched");
+    // What only resembles it is let through as it was written.
+    for own in ["file:///notes/b", "file:///Notes/a", "web://site/key", "web://site:1/keys/k", "FILE:///notes/%62"] {
+        assert_ne!(read(&client, &format!("dw+up+{own}")).await.code(), "policy_denied", "{own}");
+        assert_eq!(upstream.asked("resources/read").last().unwrap()["params"]["uri"], own);
+    }
+}
+
+#[tokio::test]
+async fn another_spelling_of_a_uri_comes_with_no_tokens_of_its_own() {
+    let upstream = Upstream::offering().await;
+    let limits = "limits:\n  - { id: L1, per: [agent], of: \"resource:up:file:///notes/a\", rate: 2/h, burst: 2 }\n";
+    let rows = ROWS.replace("resource:up:file:///notes/*", "resource:up:*");
+    let site = Site::of(&upstream).policy(&rows).limits(limits);
+    let gateway = connected(&site).await;
+    let client = gateway.client();
+    for own in ["file:///notes/a", "FILE:///notes//a"] {
+        assert_ne!(read(&client, &format!("dw+up+{own}")).await.code(), "rate_limited", "{own}");
+    }
+    for own in ["file:///notes/a", "file:///notes/%61", "file:////notes/a"] {
+        assert_eq!(read(&client, &format!("dw+up+{own}")).await.code(), "rate_limited", "{own}");
+    }
+}
+
+#[tokio::test]
+async fn an_allow_on_a_resource_does_not_reach_what_only_a_lenient_server_takes_for_it() {
+    let upstream = Upstream::offering().await;
+    let site = Site::of(&upstream).policy(ROWS);
+    let gateway = connected(&site).await;
+    let client = gateway.client();
+    for own in ["file:///notes%2Fa", "file://other/notes/a", r"file:///notes\a", "file:////notes/a"] {
+        assert_eq!(read(&client, &format!("dw+up+{own}")).await.code(), "tool_not_found", "{own}");
+    }
+    assert_eq!(upstream.asked("resources/read").len(), 0);
+    // The same resource for everybody, so one that the row means.
+    for own in ["FILE:///notes/a", "file://localhost/notes/a", "file:///%6eotes/a"] {
+        assert_ne!(read(&client, &format!("dw+up+{own}")).await.code(), "tool_not_found", "{own}");
+    }
+    assert_eq!(upstream.asked("resources/read").len(), 3);
 }
 
 #[tokio::test]
