@@ -18,7 +18,7 @@ use super::{headers, level};
 use crate::error::{Code, Error};
 use crate::gateway::{self, Gateway};
 use crate::invocation::Caller;
-use crate::mcp::json::{self, Limits, Node, Value};
+use crate::mcp::json::{self, Node, Value};
 use crate::mcp::jsonrpc::{Id, Message, message};
 use crate::mcp::messages::{Downstream, Meta};
 use crate::mcp::respond;
@@ -35,9 +35,7 @@ impl Exchange {
         downstream: &HttpDownstream,
         cancel: &CancellationToken,
     ) -> Outgoing {
-        let bounds = self.service.bounds();
-        let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
-        let document = match json::parse(body, limits) {
+        let document = match json::parse(body, self.service.limits()) {
             Ok(document) => document,
             Err(fault) => {
                 let error = Error::new(Code::MalformedRequest, format!("the body cannot be read: {fault}")).wire(-32700, 400);

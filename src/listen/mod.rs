@@ -43,6 +43,7 @@ use self::subscribe::Subscriptions;
 use crate::clock::Clock;
 use crate::config::Listen;
 use crate::gateway::{Change, Gateway};
+use crate::mcp::json::Limits;
 use crate::mcp::jsonrpc::Id;
 use crate::seal::Seal;
 
@@ -105,6 +106,12 @@ impl Service {
     /// The bounds of messages and connections.
     pub fn bounds(&self) -> &Listen {
         &self.0.bounds
+    }
+
+    /// The bounds of one message's JSON.
+    fn limits(&self) -> Limits {
+        let Listen { max_depth, max_nodes, .. } = &self.0.bounds;
+        Limits { depth: max_depth.size(), nodes: max_nodes.size() }
     }
 
     /// Whether the service is stopping.

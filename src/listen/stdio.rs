@@ -19,11 +19,12 @@ use super::stream::notification;
 use super::subscribe::{self, Listening};
 use super::{Service, headers, level};
 use crate::error::{Code, Error};
+use crate::gateway::Gateway;
 use crate::identity::Principal;
 use crate::invocation::Caller;
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::framing::unbroken;
-use crate::mcp::json::{self, Limits, Node, Value};
+use crate::mcp::json::{self, Node, Value};
 use crate::mcp::jsonrpc::{Id, Message, message};
 use crate::mcp::messages::{Downstream, Meta};
 use crate::mcp::respond;
@@ -160,9 +161,7 @@ impl Client {
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        let bounds = self.service.bounds();
-        let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
-        let document = match json::parse(&line, limits) {
+        let document = match json::parse(&line, self.service.limits()) {
             Ok(document) => document,
             Err(fault) => {
                 let error = Error::new(Code::MalformedRequest, format!("the line cannot be read: {fault}")).wire(-32700, 400);
@@ -204,30 +203,22 @@ impl Client {
                 Error::new(Code::SessionInvalid, message).wire(-32600, 400)
             })?
         };
+        self.describe(&mut caller, revision);
+        Ok((revision, caller))
+    }
+
+    /// Who speaks a handshake revision has said at its beginning what each message of the other says of itself.
+    fn describe(&self, caller: &mut Caller, revision: Revision) {
         if !revision.is_modern() {
             caller.capabilities = self.declared;
             caller.log_level = Some(self.service.streams().level(&self.conversation).unwrap_or(level::UNSET));
         }
         caller.revision = Some(revision);
-        Ok((revision, caller))
     }
 
     async fn initialize(&mut self, revision: Revision, caller: &Caller, id: &Id, params: Option<&Node<'_>>, line: &Bytes) {
-        let gateway = self.service.gateway();
-        let cancel = CancellationToken::new();
-        let downstream = StdioDownstream { out: self.out.clone(), cancel: cancel.clone() };
-        let turn = Turn {
-            service: &self.service,
-            gateway: &gateway,
-            caller,
-            revision,
-            conversation: None,
-            side: downstream.side(revision),
-            text: line,
-            downstream: &downstream,
-            cancel: &cancel,
-        };
-        let wire = turn.request(id, "initialize", params).await;
+        let (gateway, downstream) = (self.service.gateway(), self.downstream(CancellationToken::new()));
+        let wire = downstream.turn(&gateway, caller, revision, line).request(id, "initialize", params).await;
         if let Some(settled) = wire.negotiated {
             self.caller.client = settled.client;
             self.declared = settled.capabilities;
@@ -258,54 +249,24 @@ impl Client {
     }
 
     async fn notification(&self, method: &str, params: Option<&Node<'_>>, line: &Bytes) {
-        let gateway = self.service.gateway();
-        let cancel = CancellationToken::new();
-        let downstream = StdioDownstream { out: self.out.clone(), cancel: cancel.clone() };
+        let (gateway, downstream) = (self.service.gateway(), self.downstream(CancellationToken::new()));
         let revision = self.negotiated.unwrap_or(Revision::NEWEST);
-        let turn = Turn {
-            service: &self.service,
-            gateway: &gateway,
-            caller: &self.caller,
-            revision,
-            conversation: Some(&self.conversation),
-            side: downstream.side(revision),
-            text: line,
-            downstream: &downstream,
-            cancel: &cancel,
-        };
         // Nothing answers a notification on a pipe: a refusal is in the record alone.
-        turn.notification(method, params).await;
+        downstream.turn(&gateway, &self.caller, revision, line).notification(method, params).await;
     }
 
     /// Runs an array of messages like one request.
     fn batch(&self, line: Bytes) {
-        let (service, out, conversation) = (self.service.clone(), self.out.clone(), Arc::clone(&self.conversation));
-        let (counted, mut caller) = (service.0.tasks.token(), self.caller.clone());
         let Some(revision) = self.negotiated else { return };
-        caller.revision = Some(revision);
-        caller.capabilities = self.declared;
-        caller.log_level = Some(service.streams().level(&conversation).unwrap_or(level::UNSET));
+        let (counted, mut caller) = (self.service.0.tasks.token(), self.caller.clone());
+        self.describe(&mut caller, revision);
+        let downstream = self.downstream(self.service.0.give_up.child_token());
         self.calls.spawn(async move {
             let _counted = counted;
-            let bounds = service.bounds();
-            let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
-            let cancel = service.0.give_up.child_token();
-            let downstream = StdioDownstream { out: out.clone(), cancel: cancel.clone() };
-            let Ok(document) = json::parse(&line, limits) else { return };
+            let Ok(document) = json::parse(&line, downstream.service.limits()) else { return };
             let Value::Array(items) = &document.value else { return };
-            let gateway = service.gateway();
-            let turn = Turn {
-                service: &service,
-                gateway: &gateway,
-                caller: &caller,
-                revision,
-                conversation: Some(&conversation),
-                side: downstream.side(revision),
-                text: &line,
-                downstream: &downstream,
-                cancel: &cancel,
-            };
-            let body = match turn.batch(items).await {
+            let gateway = downstream.service.gateway();
+            let body = match downstream.turn(&gateway, &caller, revision, &line).batch(items).await {
                 Ok(body) => body,
                 Err(error) => {
                     let refused = gateway.refuse(&caller, "unread", None, error).await;
@@ -313,46 +274,37 @@ impl Client {
                 }
             };
             if let Some(body) = body {
-                let _ = out.send(body).await;
+                let _ = downstream.out.send(body).await;
             }
         });
     }
 
     /// Runs a request in a task of its own. Both the task and the service count it, so that either can wait for it.
     fn request(&self, revision: Revision, caller: Caller, line: Bytes) {
-        let (service, out, conversation) = (self.service.clone(), self.out.clone(), Arc::clone(&self.conversation));
-        let (counted, left) = (service.0.tasks.token(), self.left.clone());
+        let (counted, left) = (self.service.0.tasks.token(), self.left.clone());
+        let downstream = self.downstream(self.service.0.give_up.child_token());
         self.calls.spawn(async move {
             let _counted = counted;
-            let bounds = service.bounds();
-            let limits = Limits { depth: bounds.max_depth.size(), nodes: bounds.max_nodes.size() };
-            let cancel = service.0.give_up.child_token();
-            let downstream = StdioDownstream { out: out.clone(), cancel: cancel.clone() };
+            let (service, cancel) = (&downstream.service, &downstream.cancel);
             // Parsed once more because the document borrows from the line, which now belongs to this task.
-            let Ok(document) = json::parse(&line, limits) else { return };
+            let Ok(document) = json::parse(&line, service.limits()) else { return };
             let Ok(Message::Request { id, method, params }) = message(&document) else { return };
             if revision.is_modern() && method == subscribe::METHOD {
-                let listening = Listening { service: &service, caller: &caller, id: &id, downstream: &downstream, cancel: &cancel };
-                return Box::pin(listen(listening, params, &conversation, &left, &out)).await;
+                let listening = Listening { service, caller: &caller, id: &id, downstream: &downstream, cancel };
+                return Box::pin(listen(listening, params, &downstream, &left)).await;
             }
             let gateway = service.gateway();
-            let turn = Turn {
-                service: &service,
-                gateway: &gateway,
-                caller: &caller,
-                revision,
-                conversation: Some(&conversation),
-                side: downstream.side(revision),
-                text: &line,
-                downstream: &downstream,
-                cancel: &cancel,
-            };
-            let wire = turn.request(&id, method, params).await;
+            let wire = downstream.turn(&gateway, &caller, revision, &line).request(&id, method, params).await;
             // A request that the client has cancelled is not answered any more (2025-11-25 and 2026-07-28, cancellation).
             if !cancel.is_cancelled() || service.0.give_up.is_cancelled() {
-                let _ = out.send(wire.body).await;
+                let _ = downstream.out.send(wire.body).await;
             }
         });
+    }
+
+    fn downstream(&self, cancel: CancellationToken) -> StdioDownstream {
+        let (service, conversation) = (self.service.clone(), Arc::clone(&self.conversation));
+        StdioDownstream { service, conversation, out: self.out.clone(), cancel }
     }
 }
 
@@ -360,9 +312,8 @@ impl Client {
 async fn listen(
     listening: Listening<'_>,
     params: Option<&Node<'_>>,
-    conversation: &Arc<str>,
+    StdioDownstream { conversation, out, .. }: &StdioDownstream,
     left: &CancellationToken,
-    out: &mpsc::Sender<Bytes>,
 ) {
     let Some(_listed) = InFlight::enter(listening.service, conversation, listening.id, listening.cancel) else {
         let error = Error::new(Code::MalformedRequest, "the id is that of a request which is still under way");
@@ -388,16 +339,28 @@ async fn listen(
     let _ = out.send(body.unwrap_or_default()).await;
 }
 
-/// The way back to an agent on a pipe.
+/// The way back to an agent on a pipe, for one line of it.
 struct StdioDownstream {
+    service: Service,
+    conversation: Arc<str>,
     out: mpsc::Sender<Bytes>,
     cancel: CancellationToken,
 }
 
 impl StdioDownstream {
-    /// A message of 2026-07-28 has no headers on a pipe, and its sender is asked nothing.
-    fn side(&self, revision: Revision) -> Side<'_> {
-        if revision.is_modern() { Side::Modern(None) } else { Side::Handshake(self) }
+    fn turn<'t>(&'t self, gateway: &'t Gateway, caller: &'t Caller, revision: Revision, text: &'t [u8]) -> Turn<'t> {
+        Turn {
+            service: &self.service,
+            gateway,
+            caller,
+            revision,
+            conversation: Some(&self.conversation),
+            text,
+            // A message of 2026-07-28 has no headers on a pipe, and its sender is asked nothing.
+            side: if revision.is_modern() { Side::Modern(None) } else { Side::Handshake(self) },
+            downstream: self,
+            cancel: &self.cancel,
+        }
     }
 }
 
