@@ -239,7 +239,7 @@ impl Log {
         let entry = match durability {
             Durability::Sync => entry,
             Durability::Write if core.is_busy() => {
-                let ack = Ack::new(core, core.join(entry)?);
+                let ack = Ack::new(core, core.join(entry, durability)?);
                 // Whoever else is ready on this thread joins too, and the first to come back writes for all of them.
                 tokio::task::yield_now().await;
                 if !ack.is_told() {
@@ -252,7 +252,9 @@ impl Log {
                 Err(entry) => entry,
             },
         };
-        let ack = Ack::new(core, core.enqueue(entry, durability)?);
+        let ack = Ack::new(core, core.join(entry, durability)?);
+        // The holder may have let go between the first try and the push: then nobody else would look.
+        core.drain_pressing();
         ack.wait(deadline).await.map(|seq| Position { seq })
     }
 

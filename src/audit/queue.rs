@@ -108,22 +108,8 @@ impl Queue {
 }
 
 impl Core {
-    /// Puts a record in the queue for a caller that wants it written, and will see to that itself a moment later.
-    pub(super) fn join(&self, entry: Entry) -> Result<(u64, oneshot::Receiver<Told>), AppendError> {
-        let (tell, told) = oneshot::channel();
-        let mut queue = self.queue();
-        if queue.gate.is_closed() {
-            return Err(self.turn_away(&mut queue, entry, AppendError::Closed));
-        }
-        let ticket = queue.next_ticket;
-        queue.next_ticket += 1;
-        queue.items.push(Item { entry, teller: Teller::Waiter(Waiter { ticket, durability: Durability::Write, tell }) });
-        queue.pressing += 1;
-        Ok((ticket, told))
-    }
-
-    /// Puts a record in the queue for a caller that waits, and sees to it that somebody will write it.
-    pub(super) fn enqueue(&self, entry: Entry, durability: Durability) -> Result<(u64, oneshot::Receiver<Told>), AppendError> {
+    /// Puts a record in the queue for a caller that waits, and will see to it a moment later that it is written.
+    pub(super) fn join(&self, entry: Entry, durability: Durability) -> Result<(u64, oneshot::Receiver<Told>), AppendError> {
         let (tell, told) = oneshot::channel();
         let mut queue = self.queue();
         if queue.gate.is_closed() {
@@ -139,9 +125,6 @@ impl Core {
                 self.ring(&mut queue);
             }
         }
-        drop(queue);
-        // The holder may have let go between the first try and the push: then nobody else would look.
-        self.drain_pressing();
         Ok((ticket, told))
     }
 
