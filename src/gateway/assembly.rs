@@ -28,8 +28,6 @@ use crate::config::{Config, Fault};
 use crate::identity::Identity;
 use crate::limit::{Limits, Time};
 use crate::mcp::json;
-use crate::mcp::messages::Offers;
-use crate::mcp::revision::Revision;
 use crate::policy::{Names, Options as PolicyOptions, Policy, TargetFacts, Warning};
 use crate::schema::Schemas;
 use crate::seal::{self, Seal};
@@ -406,13 +404,17 @@ fn read<'t>(tools: impl Iterator<Item = &'t bytes::Bytes>) -> Listing {
 
 /// Everything that a server has listed, as the catalog has it.
 pub fn heard(listing: crate::upstream::Listing) -> Listing {
-    let node = listing.capabilities.as_deref().and_then(|text| json::parse(text, json::Limits::default()).ok());
-    let offers = node.map(|node| Offers::of(&node, listing.version == Revision::V2024_11_05)).unwrap_or_default();
     let items = |listed: Vec<crate::upstream::Definition>| {
         listed.into_iter().map(|item| Item { own: item.name.into(), json: item.json }).collect::<Vec<_>>()
     };
     let tools = read(listing.tools.iter().map(|tool| &tool.json));
-    Listing { prompts: items(listing.prompts), resources: items(listing.resources), templates: items(listing.templates), offers, ..tools }
+    Listing {
+        prompts: items(listing.prompts),
+        resources: items(listing.resources),
+        templates: items(listing.templates),
+        offers: listing.offers,
+        ..tools
+    }
 }
 
 /// Tells whether an upstream is still reached in the same way.

@@ -133,7 +133,8 @@ impl Offers {
 
     /// Of a server's `capabilities`. Completion had no capability in 2024-11-05: what completes then is the server's to say.
     pub fn of(capabilities: &Node<'_>, has_completions: bool) -> Self {
-        let has = |key| capabilities.get(key).is_some_and(Node::is_object);
+        // An object; but what says `true` means it too.
+        let has = |key| capabilities.get(key).is_some_and(|node| node.is_object() || node.as_bool() == Some(true));
         let subscribe = capabilities.pointer("/resources/subscribe").and_then(Node::as_bool) == Some(true);
         Self {
             tools: has("tools"),
@@ -308,6 +309,13 @@ mod tests {
     fn read<T>(method: Method, params: &str, look: impl FnOnce(Result<Request<'_, '_>, Error>) -> T) -> T {
         let document = json::parse(params.as_bytes(), json::Limits::default()).unwrap();
         look(Request::read(method, Some(&document), params.as_bytes()))
+    }
+
+    #[test]
+    fn a_capability_is_an_object_or_a_plain_yes() {
+        let text = br#"{"tools":true,"prompts":{},"resources":{"subscribe":true},"completions":false,"logging":null}"#;
+        let offers = Offers::of(&json::parse(text, json::Limits::default()).unwrap(), false);
+        assert_eq!(offers, Offers { completions: false, logging: false, ..Offers::ALL });
     }
 
     fn refused(method: Method, params: &str) -> (Code, i32) {

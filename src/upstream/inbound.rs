@@ -7,10 +7,10 @@
 use bytes::Bytes;
 
 use super::request::Outcome;
-use super::shared::Offers;
 use crate::mcp::json::{self, Node, Value};
 use crate::mcp::jsonrpc::{self, Id, Message};
 use crate::mcp::log_level::LogLevel;
+use crate::mcp::messages::Offers;
 use crate::mcp::revision::{Era, Revision};
 
 /// Messages in one array (2025-03-26); more are refused.
@@ -173,8 +173,30 @@ pub(super) struct Greeting {
     pub(super) version: Revision,
     pub(super) server_info: Option<Bytes>,
     pub(super) instructions: Option<String>,
-    pub(super) capabilities: Option<Bytes>,
     pub(super) offers: Offers,
+    pub(super) tells: Tells,
+}
+
+/// The changes that a server tells of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tells {
+    pub(super) tools: bool,
+    pub(super) prompts: bool,
+    pub(super) resources: bool,
+    /// Single resources, to whoever subscribes to them.
+    pub(super) watched: bool,
+}
+
+impl Tells {
+    fn of(capabilities: &Node<'_>, offers: Offers) -> Self {
+        let says = |pointer| capabilities.pointer(pointer).and_then(Node::as_bool) == Some(true);
+        Self {
+            tools: says("/tools/listChanged"),
+            prompts: says("/prompts/listChanged"),
+            resources: says("/resources/listChanged"),
+            watched: offers.subscribe,
+        }
+    }
 }
 
 /// Reads the result at `span` of `body` as a greeting. The versions are those of a `DiscoverResult`.
@@ -191,29 +213,16 @@ pub(super) fn greeting(body: &Bytes, span: std::ops::Range<usize>, era: Era) -> 
             (version, node.get("serverInfo"))
         }
     };
+    let capabilities = node.get("capabilities");
+    // Completion had no capability in 2024-11-05.
+    let offers = capabilities.map(|node| Offers::of(node, version == Revision::V2024_11_05)).unwrap_or_default();
     Ok(Greeting {
         version,
         server_info: info.map(raw),
         instructions: node.get("instructions").and_then(Node::as_str).map(str::to_owned),
-        capabilities: node.get("capabilities").map(raw),
-        offers: node.get("capabilities").map_or_else(Offers::default, offers),
+        offers,
+        tells: capabilities.map(|node| Tells::of(node, offers)).unwrap_or_default(),
     })
-}
-
-fn offers(capabilities: &Node<'_>) -> Offers {
-    let has = |name| capabilities.get(name).is_some();
-    let says = |name, what| capabilities.get(name).and_then(|node| node.get(what)).and_then(Node::as_bool) == Some(true);
-    Offers {
-        tools: has("tools"),
-        prompts: has("prompts"),
-        resources: has("resources"),
-        subscribe: says("resources", "subscribe"),
-        completions: has("completions"),
-        logging: has("logging"),
-        tools_changed: says("tools", "listChanged"),
-        prompts_changed: says("prompts", "listChanged"),
-        resources_changed: says("resources", "listChanged"),
-    }
 }
 
 /// Why a result is no greeting.

@@ -16,11 +16,11 @@ use super::backoff::Backoff;
 use super::headers;
 use super::http::Once;
 use super::http_link::HttpLink;
-use super::inbound::{self, Greeting};
+use super::inbound::{self, Greeting, Tells};
 use super::link::Link;
 use super::request::{Exchange, Part, Sent};
 use super::session::Place;
-use super::shared::{Offers, Shared};
+use super::shared::Shared;
 use super::stdio::StdioLink;
 use super::watch::Uris;
 use super::wire;
@@ -34,18 +34,18 @@ const ACKNOWLEDGED: Duration = Duration::from_secs(5);
 
 /// Has the server tell of changes until the link is gone.
 pub(super) fn listen(shared: &Arc<Shared>, link: &Link, greeting: &Greeting) {
-    let (offers, version) = (greeting.offers, greeting.version);
-    if !offers.tells_changes() && !offers.subscribe {
+    let (tells, version) = (greeting.tells, greeting.version);
+    if tells == Tells::default() {
         return;
     }
     let (shared, link, tasks) = (Arc::clone(shared), link.clone(), shared.tasks.clone());
     tasks.spawn(async move {
         let listening = async {
             match (&link, version.era()) {
-                (Link::Http(link), _) => streams(link, version, offers).await,
-                (Link::Stdio(link), Era::Modern) => requests(&shared, link, offers).await,
+                (Link::Http(link), _) => streams(link, version, tells).await,
+                (Link::Stdio(link), Era::Modern) => requests(&shared, link, tells).await,
                 // What these tell comes unasked, but for what is watched.
-                (Link::Stdio(_), Era::Legacy) | (Link::OldSse(_), _) if offers.subscribe => match subscribe(&shared, &link).await {},
+                (Link::Stdio(_), Era::Legacy) | (Link::OldSse(_), _) if tells.watched => match subscribe(&shared, &link).await {},
                 (Link::Stdio(_), Era::Legacy) | (Link::OldSse(_), _) => {}
             }
         };
@@ -54,18 +54,18 @@ pub(super) fn listen(shared: &Arc<Shared>, link: &Link, greeting: &Greeting) {
 }
 
 /// What a modern server is asked to tell of; `None` where there is nothing.
-fn filter(offers: Offers, uris: &Uris) -> Option<Vec<u8>> {
+fn filter(tells: Tells, uris: &Uris) -> Option<Vec<u8>> {
     let lists = [
-        (offers.tools_changed, r#""toolsListChanged":true"#),
-        (offers.prompts_changed, r#""promptsListChanged":true"#),
-        (offers.resources_changed, r#""resourcesListChanged":true"#),
+        (tells.tools, r#""toolsListChanged":true"#),
+        (tells.prompts, r#""promptsListChanged":true"#),
+        (tells.resources, r#""resourcesListChanged":true"#),
     ];
     let mut out = Vec::new();
     for (_, member) in lists.into_iter().filter(|(offered, _)| *offered) {
         out.push(if out.is_empty() { b'{' } else { b',' });
         out.extend_from_slice(member.as_bytes());
     }
-    if offers.subscribe && !uris.is_empty() {
+    if tells.watched && !uris.is_empty() {
         out.push(if out.is_empty() { b'{' } else { b',' });
         out.extend_from_slice(br#""resourceSubscriptions":"#);
         for (at, uri) in uris.iter().enumerate() {
@@ -79,10 +79,10 @@ fn filter(offers: Offers, uris: &Uris) -> Option<Vec<u8>> {
 }
 
 /// Keeps a modern server on pipes listening to what is watched.
-async fn requests(shared: &Shared, link: &StdioLink, offers: Offers) {
+async fn requests(shared: &Shared, link: &StdioLink, tells: Tells) {
     let (mut backoff, mut held) = (Backoff::new(AGAIN.0, AGAIN.1), Uris::new());
     loop {
-        link.listen(filter(offers, &held).as_deref());
+        link.listen(filter(tells, &held).as_deref());
         tokio::select! {
             wanted = shared.watched.other_than(&held) => held = wanted,
             () = link.unheard.notified() => {
@@ -110,12 +110,12 @@ async fn subscribe(shared: &Shared, link: &Link) -> Infallible {
     }
 }
 
-async fn streams(link: &Arc<HttpLink>, version: Revision, offers: Offers) {
+async fn streams(link: &Arc<HttpLink>, version: Revision, tells: Tells) {
     let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
     loop {
         let asked = match version.era() {
-            Era::Modern => modern(link, offers).await,
-            Era::Legacy => legacy(link, version, offers).await,
+            Era::Modern => modern(link, tells).await,
+            Era::Legacy => legacy(link, version, tells).await,
         };
         let Some(asked) = asked else { return };
         sleep(backoff.step().max(asked.min(AGAIN.1))).await;
@@ -137,10 +137,10 @@ enum Asked {
 
 /// Listens until a stream ends: how long the server wants us to wait; `None` when it offers none. When other resources are
 /// watched, a new stream is asked for, and takes the old one's place.
-async fn modern(link: &Arc<HttpLink>, offers: Offers) -> Option<Duration> {
+async fn modern(link: &Arc<HttpLink>, tells: Tells) -> Option<Duration> {
     let watched = &link.shared.watched;
     let mut held = watched.wanted().0;
-    let mut asked = subscription(link, offers, &held).await;
+    let mut asked = subscription(link, tells, &held).await;
     loop {
         let mut stream = match asked {
             Asked::Stream(events) => Some(events),
@@ -150,7 +150,7 @@ async fn modern(link: &Arc<HttpLink>, offers: Offers) -> Option<Duration> {
         };
         let next = async {
             let wanted = watched.other_than(&held).await;
-            (subscription(link, offers, &wanted).await, wanted)
+            (subscription(link, tells, &wanted).await, wanted)
         };
         (asked, held) = tokio::select! {
             ended = read(link, stream.as_mut(), Revision::NEWEST, None) => return Some(ended),
@@ -160,8 +160,8 @@ async fn modern(link: &Arc<HttpLink>, offers: Offers) -> Option<Duration> {
 }
 
 /// A stream of what is watched, once the server has said that it listens.
-async fn subscription(link: &Arc<HttpLink>, offers: Offers, uris: &Uris) -> Asked {
-    let Some(filter) = filter(offers, uris) else { return Asked::Nothing };
+async fn subscription(link: &Arc<HttpLink>, tells: Tells, uris: &Uris) -> Asked {
+    let Some(filter) = filter(tells, uris) else { return Asked::Nothing };
     let (sent, members) = (Sent::default(), [("notifications", Part::Raw(&filter))]);
     let exchange = Exchange::own(Era::Modern, "subscriptions/listen", &members, &sent);
     let Ok(headers) = headers::modern(link.client.headers(), &exchange) else { return Asked::Never };
@@ -175,7 +175,7 @@ async fn subscription(link: &Arc<HttpLink>, offers: Offers, uris: &Uris) -> Aske
 }
 
 /// Reads the stream of our own session until it ends, and meanwhile subscribes to what is watched.
-async fn legacy(link: &Arc<HttpLink>, version: Revision, offers: Offers) -> Option<Duration> {
+async fn legacy(link: &Arc<HttpLink>, version: Revision, tells: Tells) -> Option<Duration> {
     let place = link.own_place().await.ok()?;
     let headers = headers::legacy_stream(link.client.headers(), place.get()?);
     let mut events = match ask(link, Method::GET, headers, Once::default(), true).await {
@@ -186,7 +186,7 @@ async fn legacy(link: &Arc<HttpLink>, version: Revision, offers: Offers) -> Opti
     let whole = Link::Http(Arc::clone(link));
     tokio::select! {
         ended = read(link, Some(&mut events), version, Some(&place)) => Some(ended),
-        never = subscribe(&link.shared, &whole), if offers.subscribe => match never {},
+        never = subscribe(&link.shared, &whole), if tells.watched => match never {},
     }
 }
 
@@ -217,17 +217,14 @@ mod tests {
 
     #[test]
     fn a_server_is_asked_only_for_what_it_offers() {
-        let text = |offers, uris: &[&str]| {
+        let text = |tells, uris: &[&str]| {
             let uris = uris.iter().map(|uri| Arc::from(*uri)).collect();
-            filter(offers, &uris).map(|filter| String::from_utf8(filter).unwrap())
+            filter(tells, &uris).map(|filter| String::from_utf8(filter).unwrap())
         };
-        let (none, all) = (
-            Offers::default(),
-            Offers { tools_changed: true, prompts_changed: true, resources_changed: true, subscribe: true, ..Offers::default() },
-        );
+        let (none, all) = (Tells::default(), Tells { tools: true, prompts: true, resources: true, watched: true });
         assert_eq!(text(none, &["a:b"]), None);
-        assert_eq!(text(Offers { subscribe: true, ..none }, &[]), None);
-        assert_eq!(text(Offers { prompts_changed: true, ..none }, &["a:b"]).as_deref(), Some(r#"{"promptsListChanged":true}"#));
+        assert_eq!(text(Tells { watched: true, ..none }, &[]), None);
+        assert_eq!(text(Tells { prompts: true, ..none }, &["a:b"]).as_deref(), Some(r#"{"promptsListChanged":true}"#));
         let whole =
             r#"{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":["a:b","a:c\""]}"#;
         assert_eq!(text(all, &["a:b", "a:c\""]).as_deref(), Some(whole));

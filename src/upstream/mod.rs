@@ -22,6 +22,7 @@ use crate::catalog::transport::{Command, Endpoint, Transport};
 use crate::error::{Code, Effect, Error};
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::log_level::LogLevel;
+use crate::mcp::messages::Offers;
 
 mod answer;
 mod asking;
@@ -61,7 +62,7 @@ pub use elicit::input_request;
 pub use era::Dialect;
 pub use park::lost;
 pub use request::{Forwarded, Notice, Outcome, Part, Reply, Request, Resume, Sent};
-pub use shared::{Definition, Event, Listing, Offers, Report};
+pub use shared::{Definition, Event, Listing, Report};
 
 pub use watch::Watch;
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Uri};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::answer::{self, Events, Fault, Kind};
@@ -21,8 +21,8 @@ use super::asking::{self, Question};
 use super::http::{Client, Once};
 use super::http_link::chain;
 use super::inbound::{self, Inbound};
-use super::pending::{Answer, Owner, Pending, Waiter};
-use super::request::{Exchange, Notice, Part, Reply, Sent};
+use super::pending::{Answer, Owner, Pending};
+use super::request::{Exchange, Part, Reply, Sent};
 use super::salvage;
 use super::shared::Shared;
 use super::wire;
@@ -165,21 +165,9 @@ impl OldSseLink {
     }
 
     fn enlist(self: &Arc<Self>, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<Answer>) -> Option<Call> {
-        let waiter = Waiter {
-            answer,
-            notices: exchange.notices.cloned(),
-            log_level: exchange.log_level,
-            asker: exchange.asker.cloned(),
-            tag: exchange.tag,
-        };
         // A handshake must not be cancelled (2025-11-25, cancellation).
         let cancels = exchange.method != "initialize";
-        self.pending.add(id, exchange.session_key, waiter).then(|| Call {
-            link: Arc::clone(self),
-            id,
-            sent: exchange.sent.clone(),
-            cancels,
-        })
+        self.pending.enlist(id, exchange, answer).then(|| Call { link: Arc::clone(self), id, sent: exchange.sent.clone(), cancels })
     }
 
     async fn read(self: Arc<Self>, mut events: Events) {
@@ -204,7 +192,7 @@ impl OldSseLink {
         let read = inbound::read(data, self.version.get().copied(), |message| self.message(data, message));
         if let Err(fault) = read {
             match salvage::answered(data) {
-                Some(id) => self.answer(id, Err(fault)),
+                Some(id) => self.pending.answer(&self.shared, id, Err(fault)),
                 None => {
                     tracing::debug!(upstream = %self.shared.id, fault = %fault.0, "an event of the tool server is not MCP and was left out")
                 }
@@ -214,9 +202,9 @@ impl OldSseLink {
 
     fn message(self: &Arc<Self>, data: &Bytes, message: Inbound) {
         match message {
-            Inbound::Answer { id: Some(id), outcome } => self.answer(id, Ok((data.clone(), outcome))),
-            Inbound::Progress { id, params } => tell(self.pending.notices(id), Notice::Progress(params)),
-            Inbound::Log { level, params } => tell(self.pending.only_log(level), Notice::Log(params)),
+            Inbound::Answer { id: Some(id), outcome } => self.pending.answer(&self.shared, id, Ok((data.clone(), outcome))),
+            Inbound::Progress { id, params } => self.pending.progress(id, params),
+            Inbound::Log { level, params } => self.pending.log(level, params),
             Inbound::ListChanged => self.shared.changed.notify_one(),
             Inbound::Updated(uri) => self.shared.watched.updated(&uri),
             Inbound::Asked { id, method, params } => {
@@ -227,18 +215,6 @@ impl OldSseLink {
                 }
             }
             Inbound::Answer { id: None, .. } | Inbound::Cancelled(_) | Inbound::Other => {}
-        }
-    }
-
-    fn answer(&self, id: u64, answer: Answer) {
-        match self.pending.take(id) {
-            Owner::Waiting(call) => {
-                if call.answer.send(answer).is_err() {
-                    self.shared.late(call.tag);
-                }
-            }
-            Owner::Ended(tag) => self.shared.late(tag),
-            Owner::Nobody => tracing::debug!(upstream = %self.shared.id, id, "the tool server answered a request that it was never sent"),
         }
     }
 
@@ -254,12 +230,6 @@ impl OldSseLink {
             drop(room);
         };
         self.shared.tasks.spawn_on(post, &runtime);
-    }
-}
-
-fn tell(notices: Option<mpsc::Sender<Notice>>, notice: Notice) {
-    if let Some(notices) = notices {
-        let _ = notices.try_send(notice);
     }
 }
 

@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::asking::Asker;
 use super::inbound::NotMcp;
-use super::request::{Notice, Outcome, is_wanted};
+use super::request::{Exchange, Notice, Outcome, is_wanted};
+use super::shared::Shared;
 use crate::mcp::log_level::LogLevel;
 
 /// Ended calls that are remembered, so that a late answer is told from an invented one.
@@ -22,12 +23,12 @@ pub(super) type Answer = Result<(Bytes, Outcome), NotMcp>;
 /// A call that waits.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    pub(super) answer: oneshot::Sender<Answer>,
-    pub(super) notices: Option<mpsc::Sender<Notice>>,
+    answer: oneshot::Sender<Answer>,
+    notices: Option<mpsc::Sender<Notice>>,
     /// The least severe log message wanted; none where absent.
-    pub(super) log_level: Option<LogLevel>,
-    pub(super) asker: Option<Arc<Asker>>,
-    pub(super) tag: Option<u128>,
+    log_level: Option<LogLevel>,
+    asker: Option<Arc<Asker>>,
+    tag: Option<u128>,
 }
 
 /// Whose an answer is.
@@ -56,8 +57,14 @@ struct Inner {
 }
 
 impl Pending {
-    /// Waits for the answer to `id` of a call of `agent`, which is empty for our own; false when the link is gone.
-    pub(super) fn add(&self, id: u64, agent: &str, waiter: Waiter) -> bool {
+    /// Has the exchange wait for the answer to `id`; false when the link is gone.
+    pub(super) fn enlist(&self, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<Answer>) -> bool {
+        let (notices, asker) = (exchange.notices.cloned(), exchange.asker.cloned());
+        self.add(id, exchange.session_key, Waiter { answer, notices, log_level: exchange.log_level, asker, tag: exchange.tag })
+    }
+
+    /// `agent` is empty for a request of our own.
+    fn add(&self, id: u64, agent: &str, waiter: Waiter) -> bool {
         let mut inner = self.inner();
         if !inner.closed {
             inner.meet(agent);
@@ -77,14 +84,37 @@ impl Pending {
         ended.map_or(Owner::Nobody, |(_, tag)| Owner::Ended(*tag))
     }
 
-    /// Where the progress of `id` goes.
-    pub(super) fn notices(&self, id: u64) -> Option<mpsc::Sender<Notice>> {
-        self.inner().calls.get(&id)?.notices.clone()
+    /// Hands an answer to the call that waits for it, and reports one that none waits for.
+    pub(super) fn answer(&self, shared: &Shared, id: u64, answer: Answer) {
+        match self.take(id) {
+            Owner::Waiting(call) => {
+                if call.answer.send(answer).is_err() {
+                    shared.late(call.tag);
+                }
+            }
+            Owner::Ended(tag) => shared.late(tag),
+            Owner::Nobody => tracing::debug!(upstream = %shared.id, id, "the tool server answered a request that it was never sent"),
+        }
+    }
+
+    /// Passes on the progress of `id`, where somebody wants to know. A call that does not keep up misses some.
+    pub(super) fn progress(&self, id: u64, params: Bytes) {
+        let notices = self.inner().calls.get(&id).and_then(|call| call.notices.clone());
+        if let Some(notices) = notices {
+            let _ = notices.try_send(Notice::Progress(params));
+        }
+    }
+
+    /// Passes on a log message that names no call.
+    pub(super) fn log(&self, level: Option<LogLevel>, params: Bytes) {
+        if let Some(notices) = self.only_log(level) {
+            let _ = notices.try_send(Notice::Log(params));
+        }
     }
 
     /// Where a log message goes that names no call: to one call alone, where no other agent has ever called. A call that has
     /// ended may still be worked on, and what it logs is not for somebody else.
-    pub(super) fn only_log(&self, level: Option<LogLevel>) -> Option<mpsc::Sender<Notice>> {
+    fn only_log(&self, level: Option<LogLevel>) -> Option<mpsc::Sender<Notice>> {
         let inner = self.inner();
         if inner.has_several {
             return None;

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::era::Dialect;
 use super::watch::Watched;
 use crate::mcp::capabilities::Capabilities;
+use crate::mcp::messages::Offers;
 use crate::mcp::revision::Revision;
 
 /// An event and where it happened.
@@ -78,40 +79,8 @@ pub struct Listing {
     pub server_info: Option<Bytes>,
     /// How the server wants to be used. Words of a stranger: not for a model unread.
     pub instructions: Option<String>,
-    /// The server's capabilities, as JSON text.
-    pub capabilities: Option<Bytes>,
-    /// What of them concerns a gateway.
+    /// What the server can do.
     pub offers: Offers,
-}
-
-/// What a server says that it can do, as far as it concerns a gateway.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offers {
-    /// It has tools.
-    pub tools: bool,
-    /// It has prompts.
-    pub prompts: bool,
-    /// It has resources.
-    pub resources: bool,
-    /// It tells when a resource changes, to whoever subscribes to it.
-    pub subscribe: bool,
-    /// It completes arguments.
-    pub completions: bool,
-    /// It sends log messages.
-    pub logging: bool,
-    /// It tells when its tools change.
-    pub tools_changed: bool,
-    /// It tells when its prompts change.
-    pub prompts_changed: bool,
-    /// It tells when its resources change.
-    pub resources_changed: bool,
-}
-
-impl Offers {
-    /// Whether it tells when any of its lists changes.
-    pub(super) fn tells_changes(self) -> bool {
-        self.tools_changed || self.prompts_changed || self.resources_changed
-    }
 }
 
 /// One tool, prompt, resource or template as the server defines it.

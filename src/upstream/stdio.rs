@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::asking::{self, Question};
 use super::child::{self, Process};
 use super::inbound::{self, Inbound};
-use super::pending::{Answer, Owner, Pending, Waiter};
-use super::request::{Exchange, Notice, Part, Reply, Sent};
+use super::pending::{Answer, Owner, Pending};
+use super::request::{Exchange, Part, Reply, Sent};
 use super::salvage;
 use super::shared::Shared;
 use super::wire;
@@ -212,9 +212,7 @@ impl StdioLink {
     }
 
     fn enlist<'l>(&'l self, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<Answer>) -> Option<Call<'l>> {
-        let (notices, asker) = (exchange.notices.cloned(), exchange.asker.cloned());
-        let waiter = Waiter { answer, notices, log_level: exchange.log_level, asker, tag: exchange.tag };
-        if !self.pending.add(id, exchange.session_key, waiter) {
+        if !self.pending.enlist(id, exchange, answer) {
             return None;
         }
         // A handshake must not be cancelled (2025-11-25, cancellation).
@@ -294,8 +292,8 @@ impl StdioLink {
     fn message(&self, line: &Bytes, message: Inbound) {
         match message {
             Inbound::Answer { id: Some(id), outcome } => self.answer(id, Ok((line.clone(), outcome))),
-            Inbound::Progress { id, params } => tell(self.pending.notices(id), Notice::Progress(params)),
-            Inbound::Log { level, params } => tell(self.pending.only_log(level), Notice::Log(params)),
+            Inbound::Progress { id, params } => self.pending.progress(id, params),
+            Inbound::Log { level, params } => self.pending.log(level, params),
             Inbound::ListChanged => self.shared.changed.notify_one(),
             Inbound::Updated(uri) => self.shared.watched.updated(&uri),
             Inbound::Cancelled(id) => {
@@ -314,17 +312,8 @@ impl StdioLink {
     }
 
     fn answer(&self, id: u64, answer: Answer) {
-        if self.unheard(id) {
-            return;
-        }
-        match self.pending.take(id) {
-            Owner::Waiting(call) => {
-                if call.answer.send(answer).is_err() {
-                    self.shared.late(call.tag);
-                }
-            }
-            Owner::Ended(tag) => self.shared.late(tag),
-            Owner::Nobody => tracing::debug!(upstream = %self.shared.id, id, "the tool server answered a request that it was never sent"),
+        if !self.unheard(id) {
+            self.pending.answer(&self.shared, id, answer);
         }
     }
 
@@ -339,12 +328,6 @@ impl StdioLink {
             () = self.gone.cancelled() => self.lose(Gone::Ended("the process was stopped".to_owned())),
         }
         process.end(&self.shared.hurry).await;
-    }
-}
-
-fn tell(notices: Option<mpsc::Sender<Notice>>, notice: Notice) {
-    if let Some(notices) = notices {
-        let _ = notices.try_send(notice);
     }
 }
 

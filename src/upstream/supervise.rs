@@ -133,7 +133,6 @@ async fn list(core: &Core, link: &Link, (greeting, dialect): (&Greeting, Dialect
         dialect,
         server_info: greeting.server_info.clone(),
         instructions: greeting.instructions.clone(),
-        capabilities: greeting.capabilities.clone(),
         offers: greeting.offers,
     };
     let (compared, done) = oneshot::channel();

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use doorward::upstream::{Definition, Event, Listing, Offers};
+use doorward::mcp::messages::Offers;
+use doorward::upstream::{Definition, Event, Listing};
 use serde_json::{Value, json};
 
 use crate::http_server::{Answer, Asked, End, Server};
@@ -51,17 +52,7 @@ async fn every_list_that_a_server_offers_is_taken() {
     let listing = fixture.listing().await;
     assert_eq!(all(&listing), [vec!["t"], vec!["p", "q"], vec!["file:///a"], vec!["file:///{path}"]]);
     assert_eq!(listing.prompts[0].json, r#"{"name":"p","x":1.0}"#);
-    let offers = Offers {
-        tools: true,
-        prompts: true,
-        resources: true,
-        subscribe: true,
-        completions: true,
-        logging: true,
-        prompts_changed: true,
-        ..Offers::default()
-    };
-    assert_eq!((listing.offers, fixture.upstream.offers()), (offers, Some(offers)));
+    assert_eq!((listing.offers, fixture.upstream.offers()), (Offers::ALL, Some(Offers::ALL)));
 }
 
 #[tokio::test]
