@@ -355,7 +355,8 @@ impl Audit {
     pub fn note_upstream(&self, sort: &'static str, record: &Record<'_>) {
         let upstream = record.upstream.as_deref().unwrap_or_default();
         let call = record.call_id.as_deref().unwrap_or_default();
-        let verdict = self.floods.load().note(self.clock.unix_nanos(), upstream, Code::UpstreamProtocolError, sort, call);
+        let (now, count) = (self.clock.unix_nanos(), record.count.unwrap_or(1));
+        let verdict = self.floods.load().note_many(now, upstream, (Code::UpstreamProtocolError, sort), call, count);
         if verdict == Verdict::Record {
             self.note(record);
         }
@@ -398,7 +399,7 @@ impl Audit {
             code: flood.code.map(|code| code.facts().code.into()),
             count: Some(flood.count),
             window_us: u64::try_from((flood.to_unix_nanos - flood.from_unix_nanos) / 1_000).ok(),
-            note: Some(format!("first counted invocation {}", flood.first).into()),
+            note: (!flood.first.is_empty()).then(|| format!("first counted invocation {}", flood.first).into()),
             ..Record::default()
         });
     }

@@ -304,6 +304,14 @@ impl Assembly {
                 let late = Record { call_id: Some(call_id.into()), upstream, note, ..Record::new(Kind::Late) };
                 self.shared.audit.note_upstream("late answers", &late);
             }
+            Event::Unasked { answers } => {
+                let count = answers.take();
+                if count > 0 {
+                    let note = Some("the server answered a request that it was never sent, or long ago".into());
+                    let lie = Record { upstream: Some(upstream.into()), count: Some(count), note, ..Record::new(Kind::Late) };
+                    self.shared.audit.note_upstream("answers nobody asked for", &lie);
+                }
+            }
             Event::Updated { uri } => self.tell(Change::Updated { upstream: Arc::clone(&report.upstream), uri: uri.into() }),
             Event::Refused { method, call } => {
                 let note = Some(format!("the server asked `{method}`, which this gateway did not offer").into());

@@ -72,6 +72,11 @@ impl Coalescer {
 
     /// Takes note of a refusal. `reason` is kept of the first that is only counted.
     pub fn note(&self, unix_nanos: i64, agent: &str, code: Code, target: &str, reason: &str) -> Verdict {
+        self.note_many(unix_nanos, agent, (code, target), reason, 1)
+    }
+
+    /// Takes note of several that were counted before; the record of them, if it is to be written, says how many.
+    pub fn note_many(&self, unix_nanos: i64, agent: &str, (code, target): (Code, &str), reason: &str, count: u64) -> Verdict {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let whole = self.hasher.hash_one((agent, code, target));
         let (room, more) = (state.windows.len() < self.max_keys, state.windows.len() < 2 * self.max_keys);
@@ -102,7 +107,7 @@ impl Coalescer {
             to_unix_nanos: unix_nanos,
             count: 0,
         });
-        counted.count += 1;
+        counted.count = counted.count.saturating_add(count);
         counted.to_unix_nanos = counted.to_unix_nanos.max(unix_nanos);
         Verdict::Count
     }

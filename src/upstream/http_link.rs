@@ -296,6 +296,9 @@ impl HttpLink {
                 // A stream that belongs to no call tells nothing of who should be asked.
                 self.asked(Question { id, method, params: params.unwrap_or_default(), place: place.cloned() }, None, None);
             }
+            // The answer to another request of ours may stand on a stream that was taken up again.
+            Inbound::Answer { id: Some(id), .. } if id != 0 && id < self.next_id.load(Ordering::Relaxed) => {}
+            Inbound::Answer { id: Some(_), .. } | Inbound::Answer { outcome: Outcome::Result(_), .. } => self.shared.unasked(),
             Inbound::Answer { .. } | Inbound::Progress { .. } | Inbound::Log { .. } | Inbound::Cancelled(_) | Inbound::Other => {}
         }
     }

@@ -62,7 +62,7 @@ pub use elicit::input_request;
 pub use era::Dialect;
 pub use park::lost;
 pub use request::{Forwarded, Notice, Outcome, Part, Reply, Request, Resume, Sent};
-pub use shared::{Definition, Event, Listing, Report};
+pub use shared::{Definition, Event, Listing, Report, Tally};
 
 pub use watch::Watch;
 

@@ -22,7 +22,7 @@ use super::http::{Client, Once};
 use super::http_link::chain;
 use super::inbound::{self, Inbound};
 use super::pending::{Answer, Owner, Pending};
-use super::request::{Exchange, Part, Reply, Sent};
+use super::request::{Exchange, Outcome, Part, Reply, Sent};
 use super::salvage;
 use super::shared::Shared;
 use super::wire;
@@ -137,6 +137,7 @@ impl OldSseLink {
     pub(super) fn set_level(self: &Arc<Self>, level: LogLevel) {
         let (sent, members) = (Sent::default(), [("level", Part::Text(level.as_str()))]);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.pending.disregard(id);
         self.notify(wire::request(&Exchange::own(Era::Legacy, "logging/setLevel", &members, &sent), id));
     }
 
@@ -214,6 +215,7 @@ impl OldSseLink {
                     self.notify(answer);
                 }
             }
+            Inbound::Answer { id: None, outcome: Outcome::Result(_) } => self.shared.unasked(),
             Inbound::Answer { id: None, .. } | Inbound::Cancelled(_) | Inbound::Other => {}
         }
     }

@@ -84,6 +84,11 @@ impl Pending {
         ended.map_or(Owner::Nobody, |(_, tag)| Owner::Ended(*tag))
     }
 
+    /// Says that nobody waits for the answer to `id`, a request of our own; it may come all the same.
+    pub(super) fn disregard(&self, id: u64) {
+        self.inner().remember(id, None);
+    }
+
     /// Hands an answer to the call that waits for it, and reports one that none waits for.
     pub(super) fn answer(&self, shared: &Shared, id: u64, answer: Answer) {
         match self.take(id) {
@@ -93,7 +98,7 @@ impl Pending {
                 }
             }
             Owner::Ended(tag) => shared.late(tag),
-            Owner::Nobody => tracing::debug!(upstream = %shared.id, id, "the tool server answered a request that it was never sent"),
+            Owner::Nobody => shared.unasked(),
         }
     }
 

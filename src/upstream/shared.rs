@@ -4,6 +4,7 @@
 //! logged. `Listed` and `Lost` are waited for, by the task that has nothing else to do.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -53,11 +54,33 @@ pub enum Event {
         /// The [`super::Request::tag`] of the call that it asked for, where that is known.
         call: Option<u128>,
     },
+    /// A server answered what it was never asked.
+    Unasked {
+        /// How often, since it was last asked for.
+        answers: Arc<Tally>,
+    },
     /// A resource that we watch has changed.
     Updated {
         /// The server's own URI.
         uri: String,
     },
+}
+
+/// A number that grows while the report of it waits to be read: a server may do the same ten thousand times a second, and the
+/// reports of all upstreams wait in one channel.
+#[derive(Debug, Default)]
+pub struct Tally {
+    count: AtomicU64,
+    is_reported: AtomicBool,
+}
+
+impl Tally {
+    /// What was counted since the last time.
+    pub fn take(&self) -> u64 {
+        // In this order: what is counted in between has a report of its own, and perhaps nothing left to tell.
+        self.is_reported.store(false, Ordering::SeqCst);
+        self.count.swap(0, Ordering::SeqCst)
+    }
 }
 
 /// What a server lists and says of itself.
@@ -115,6 +138,7 @@ pub(super) struct Shared {
     pub(super) hurry: CancellationToken,
     pub(super) side: Arc<Semaphore>,
     pub(super) watched: Watched,
+    unasked: Arc<Tally>,
     events: mpsc::Sender<Report>,
 }
 
@@ -137,16 +161,19 @@ impl Shared {
             hurry: CancellationToken::new(),
             side: Arc::new(Semaphore::new(MAX_SIDE_POSTS)),
             watched: Watched::default(),
+            unasked: Arc::default(),
             events,
         }
     }
 
-    /// Reports without waiting.
-    pub(super) fn report(&self, event: Event) {
+    /// Reports without waiting; false when it could not.
+    pub(super) fn report(&self, event: Event) -> bool {
         let report = Report { upstream: Arc::clone(&self.id), event };
-        if let Err(error) = self.events.try_send(report) {
+        let sent = self.events.try_send(report);
+        if let Err(error) = &sent {
             tracing::debug!(upstream = %self.id, %error, "an event of the upstream could not be reported");
         }
+        sent.is_ok()
     }
 
     /// Reports, waiting for room; false when nobody reads any more.
@@ -157,6 +184,16 @@ impl Shared {
     pub(super) fn late(&self, tag: Option<u128>) {
         if let Some(tag) = tag {
             self.report(Event::Late { tag });
+        }
+    }
+
+    /// The server answered what it was never asked.
+    pub(super) fn unasked(&self) {
+        let answers = &self.unasked;
+        answers.count.fetch_add(1, Ordering::SeqCst);
+        if !answers.is_reported.swap(true, Ordering::SeqCst) && !self.report(Event::Unasked { answers: Arc::clone(answers) }) {
+            // The next one tries again, for both.
+            answers.is_reported.store(false, Ordering::SeqCst);
         }
     }
 

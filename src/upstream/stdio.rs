@@ -20,7 +20,7 @@ use super::asking::{self, Question};
 use super::child::{self, Process};
 use super::inbound::{self, Inbound};
 use super::pending::{Answer, Owner, Pending};
-use super::request::{Exchange, Part, Reply, Sent};
+use super::request::{Exchange, Outcome, Part, Reply, Sent};
 use super::salvage;
 use super::shared::Shared;
 use super::wire;
@@ -173,10 +173,9 @@ impl StdioLink {
     /// Tells a legacy server which log messages are wanted. Nobody waits for its answer: it reads this before the next call.
     pub(super) fn set_level(&self, level: LogLevel) {
         let (sent, members) = (Sent::default(), [("level", Part::Text(level.as_str()))]);
-        self.notify(wire::request(
-            &Exchange::own(Era::Legacy, "logging/setLevel", &members, &sent),
-            self.next_id.fetch_add(1, Ordering::Relaxed),
-        ));
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.pending.disregard(id);
+        self.notify(wire::request(&Exchange::own(Era::Legacy, "logging/setLevel", &members, &sent), id));
     }
 
     /// Asks a modern server to tell of these changes, and of those that it was asked for before no longer.
@@ -188,6 +187,7 @@ impl StdioLink {
             self.notify(wire::request(&Exchange::own(Era::Modern, "subscriptions/listen", &members, &Sent::default()), id));
         }
         if old != 0 {
+            self.pending.disregard(old);
             self.notify(wire::cancelled(old));
         }
     }
@@ -196,6 +196,8 @@ impl StdioLink {
     fn unheard(&self, id: u64) -> bool {
         let ours = self.listening.compare_exchange(id, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if ours {
+            // A server may do both.
+            self.pending.disregard(id);
             self.unheard.notify_one();
         }
         ours
@@ -307,6 +309,8 @@ impl StdioLink {
                     self.notify(answer);
                 }
             }
+            Inbound::Answer { id: None, outcome: Outcome::Result(_) } => self.shared.unasked(),
+            // An error without an id is about a message that the server could not read.
             Inbound::Answer { id: None, .. } | Inbound::Other => {}
         }
     }

@@ -1,9 +1,12 @@
 //! What tool servers do beside answering: nothing of it reaches further than it should.
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::interop_regressions::shell_server;
-use crate::support::{Site, until};
+use crate::mcp_checklist::upstreams::on_pipes;
+use crate::support::old_sse::OldServer;
+use crate::support::{Ask, Does, Site, Upstream, until};
 
 const FINE: &str = r#"echo '{"jsonrpc":"2.0","id":'$id',"result":{"content":[{"type":"text","text":"fine"}]}}'"#;
 
@@ -33,6 +36,68 @@ async fn a_flood_of_late_answers_is_recorded_by_its_number() {
     // Five in each window, and a slow machine may need several.
     assert!(single <= 25, "{single} records");
     assert!(site.of_kind("coalesced").iter().all(|record| record["target"] == "late answers"));
+}
+
+/// What a server did unasked, of this sort: its single records, and the number of all.
+fn unasked(site: &Site, words: &str) -> (usize, u64) {
+    let late: Vec<_> = site.of_kind("late").into_iter().filter(|record| record["note"].as_str().unwrap().contains(words)).collect();
+    let count = |record: &Value| record["count"].as_u64().unwrap_or(1);
+    let coalesced = site.of_kind("coalesced");
+    (late.len(), late.iter().chain(&coalesced).map(count).sum())
+}
+
+#[tokio::test]
+async fn answers_that_nobody_asked_for_are_recorded_by_their_number() {
+    let lies = r#"for n in $(seq 10000); do echo '{"jsonrpc":"2.0","id":'$((n+900000))',"result":{}}'; done"#;
+    let site = site(&format!("{lies}\n{FINE}"));
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__save", json!({})).await.code(), "ok");
+
+    let single = until("10000 answers", async || {
+        let (single, all) = unasked(&site, "never sent");
+        (all == 10_000).then_some(single)
+    })
+    .await;
+
+    assert!(single <= 25, "{single} records");
+    assert_eq!(site.of_kind("late")[0]["upstream"], "up");
+    assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_recorded_over_http_too() {
+    let (upstream, now) = (Upstream::start().await, CancellationToken::new());
+    now.cancel();
+    let lie = |id: Value| json!({ "jsonrpc": "2.0", "id": id, "result": {} });
+    upstream.does("save", Does::Tells(vec![lie(json!(987_654)), lie(json!("theirs")), lie(json!(0))], now));
+    let old = OldServer::start().await;
+    let manifest = format!("transport: {{ http: {{ url: \"{}\" }} }}\ntools:\n  echo: {{ tier: read }}\n", old.url());
+    let site = Site::of(&upstream).manifest("old", &manifest).pinned("old", &OldServer::tools());
+    let site = site.policy("p, R1, agent:demo, *, reversible, -, allow\n");
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("old__echo", json!({ "answers": 987_654 })).await.code(), "ok");
+    site.recorded("late", "upstream", "old").await;
+
+    assert_eq!(gateway.client().call("up__save", json!({})).await.code(), "ok");
+    until("three more", async || (unasked(&site, "never sent").1 == 4).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_the_gateway_asks_for_itself_is_no_lie_when_it_is_answered() {
+    for mode in ["legacy+", "modern+"] {
+        let site = on_pipes(mode, &["log", "hang_up", "twice"], "");
+        let gateway = site.serve().await;
+        let meta = json!({ "io.modelcontextprotocol/logLevel": "error" });
+        let ask = Ask::modern("tools/call", json!({ "name": "up__log", "arguments": {}, "_meta": meta }));
+        assert_eq!(gateway.client().send(&ask).await.code(), "ok", "{mode}");
+        if mode == "modern+" {
+            assert_eq!(gateway.client().call("up__hang_up", json!({})).await.code(), "ok");
+        }
+        // A second answer is read after all that came before.
+        assert_eq!(gateway.client().call("up__twice", json!({})).await.code(), "ok", "{mode}");
+        until("the second answer", async || site.of_kind("late").pop()).await;
+        assert_eq!(unasked(&site, "never sent"), (0, 0), "{mode}");
+    }
 }
 
 #[tokio::test]

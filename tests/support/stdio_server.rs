@@ -19,7 +19,7 @@ fn main() {
         let _connection = connect(&std::env::args().nth(2).unwrap_or_default());
         park();
     }
-    let mut server = Server { mode: mode.clone(), seen: Vec::new(), held: Vec::new(), changed: false, prompts: 1 };
+    let mut server = Server { mode: mode.clone(), seen: Vec::new(), held: Vec::new(), listens: Value::Null, changed: false, prompts: 1 };
     if mode == "stubborn" {
         ignore_sigterm();
     }
@@ -54,6 +54,8 @@ struct Server {
     mode: String,
     seen: Vec<String>,
     held: Vec<Value>,
+    /// Id of the request to listen.
+    listens: Value,
     changed: bool,
     /// Number of the one prompt.
     prompts: u32,
@@ -93,6 +95,7 @@ impl Server {
             "tools/call" => self.call(id, &message["params"]),
             "notifications/cancelled" => self.cancelled(&message["params"]["requestId"]),
             "subscriptions/listen" => {
+                self.listens = id.clone();
                 let uris = &message["params"]["notifications"]["resourceSubscriptions"];
                 uris.as_array().into_iter().flatten().filter_map(Value::as_str).for_each(updated);
             }
@@ -159,6 +162,12 @@ impl Server {
             }
             "progressing" => progressing(params["_meta"]["progressToken"].clone()),
             "log" => log(id, params),
+            "hang_up" => {
+                let params = json!({"requestId": self.listens});
+                say(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}));
+                result(&self.listens, &json!({"resultType": "complete"}));
+                said(id, &json!({}));
+            }
             "late_progress" => {
                 said(id, &json!({}));
                 (1..4).for_each(|done| progress(&params["_meta"]["progressToken"], done));

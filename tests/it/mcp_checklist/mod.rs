@@ -13,7 +13,7 @@ mod schemas;
 mod sessions;
 mod streams;
 mod tasks;
-mod upstreams;
+pub mod upstreams;
 
 /// The items.
 const ITEMS: usize = 69;

@@ -110,7 +110,11 @@ impl OldServer {
                 if name == Some("tell") {
                     self.say(&json!({ "jsonrpc": "2.0", "method": "notifications/resources/updated", "params": { "uri": "a:b" } }));
                 }
-                json!({ "content": [{ "type": "text", "text": message["params"]["arguments"].to_string() }] })
+                let arguments = &message["params"]["arguments"];
+                if let Some(id) = arguments.get("answers") {
+                    self.say(&json!({ "jsonrpc": "2.0", "id": id, "result": {} }));
+                }
+                json!({ "content": [{ "type": "text", "text": arguments.to_string() }] })
             }
             (method, _) if method.starts_with("notifications/") => return,
             _ => return self.say(&json!({ "jsonrpc": "2.0", "id": message["id"], "error": { "code": -32601, "message": "no" } })),
