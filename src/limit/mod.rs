@@ -1,7 +1,7 @@
 //! How often: the limits of `policies/limits.yaml`, spent before a call goes on.
 //!
 //! Owns: the file, the buckets, the exact time after which a refused call can succeed. Leaves to others: who may call at
-//! all (`policy`), how many at once (`upstream`), what the refusal looks like (`gateway`).
+//! all (`policy`), what is done in the places that `slots` counts (`upstream`, `listen`), what the refusal looks like (`gateway`).
 //! INVARIANT: every matching limit admits a call or none is charged for it.
 //! INVARIANT: memory is bounded: buckets by `max_keys` a limit, and a name that is not in the catalogue makes no bucket.
 
@@ -9,6 +9,7 @@ mod admit;
 mod bucket;
 mod file;
 pub mod flood;
+pub mod slots;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::transport::{Command, Endpoint, Transport};
 use crate::error::{Code, Effect, Error};
+use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::log_level::LogLevel;
 use crate::mcp::messages::Offers;
@@ -49,7 +50,6 @@ mod resume;
 mod salvage;
 mod session;
 mod shared;
-mod slots;
 mod sse;
 mod stdio;
 mod supervise;
@@ -72,7 +72,6 @@ use park::Parks;
 use pool::Pool;
 use request::{Exchange, Level};
 use shared::Shared;
-use slots::{Full, Place, Slots};
 
 /// When an agent may ask again for a place, in milliseconds. A guess: nobody knows when a call ends.
 const FULL_RETRY_MS: u64 = 1_000;
@@ -311,7 +310,7 @@ impl Upstream {
 
     fn full(&self, full: Full) -> Error {
         let message = match full {
-            Full::Upstream => format!("the tool server `{}` has as many calls as it takes at once", self.id()),
+            Full::All => format!("the tool server `{}` has as many calls as it takes at once", self.id()),
             Full::Agent => format!("the tool server `{}` has as many calls of this agent as it takes at once", self.id()),
         };
         Error::new(Code::ConcurrencyLimited, message).retry_after_ms(FULL_RETRY_MS)

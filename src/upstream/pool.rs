@@ -19,10 +19,10 @@ use super::era::Dialect;
 use super::handshake;
 use super::link::Link;
 use super::listing::{self, Unlisted};
-use super::slots::{Full, Place, Slots};
 use super::stdio::StdioLink;
 use super::{Core, Way};
 use crate::error::{Code, Error};
+use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::revision::Era;
 
@@ -142,7 +142,7 @@ pub(super) async fn lease(core: &Arc<Core>, main: &Link, agent: &Arc<str>, share
 
 fn busy(core: &Core, full: Full) -> Error {
     let whose = match full {
-        Full::Upstream => "are busy",
+        Full::All => "are busy",
         Full::Agent => "and that this agent may have at once are busy",
     };
     let message = format!("all processes of `{}` that may ask something {whose}", core.spec.id);

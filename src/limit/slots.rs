@@ -1,22 +1,23 @@
-//! The places of an upstream: how many calls are under way, and how many of them are one agent's.
+//! Places of which there is a bounded number: how many are taken, and how many of them are one agent's.
 //!
-//! INVARIANT: an agent without a call under way takes no memory, so there are never more counts than places.
+//! Owns: the counts. Leaves to others: how many there are and what is done in them, such as calls of an upstream.
+//! INVARIANT: an agent without a place takes no memory, so there are never more counts than places.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
+pub enum Full {
     /// All are taken.
-    Upstream,
+    All,
     /// The agent has its share.
     Agent,
 }
 
-/// All places of one upstream.
+/// All places of one kind.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub struct Slots {
     limit: usize,
     taken: Mutex<Taken>,
 }
@@ -29,13 +30,14 @@ struct Taken {
 
 /// A place, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     slots: Arc<Slots>,
     agent: Arc<str>,
 }
 
 impl Slots {
-    pub(super) fn new(limit: usize) -> Self {
+    /// So many places for all agents together.
+    pub fn new(limit: usize) -> Self {
         Self { limit, taken: Mutex::default() }
     }
 
@@ -43,10 +45,10 @@ impl Slots {
     ///
     /// # Errors
     /// Whose bound is reached.
-    pub(super) fn take(self: &Arc<Self>, agent: &Arc<str>, share: usize) -> Result<Place, Full> {
+    pub fn take(self: &Arc<Self>, agent: &Arc<str>, share: usize) -> Result<Place, Full> {
         let mut taken = self.taken();
         if taken.all >= self.limit {
-            return Err(Full::Upstream);
+            return Err(Full::All);
         }
         match taken.by_agent.get_mut(agent) {
             Some(own) if *own >= share => return Err(Full::Agent),
@@ -88,7 +90,7 @@ mod tests {
         let second = slots.take(&one, 2).unwrap();
         assert_eq!(slots.take(&one, 2).unwrap_err(), Full::Agent);
         let third = slots.take(&other, 2).unwrap();
-        assert_eq!(slots.take(&other, 2).unwrap_err(), Full::Upstream);
+        assert_eq!(slots.take(&other, 2).unwrap_err(), Full::All);
         drop(first);
         let again = slots.take(&one, 2).unwrap();
         drop((second, third, again));
