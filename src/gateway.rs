@@ -131,7 +131,7 @@ impl Gateway {
         let (upstream, slot) = self.reserve(target, &caller.principal).await?;
         self.still_current(caller, target)?;
         // The record first, then the call: `forward` takes nothing but what was recorded.
-        let recorded = match rounds::spend(&self.shared, round.as_deref())? {
+        let recorded = match rounds::spend(&self.shared, &caller.principal.id, round.as_deref())? {
             None => self.shared.audit.intent(trail, cleared).await?,
             Some(open) => Box::pin(self.shared.audit.round(trail, cleared, open)).await?,
         };

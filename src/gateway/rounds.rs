@@ -21,6 +21,7 @@ use super::{Gateway, Shared};
 use crate::audit::trail::{Open, Trail};
 use crate::error::{Code, Effect, Error};
 use crate::invocation::Invocation;
+use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::canonical::{write_canonical, write_string};
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::{self, Limits, Node};
@@ -40,20 +41,33 @@ const RELAYED_SECONDS: i64 = 600;
 const MAX_INNER: usize = 64 << 10;
 /// Longest sealed state that is looked at: the longest inner one with what stands before it, in Base64.
 const MAX_SEALED: usize = 96 << 10;
-/// Used states that are remembered until they expire.
-const MAX_USED: usize = 65_536;
+/// Used states that are remembered until they expire, and how many of them may be one agent's.
+const MAX_USED: (usize, usize) = (65_536, 32_768);
 /// JSON-RPC's number for a call that a person has to visit pages for first (2025-11-25, elicitation).
 const PAGES_FIRST: &str = "-32042";
 /// Bounds of the questions and arguments that are read here.
 const LIMITS: Limits = Limits { depth: 96, nodes: 1_000_000 };
 
 /// What the rounds of all calls share.
-#[derive(Default)]
 pub struct Rounds {
-    /// Used states and when they expire, in seconds since 1970.
-    used: Mutex<HashMap<[u8; 16], i64>>,
-    /// Calls that wait for answers, by invocation.
+    /// Used states.
+    used: Mutex<HashMap<[u8; 16], Used>>,
+    places: Arc<Slots>,
+    /// Calls that wait for answers, by invocation. `upstream` bounds them, and how many are one agent's.
     waiting: Mutex<HashMap<Uuid, Waiting>>,
+}
+
+/// A state that is not good any more.
+struct Used {
+    /// When it would not have been good any more anyway, in seconds since 1970.
+    expires: i64,
+    _place: Place,
+}
+
+impl Default for Rounds {
+    fn default() -> Self {
+        Self { used: Mutex::default(), places: Arc::new(Slots::new(MAX_USED.0)), waiting: Mutex::default() }
+    }
 }
 
 /// A call that waits: its intent has no end yet.
@@ -86,8 +100,22 @@ impl Round {
 }
 
 impl Rounds {
-    fn used(&self) -> MutexGuard<'_, HashMap<[u8; 16], i64>> {
+    fn used(&self) -> MutexGuard<'_, HashMap<[u8; 16], Used>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that the agent has used a state.
+    fn use_up(&self, agent: &Arc<str>, round: &Round, now: i64) -> Result<(), Error> {
+        let mut used = self.used();
+        if used.contains_key(&round.nonce) {
+            return Err(foreign());
+        }
+        let place = self.places.take(agent, MAX_USED.1).or_else(|_| {
+            used.retain(|_, used| used.expires >= now);
+            self.places.take(agent, MAX_USED.1).map_err(full)
+        })?;
+        used.insert(round.nonce, Used { expires: round.expires, _place: place });
+        Ok(())
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, Waiting>> {
@@ -120,21 +148,11 @@ pub(super) fn open(shared: &Shared, invocation: &Invocation<'_>, retry: Option<R
 /// Stands right before the record, so that a round which is refused for want of room may be sent again.
 ///
 /// # Errors
-/// `state_invalid` when it has been used, `interaction_lost` when the call does not wait any more.
-pub(super) fn spend(shared: &Shared, round: Option<&Round>) -> Result<Option<Open>, Error> {
+/// `state_invalid` when it has been used, `interaction_lost` when the call does not wait any more, `overloaded` and
+/// `concurrency_limited` when all agents, or this one, have used too many.
+pub(super) fn spend(shared: &Shared, agent: &Arc<str>, round: Option<&Round>) -> Result<Option<Open>, Error> {
     let Some(round) = round else { return Ok(None) };
-    let mut used = shared.rounds.used();
-    if used.len() >= MAX_USED {
-        let now = shared.audit.clock().unix_seconds();
-        used.retain(|_, expires| *expires >= now);
-        if used.len() >= MAX_USED {
-            return Err(Error::new(Code::Overloaded, "too many questions are being answered").retry_after_ms(1_000));
-        }
-    }
-    if used.insert(round.nonce, round.expires).is_some() {
-        return Err(foreign());
-    }
-    drop(used);
+    shared.rounds.use_up(agent, round, shared.audit.clock().unix_seconds())?;
     match &round.parked {
         None => Ok(None),
         Some(name) => shared.rounds.take(round.id, name).map(|waiting| Some(waiting.open)).ok_or_else(upstream::lost),
@@ -252,6 +270,14 @@ impl Gateway {
     }
 }
 
+fn full(full: Full) -> Error {
+    let error = match full {
+        Full::All => Error::new(Code::Overloaded, "too many questions are being answered"),
+        Full::Agent => Error::new(Code::ConcurrencyLimited, "this agent answers too many questions"),
+    };
+    error.retry_after_ms(1_000)
+}
+
 fn foreign() -> Error {
     Error::new(Code::StateInvalid, "the request state is not one of this gateway, for this call, or not good any more").wire(-32602, 200)
 }
@@ -360,4 +386,28 @@ fn missing(needed: Capabilities) -> Error {
         .from_upstream()
         .after_effect(Effect::Unknown, false)
         .data("requiredCapabilities", String::from_utf8_lossy(&declared).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(number: usize, expires: i64) -> Round {
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&number.to_le_bytes());
+        Round { id: Uuid::nil(), attempt: 2, nonce, expires, parked: None, inner: None }
+    }
+
+    #[test]
+    fn one_agents_used_states_leave_room_for_others() {
+        let (rounds, one, other) = (Rounds::default(), "agent:a".into(), "agent:b".into());
+        for number in 0..MAX_USED.0 / 2 {
+            rounds.use_up(&one, &round(number, 10), 5).unwrap();
+        }
+        assert_eq!(rounds.use_up(&one, &round(70_000, 20), 5).unwrap_err().code(), Code::ConcurrencyLimited);
+        rounds.use_up(&other, &round(70_001, 20), 5).unwrap();
+        assert_eq!(rounds.use_up(&one, &round(0, 10), 5).unwrap_err().code(), Code::StateInvalid);
+        rounds.use_up(&one, &round(70_000, 20), 11).unwrap();
+        assert_eq!(rounds.used().len(), 2, "what has expired is forgotten");
+    }
 }

@@ -136,8 +136,7 @@ impl Turn<'_> {
         };
         let mut answer = self.gateway.call(self.caller, id, &call, self.text, self.downstream).await;
         if let (Ok(Ending::Asks(_)), Side::Handshake(back), Some(conversation)) = (&answer.outcome, self.side, self.conversation) {
-            drop(place);
-            answer = Box::pin(rounds::drive(self, Asked { back, conversation }, id, &call, answer)).await;
+            answer = Box::pin(rounds::drive(self, Asked { back, conversation, place }, id, &call, answer)).await;
         }
         self.wire(id, Some(method), answer)
     }

@@ -152,7 +152,7 @@ impl Exchange {
         };
         match parts.method {
             Method::POST => self.post(gateway, principal, parts.headers, body).await,
-            Method::GET if parts.headers.contains_key(SESSION) => self.stream(&parts.headers, principal),
+            Method::GET if parts.headers.contains_key(SESSION) => self.stream(&gateway, &parts.headers, principal).await,
             Method::DELETE if parts.headers.contains_key(SESSION) => self.end_session(&parts.headers, &principal),
             _ => {
                 let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "send MCP messages with POST\n");
@@ -228,7 +228,7 @@ impl Exchange {
     }
 
     /// A session's stream: what followed the last event that the client has, or what changes from now on.
-    fn stream(self, headers: &HeaderMap, principal: Principal) -> Response<Answer> {
+    async fn stream(self, gateway: &Gateway, headers: &HeaderMap, principal: Principal) -> Response<Answer> {
         let sessions = &self.service.0.sessions;
         let Some(session) = headers::text(headers, &SESSION).and_then(|id| sessions.open(id, &principal).ok()) else {
             return plain(StatusCode::NOT_FOUND, "there is no such session\n");
@@ -246,10 +246,13 @@ impl Exchange {
                 None => plain(StatusCode::BAD_REQUEST, "what followed this event is not kept\n"),
             };
         }
-        match self.service.streams().open(&session.name, sessions.lasting()) {
+        match self.service.streams().open(&session.name, sessions.lasting(&principal.id)) {
             Ok(Some(open)) => streaming::standalone(self.service.clone(), principal, session, open),
             Ok(None) => plain(StatusCode::CONFLICT, "the session has a stream already\n"),
-            Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "too many sessions have a stream\n"),
+            Err(error) => {
+                let caller = Caller { session: Some(Arc::clone(&session.name)), ..self.caller(principal, headers) };
+                self.refusal(gateway, &caller, error, StatusCode::SERVICE_UNAVAILABLE).await
+            }
         }
     }
 

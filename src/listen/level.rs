@@ -20,14 +20,15 @@ impl Turn<'_> {
     pub(super) fn set_level(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
         let level = params.and_then(|params| params.get("level")).and_then(Node::as_str).and_then(LogLevel::parse);
         let level = level.ok_or_else(|| invalid_params("`params.level` is none of the eight levels"))?;
-        self.service.streams().set_level(self.session()?, self.service.lasting(), level)?;
+        self.service.streams().set_level(self.session()?, self.service.lasting(&self.caller.principal.id), level)?;
         Ok(Wire::ok(respond::result(id, &[])))
     }
 
     pub(super) fn watch(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
         let (upstream, own) = self.gateway.may_watch(&self.caller.principal, uri(params)?)?;
-        let watched = Watched::new(&upstream, &own)?;
-        self.service.streams().watch(self.session()?, self.service.lasting(), watched)?;
+        let agent = &self.caller.principal.id;
+        let watched = Watched::new(agent, &upstream, &own)?;
+        self.service.streams().watch(self.session()?, self.service.lasting(agent), watched)?;
         Ok(Wire::ok(respond::result(id, &[])))
     }
 

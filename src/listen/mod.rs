@@ -139,8 +139,8 @@ impl Service {
         &self.0.streams
     }
 
-    fn lasting(&self) -> Lasts<'_> {
-        self.0.sessions.lasting()
+    fn lasting<'s>(&'s self, agent: &'s Arc<str>) -> Lasts<'s> {
+        self.0.sessions.lasting(agent)
     }
 
     fn replays(&self) -> &Replays {

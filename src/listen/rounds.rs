@@ -2,11 +2,15 @@
 //! stream, and the call is sent again with its answers, as an agent of 2026-07-28 does by itself.
 //!
 //! INVARIANT: an agent is asked only for what it has declared; each round takes the whole path, with the policy as it is then.
-//! INVARIANT: a call that waits for a person holds no place among the calls under way.
+//! INVARIANT: a call that waits for a person holds no place among the calls under way: a person may think for minutes, and so
+//! many who do would stop every other call. It is bounded all the same, since it has a question among those under way (`asks`),
+//! which are bounded, and for each agent too; at a legacy server it is one of the parked calls as well. A call that waits for
+//! nobody, only to be sent again, has no such bound and keeps its place.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use super::asks::{Back, Pending, Reply};
@@ -34,17 +38,24 @@ pub struct Asked<'a> {
     pub back: &'a dyn Back,
     /// The conversation that the answers come in.
     pub conversation: &'a Arc<str>,
+    /// The call's place among those under way.
+    pub place: SemaphorePermit<'a>,
 }
 
 /// Asks and calls again until the call has ended.
 pub async fn drive(turn: &Turn<'_>, asked: Asked<'_>, id: &Id, request: &Request<'_, '_>, mut answer: Answer) -> Answer {
-    let deadline = Instant::now() + patience(turn, request);
+    let Asked { back, conversation, place } = asked;
+    let (mut place, deadline) = (Some(place), Instant::now() + patience(turn, request));
     for round in 0..MAX_ROUNDS {
         let (questions, waiting) = match answer {
             Answer { outcome: Ok(Ending::Asks(questions)), invocation } => (questions, invocation),
             ended => return ended,
         };
-        let responses = match ask(turn, &asked, &questions, deadline, round).await {
+        let has_questions = questions.requests.len() > 2;
+        if has_questions {
+            place = None;
+        }
+        let responses = match ask(turn, (back, conversation), &questions, deadline, round).await {
             Ok(responses) => responses,
             Err(error) => return give_up(turn, id, request, &waiting, error).await,
         };
@@ -52,10 +63,12 @@ pub async fn drive(turn: &Turn<'_>, asked: Asked<'_>, id: &Id, request: &Request
             Some(None) => return give_up(turn, id, request, &waiting, protocol("the state of the call is not a string")).await,
             state => state.flatten(),
         };
-        let responses = Some(responses.as_slice()).filter(|_| questions.requests.len() > 2);
+        let responses = Some(responses.as_slice()).filter(|_| has_questions);
         let again = Request { retry: Some(Retry { responses, state: state.as_deref() }), ..*request };
-        // Never closed while the service is there.
-        let _place = turn.service.place().await;
+        if place.is_none() {
+            // Never closed while the service is there.
+            place = turn.service.place().await;
+        }
         let gateway = turn.service.gateway();
         answer = gateway.call(turn.caller, id, &again, turn.text, turn.downstream).await;
     }
@@ -81,7 +94,13 @@ async fn give_up(turn: &Turn<'_>, id: &Id, request: &Request<'_, '_>, waiting: &
 }
 
 /// Puts all questions of a round to the agent: the JSON text of `inputResponses`.
-async fn ask(turn: &Turn<'_>, asked: &Asked<'_>, questions: &Questions, deadline: Instant, round: u32) -> Result<Vec<u8>, Error> {
+async fn ask(
+    turn: &Turn<'_>,
+    (back, conversation): (&dyn Back, &Arc<str>),
+    questions: &Questions,
+    deadline: Instant,
+    round: u32,
+) -> Result<Vec<u8>, Error> {
     let document = json::parse(&questions.requests, Limits::default()).map_err(|_| protocol("the questions cannot be read"))?;
     if document.members().is_empty() {
         let wait = AGAIN.0.saturating_mul(1 << round).min(AGAIN.1);
@@ -95,8 +114,8 @@ async fn ask(turn: &Turn<'_>, asked: &Asked<'_>, questions: &Questions, deadline
         let method = member.node.get("method").and_then(Node::as_str).unwrap_or_default();
         let params = member.node.get("params");
         allowed(turn.caller.capabilities, method, params)?;
-        let one = turn.service.asks().begin(asked.conversation, asked.back)?;
-        if !asked.back.send(question(one.id(), method, params, turn.revision, &questions.requests)) {
+        let one = turn.service.asks().begin(&turn.caller.principal.id, conversation, back)?;
+        if !back.send(question(one.id(), method, params, turn.revision, &questions.requests)) {
             return Err(missing("the tool server asks for input, and this client takes no questions on the stream of its call"));
         }
         pending.push((member.key.as_ref(), method, one));

@@ -90,9 +90,9 @@ impl Sessions {
         session.expires > self.clock.unix_seconds() && !self.ended.contains_key(&session.name)
     }
 
-    /// How long what a session keeps is kept.
-    pub fn lasting(&self) -> Lasts<'_> {
-        Lasts { clock: &self.clock, seconds: self.seconds }
+    /// How long what a session of this agent keeps is kept.
+    pub fn lasting<'s>(&'s self, agent: &'s Arc<str>) -> Lasts<'s> {
+        Lasts { agent, clock: &self.clock, seconds: self.seconds }
     }
 
     fn unsealed(&self, id: &str, principal: &Principal) -> Option<Session> {

@@ -1,5 +1,6 @@
 //! What a session of a handshake revision keeps in memory while it lasts: its open stream, its log level, what it watches.
 //!
+//! INVARIANT: one agent has no more than its share of the sessions that keep anything.
 //! INVARIANT: a session that has none of these costs nothing here; its id is all that there is of it.
 
 use std::sync::Arc;
@@ -10,27 +11,34 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::error::{Code, Error};
 use crate::gateway::Change;
+use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::log_level::LogLevel;
 use crate::upstream::{Upstream, Watch};
 
-/// Sessions that keep anything.
-const MAX_SESSIONS: usize = 10_000;
+/// Sessions that keep anything, and how many of them may be one agent's.
+const MAX_SESSIONS: (usize, usize) = (10_000, 5_000);
 /// Resources that one session watches.
 pub const MAX_WATCHED: usize = 256;
 
 /// Sessions by name.
-#[derive(Default)]
 pub struct Streams {
     live: DashMap<Arc<str>, Live>,
+    places: Arc<Slots>,
 }
 
-#[derive(Default)]
+impl Default for Streams {
+    fn default() -> Self {
+        Self { live: DashMap::new(), places: Arc::new(Slots::new(MAX_SESSIONS.0)) }
+    }
+}
+
 struct Live {
     /// Cancelled when the session ends.
     open: Option<CancellationToken>,
     level: Option<LogLevel>,
     watched: Vec<Watched>,
     expires: i64,
+    _place: Place,
 }
 
 /// A resource that somebody is told of.
@@ -41,12 +49,12 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// The server's own URI at an upstream, watched as long as this is kept.
+    /// The server's own URI at an upstream, watched for an agent as long as this is kept.
     ///
     /// # Errors
     /// `concurrency_limited` when too much of the upstream is watched.
-    pub fn new(upstream: &Upstream, uri: &str) -> Result<Self, Error> {
-        Ok(Self { upstream: upstream.id().into(), uri: uri.into(), _watch: upstream.watch(uri)? })
+    pub fn new(agent: &Arc<str>, upstream: &Upstream, uri: &str) -> Result<Self, Error> {
+        Ok(Self { upstream: upstream.id().into(), uri: uri.into(), _watch: upstream.watch(agent, uri)? })
     }
 
     /// Whether the change is of this resource, or of a part of it (2025-11-25, resources, "Subscriptions").
@@ -71,7 +79,7 @@ impl Streams {
     /// Keeps the level.
     ///
     /// # Errors
-    /// `overloaded`.
+    /// `overloaded` or `concurrency_limited`: see [`Streams::watch`].
     pub fn set_level(&self, session: &Arc<str>, lasts: Lasts<'_>, level: LogLevel) -> Result<(), Error> {
         self.with(session, lasts, |live| live.level = Some(level))
     }
@@ -79,7 +87,7 @@ impl Streams {
     /// Watches a resource; one that is watched already stays as it is.
     ///
     /// # Errors
-    /// `overloaded` when the session or all of them keep too much.
+    /// `overloaded` when the session or all of them keep too much, `concurrency_limited` when the agent's do.
     pub fn watch(&self, session: &Arc<str>, lasts: Lasts<'_>, watched: Watched) -> Result<(), Error> {
         self.with(session, lasts, |live| {
             if live.watched.iter().any(|known| known.upstream == watched.upstream && known.uri == watched.uri) {
@@ -109,7 +117,7 @@ impl Streams {
     /// Opens the session's one stream; `Ok(None)` while it has one.
     ///
     /// # Errors
-    /// `overloaded`.
+    /// `overloaded` or `concurrency_limited`: see [`Streams::watch`].
     pub fn open(self: &Arc<Self>, session: &Arc<str>, lasts: Lasts<'_>) -> Result<Option<Open>, Error> {
         let ended = CancellationToken::new();
         let opened = self.with(session, lasts, |live| {
@@ -132,22 +140,35 @@ impl Streams {
     }
 
     fn with<T>(&self, session: &Arc<str>, lasts: Lasts<'_>, change: impl FnOnce(&mut Live) -> T) -> Result<T, Error> {
-        if self.live.len() >= MAX_SESSIONS && !self.live.contains_key(session) {
-            let now = lasts.clock.unix_seconds();
-            self.live.retain(|_, live| live.expires > now);
-            if self.live.len() >= MAX_SESSIONS {
-                return Err(Error::new(Code::Overloaded, "too many sessions keep a stream").retry_after_ms(1_000));
-            }
+        let now = lasts.clock.unix_seconds();
+        let expires = now.saturating_add(i64::try_from(lasts.seconds).unwrap_or(i64::MAX));
+        if let Some(mut live) = self.live.get_mut(session) {
+            live.expires = expires;
+            return Ok(change(&mut live));
         }
-        let mut live = self.live.entry(Arc::clone(session)).or_default();
-        live.expires = lasts.clock.unix_seconds().saturating_add(i64::try_from(lasts.seconds).unwrap_or(i64::MAX));
-        Ok(change(&mut live))
+        let place = self.places.take(lasts.agent, MAX_SESSIONS.1).or_else(|_| {
+            self.live.retain(|_, live| live.expires > now);
+            self.places.take(lasts.agent, MAX_SESSIONS.1).map_err(full)
+        })?;
+        let new = || Live { open: None, level: None, watched: Vec::new(), expires, _place: place };
+        Ok(change(&mut self.live.entry(Arc::clone(session)).or_insert_with(new)))
     }
 }
 
-/// How long what a session keeps may be kept.
+fn full(full: Full) -> Error {
+    let error = match full {
+        Full::All => Error::new(Code::Overloaded, "too many sessions keep a stream"),
+        Full::Agent => Error::new(Code::ConcurrencyLimited, "too many sessions of this agent keep a stream")
+            .suggest("end sessions that are not needed any more with DELETE"),
+    };
+    error.retry_after_ms(1_000)
+}
+
+/// Whose a session is, and how long what it keeps may be kept.
 #[derive(Clone, Copy)]
 pub struct Lasts<'c> {
+    /// The agent.
+    pub agent: &'c Arc<str>,
     /// The time.
     pub clock: &'c Clock,
     /// From now.
@@ -181,35 +202,50 @@ impl Drop for Open {
 mod tests {
     use super::*;
 
-    fn lasts(clock: &Clock) -> Lasts<'_> {
-        Lasts { clock, seconds: 60 }
+    fn lasts<'c>(clock: &'c Clock, agent: &'c Arc<str>) -> Lasts<'c> {
+        Lasts { agent, clock, seconds: 60 }
     }
 
     #[test]
     fn ten_thousand_sessions_cost_nothing_until_they_keep_something() {
-        let (streams, clock) = (Arc::new(Streams::default()), Clock::system());
-        for session in 0..MAX_SESSIONS {
+        let (streams, clock) = (Streams::default(), Clock::system());
+        let agents: [Arc<str>; 3] = ["one", "other", "third"].map(Into::into);
+        let keep = |agent: &Arc<str>, session: &str| streams.set_level(&session.into(), lasts(&clock, agent), LogLevel::Error);
+        for session in 0..MAX_SESSIONS.0 {
             assert_eq!(streams.level(&session.to_string()), None);
         }
         assert!(streams.live.is_empty());
-        for session in 0..MAX_SESSIONS {
-            streams.set_level(&session.to_string().into(), lasts(&clock), LogLevel::Error).unwrap();
+        for session in 0..MAX_SESSIONS.0 {
+            keep(&agents[session % 2], &session.to_string()).unwrap();
         }
-        assert_eq!(streams.set_level(&"more".into(), lasts(&clock), LogLevel::Error).unwrap_err().code(), Code::Overloaded);
-        assert!(streams.set_level(&"7".into(), lasts(&clock), LogLevel::Info).is_ok());
+        assert_eq!(keep(&agents[2], "more").unwrap_err().code(), Code::Overloaded);
+        assert!(keep(&agents[1], "7").is_ok());
         streams.end("8");
-        assert!(streams.set_level(&"more".into(), lasts(&clock), LogLevel::Error).is_ok());
+        assert!(keep(&agents[2], "more").is_ok());
+    }
+
+    #[test]
+    fn one_agents_sessions_leave_room_for_others() {
+        let (streams, clock) = (Streams::default(), Clock::system());
+        let keep = |agent: &str, session: &str| streams.set_level(&session.into(), lasts(&clock, &agent.into()), LogLevel::Error);
+        for session in 0..MAX_SESSIONS.0 / 2 {
+            keep("one", &session.to_string()).unwrap();
+        }
+        assert_eq!(keep("one", "more").unwrap_err().code(), Code::ConcurrencyLimited);
+        assert!(keep("other", "theirs").is_ok());
+        streams.end("0");
+        assert!(keep("one", "more").is_ok());
     }
 
     #[test]
     fn a_session_has_one_stream_at_a_time() {
         let (streams, clock) = (Arc::new(Streams::default()), Clock::system());
-        let name: Arc<str> = "one".into();
-        let open = streams.open(&name, lasts(&clock)).unwrap();
-        assert!(open.is_some() && streams.open(&name, lasts(&clock)).unwrap().is_none());
+        let (name, agent): (Arc<str>, Arc<str>) = ("one".into(), "agent:a".into());
+        let open = streams.open(&name, lasts(&clock, &agent)).unwrap();
+        assert!(open.is_some() && streams.open(&name, lasts(&clock, &agent)).unwrap().is_none());
         drop(open);
         assert!(streams.live.is_empty());
-        let open = streams.open(&name, lasts(&clock)).unwrap().unwrap();
+        let open = streams.open(&name, lasts(&clock, &agent)).unwrap().unwrap();
         streams.end(&name);
         assert!(open.ended.is_cancelled());
     }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dashmap::DashMap;
 use tokio_util::sync::CancellationToken;
 
 use super::Service;
@@ -16,6 +15,7 @@ use super::streams::{MAX_WATCHED, Watched};
 use crate::error::{Code, Error};
 use crate::gateway::{self, Change};
 use crate::invocation::Caller;
+use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::canonical::write_string;
 use crate::mcp::json::{Node, Value};
 use crate::mcp::jsonrpc::Id;
@@ -24,43 +24,29 @@ use crate::mcp::respond::{self, SERVER_INFO};
 
 /// The request's method.
 pub const METHOD: &str = "subscriptions/listen";
-/// Open ones, in the whole gateway and of one principal.
-const MAX_OPEN: usize = 1_000;
-const MAX_OPEN_EACH: usize = 16;
+/// Open ones in the whole gateway, and how many of them may be one agent's.
+const MAX_OPEN: (usize, usize) = (1_000, 16);
 /// How often it is asked whether the agent's key still holds.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
-/// How many are open, by principal.
-#[derive(Clone, Debug, Default)]
-pub struct Subscriptions(Arc<DashMap<Arc<str>, usize>>);
+/// The places of those that are open.
+#[derive(Debug)]
+pub struct Subscriptions(Arc<Slots>);
 
-impl Subscriptions {
-    fn open(&self, principal: &Arc<str>) -> Result<Place, Error> {
-        if self.0.iter().map(|held| *held).sum::<usize>() >= MAX_OPEN {
-            return Err(Error::new(Code::Overloaded, "the gateway has as many open subscriptions as it takes").retry_after_ms(1_000));
-        }
-        let mut held = self.0.entry(Arc::clone(principal)).or_default();
-        if *held >= MAX_OPEN_EACH {
-            let message = format!("an agent has {MAX_OPEN_EACH} open subscriptions at most");
-            return Err(Error::new(Code::ConcurrencyLimited, message).suggest("end one of the open subscriptions first"));
-        }
-        *held += 1;
-        Ok(Place { all: self.clone(), principal: Arc::clone(principal) })
+impl Default for Subscriptions {
+    fn default() -> Self {
+        Self(Arc::new(Slots::new(MAX_OPEN.0)))
     }
 }
 
-struct Place {
-    all: Subscriptions,
-    principal: Arc<str>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(mut held) = self.all.0.get_mut(&self.principal) {
-            *held -= 1;
-        }
-        self.all.0.remove_if(&self.principal, |_, held| *held == 0);
+impl Subscriptions {
+    fn open(&self, agent: &Arc<str>) -> Result<Place, Error> {
+        self.0.take(agent, MAX_OPEN.1).map_err(|full| match full {
+            Full::All => Error::new(Code::Overloaded, "the gateway has as many open subscriptions as it takes").retry_after_ms(1_000),
+            Full::Agent => Error::new(Code::ConcurrencyLimited, format!("an agent has {} open subscriptions at most", MAX_OPEN.1))
+                .suggest("end one of the open subscriptions first"),
+        })
     }
 }
 
@@ -185,7 +171,7 @@ impl Listening<'_> {
         let (gateway, mut watched, mut refused) = (self.service.gateway(), Vec::new(), None);
         filter.uris.retain(|uri| {
             let may_watch = gateway.may_watch(&self.caller.principal, uri);
-            let one = may_watch.and_then(|(upstream, own)| Watched::new(&upstream, &own));
+            let one = may_watch.and_then(|(upstream, own)| Watched::new(&self.caller.principal.id, &upstream, &own));
             let is_honoured = one.is_ok();
             match one {
                 Ok(one) => watched.push(one),
@@ -248,15 +234,5 @@ mod tests {
             let document = json::parse(text.as_bytes(), json::Limits::default()).unwrap();
             assert_eq!(Filter::read(Some(&document)).unwrap_err().jsonrpc(), -32602, "{text}");
         }
-    }
-
-    #[test]
-    fn an_agent_holds_its_share_and_gives_it_back() {
-        let (all, one): (Subscriptions, Arc<str>) = (Subscriptions::default(), "one".into());
-        let places: Vec<_> = (0..MAX_OPEN_EACH).map(|_| all.open(&one).unwrap_or_else(|_| panic!("there is room"))).collect();
-        assert_eq!(all.open(&one).err().unwrap().code(), Code::ConcurrencyLimited);
-        assert!(all.open(&"other".into()).is_ok());
-        drop(places);
-        assert!(all.0.is_empty());
     }
 }

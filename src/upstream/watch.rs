@@ -2,6 +2,7 @@
 //!
 //! Owns: the set of their URIs, and the reports that one of them has changed. Leaves to others: telling the server (`listen`), and
 //! who may be told (the gateway).
+//! INVARIANT: one agent has no more than its share of what is watched; what nobody watches any more makes way.
 //! INVARIANT: nothing is reported of a resource that nobody watches, and of each at most once in [`PAUSE`].
 
 use std::collections::{BTreeSet, HashMap};
@@ -14,9 +15,10 @@ use tokio::time::{Instant, sleep};
 use super::Upstream;
 use super::shared::{Event, Shared};
 use crate::error::{Code, Error};
+use crate::limit::slots::{Place, Slots};
 
-/// Most resources of one server that are watched at once.
-const MAX_WATCHED: usize = 4096;
+/// Most resources of one server that are watched at once, and how often one agent watches any of them.
+const MAX_WATCHED: (usize, usize) = (4_096, 2_048);
 /// How long a resource that nobody watches any more stays subscribed: an agent that opens its stream again watches the same ones.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long after a change of the set the server is told: a stream begins with many at once.
@@ -28,9 +30,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) type Uris = BTreeSet<Arc<str>>;
 
 /// All that is watched of one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watched {
     entries: Mutex<HashMap<Arc<str>, Entry>>,
+    /// Counts each agent's share alone: a resource is one entry, however many watch it.
+    shares: Arc<Slots>,
     /// What has changed and was not reported yet, in that order. Locked only while the entries are.
     news: Mutex<Vec<String>>,
     changed: watch::Sender<()>,
@@ -51,27 +55,37 @@ struct Entry {
 pub struct Watch {
     shared: Arc<Shared>,
     uri: Arc<str>,
+    _share: Place,
 }
 
 impl Upstream {
-    /// Watches a resource by the server's own URI: from now on [`Event::Updated`] tells that it has changed. A server that is not
+    /// Watches a resource for an agent by the server's own URI: from now on [`Event::Updated`] tells that it has changed. A server that is not
     /// connected is told when it is.
     ///
     /// # Errors
-    /// `concurrency_limited` when too many of its resources are watched.
-    pub fn watch(&self, uri: &str) -> Result<Watch, Error> {
+    /// `concurrency_limited` when too many of its resources are watched, or too many by this agent.
+    pub fn watch(&self, agent: &Arc<str>, uri: &str) -> Result<Watch, Error> {
         let shared = &self.0.shared;
-        let Some(uri) = shared.watched.enter(uri) else {
-            let message = format!("as many resources of the tool server `{}` are watched as can be at once", self.id());
-            return Err(Error::new(Code::ConcurrencyLimited, message));
+        let full = |whose: &str| {
+            let message = format!("{whose} as many resources of the tool server `{}` as can be at once", self.id());
+            Error::new(Code::ConcurrencyLimited, message).suggest("watch less: end a subscription that is not needed first")
         };
-        Ok(Watch { shared: Arc::clone(shared), uri })
+        let share = shared.watched.shares.take(agent, MAX_WATCHED.1).map_err(|_| full("this agent watches"))?;
+        let uri = shared.watched.enter(uri).ok_or_else(|| full("all agents together watch"))?;
+        Ok(Watch { shared: Arc::clone(shared), uri, _share: share })
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.shared.watched.leave(&self.uri);
+    }
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        let (entries, news, changed, updated) = (Mutex::default(), Mutex::default(), watch::Sender::default(), Notify::new());
+        Self { entries, shares: Arc::new(Slots::new(usize::MAX)), news, changed, updated }
     }
 }
 
@@ -82,8 +96,11 @@ impl Watched {
             entry.watchers += 1;
             return entries.get_key_value(uri).map(|(uri, _)| Arc::clone(uri));
         }
-        if entries.len() >= MAX_WATCHED {
-            return None;
+        if entries.len() >= MAX_WATCHED.0 {
+            entries.retain(|_, entry| entry.watchers > 0);
+            if entries.len() >= MAX_WATCHED.0 {
+                return None;
+            }
         }
         let uri: Arc<str> = uri.into();
         entries.insert(Arc::clone(&uri), Entry { watchers: 1, left: Instant::now(), updated: false });
@@ -190,7 +207,15 @@ mod tests {
     #[test]
     fn no_more_than_so_many_are_watched() {
         let watched = Watched::default();
-        assert!((0..MAX_WATCHED).all(|number| watched.enter(&number.to_string()).is_some()));
+        assert!((0..MAX_WATCHED.0).all(|number| watched.enter(&number.to_string()).is_some()));
         assert!(watched.enter("one more").is_none() && watched.enter("0").is_some());
+    }
+
+    #[test]
+    fn what_nobody_watches_any_more_makes_way() {
+        let watched = Watched::default();
+        assert!((0..MAX_WATCHED.0).all(|number| watched.enter(&number.to_string()).is_some()));
+        watched.leave("7");
+        assert!(watched.enter("one more").is_some() && watched.enter("7").is_none());
     }
 }

@@ -120,9 +120,9 @@ async fn a_modern_server_is_asked_anew_when_another_resource_is_watched() {
     })
     .await;
     let mut fixture = Fixture::connected(spec(&server.transport())).await;
-    let one = fixture.upstream.watch("a:one").unwrap();
+    let one = fixture.upstream.watch(&"agent:a".into(), "a:one").unwrap();
     assert_eq!(news(&mut fixture).await, "a:one");
-    let _two = fixture.upstream.watch("a:two").unwrap();
+    let _two = fixture.upstream.watch(&"agent:a".into(), "a:two").unwrap();
     let mut both = [news(&mut fixture).await, news(&mut fixture).await];
     both.sort_unstable();
     assert_eq!(both, ["a:one", "a:two"]);
@@ -150,7 +150,7 @@ async fn a_legacy_server_is_subscribed_to_what_is_watched() {
     })
     .await;
     let fixture = Fixture::start(spec(&server.transport()));
-    let watch = fixture.upstream.watch("a:one").unwrap();
+    let watch = fixture.upstream.watch(&"agent:a".into(), "a:one").unwrap();
     let mut fixture = fixture;
     assert_eq!(news(&mut fixture).await, "a:one");
     while server.all("resources/subscribe").is_empty() {
@@ -166,7 +166,7 @@ async fn a_server_on_pipes_tells_of_what_is_watched_and_of_its_prompts() {
     for mode in ["modern+", "legacy+"] {
         let mut fixture = Fixture::connected(crate::stdio_servers::server(mode)).await;
         assert_eq!(own(&fixture.listing().await.prompts), ["p1"], "{mode}");
-        let _watch = fixture.upstream.watch("a:b").unwrap();
+        let _watch = fixture.upstream.watch(&"agent:a".into(), "a:b").unwrap();
         assert_eq!(news(&mut fixture).await, "a:b", "{mode}");
         fixture.call("change_prompts").await.unwrap();
         assert_eq!(own(&fixture.listing().await.prompts), ["p2"], "{mode}");
@@ -183,7 +183,20 @@ async fn a_stream_that_breaks_is_asked_for_again_with_what_is_watched() {
     })
     .await;
     let fixture = Fixture::start(spec(&server.transport()));
-    let _watch = fixture.upstream.watch("a:one").unwrap();
+    let _watch = fixture.upstream.watch(&"agent:a".into(), "a:one").unwrap();
     let mut fixture = fixture;
     assert_eq!(news(&mut fixture).await, "a:one");
+}
+
+#[tokio::test]
+async fn one_agent_cannot_watch_all_that_may_be_watched() {
+    let fixture = Fixture::start(spec(&json!({"http": {"url": "http://127.0.0.1:9/mcp"}})));
+    let watch = |agent: &str, number: usize| fixture.upstream.watch(&agent.into(), &format!("a:{number}"));
+    let mut own: Vec<_> = (0..2_048).map(|number| watch("agent:a", number).unwrap()).collect();
+
+    assert_eq!(watch("agent:a", 2_048).unwrap_err().facts().code, "concurrency_limited");
+    let _theirs = watch("agent:b", 2_048).unwrap();
+
+    own.pop();
+    assert!(watch("agent:a", 2_049).is_ok());
 }

@@ -58,7 +58,7 @@ async fn an_endpoint_beyond_the_origin_is_never_posted_to() {
 async fn what_is_watched_is_subscribed_to_on_the_stream() {
     let server = OldServer::start().await;
     let mut fixture = Fixture::connected(spec(&transport(&server))).await;
-    let _watch = fixture.upstream.watch("a:b").unwrap();
+    let _watch = fixture.upstream.watch(&"agent:a".into(), "a:b").unwrap();
     fixture.call("tell").await.unwrap();
     let Event::Updated { uri } = fixture.event().await else { panic!("not updated") };
     assert_eq!(uri, "a:b");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::asking::{
-    OverHttp, accepts, again, asked, call, declaring, forms, got, in_front_of, journal, questions, said, site, site_of,
+    OverHttp, accepts, again, asked, call, declaring, forms, got, in_front_of, journal, questions, relaying, said, site, site_of,
 };
 use crate::support::stream::Stream;
 use crate::support::{Answer, Ask, Client, Does, Site, Upstream, until};
@@ -248,16 +248,6 @@ async fn a_question_over_http_belongs_to_the_call_on_whose_stream_it_came() {
     assert!(sessions[0] == sessions[1] && sessions[1] != sessions[2], "{sessions:?}");
     assert_ne!(sessions[0], sessions[3]);
     assert_eq!(site.ends(4).await, ["ok done"; 4]);
-}
-
-/// A modern server that answers calls of `save` with this, and may ask for anything.
-async fn relaying(result: Value) -> (Upstream, Site) {
-    let upstream = Upstream::start().await;
-    upstream.does("save", Does::Asks(result));
-    let transport = json!({ "http": { "url": upstream.url() } });
-    let manifest = format!("transport: {transport}\nmay_ask: [elicitation, sampling, roots]\ntools:\n  save: {{ tier: reversible }}\n");
-    let site = Site::of(&upstream).manifest("up", &manifest);
-    (upstream, site.policy("p, R1, agent:demo, up__*, reversible, -, allow\np, R2, agent:other, up__*, reversible, -, allow\n"))
 }
 
 fn wants(inner: Option<&str>) -> Value {

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::upstream::Frames;
-use super::{Answer, Ask, Client, Site, until};
+use super::{Answer, Ask, Client, Does, Site, Upstream, until};
 
 /// The tools of `asking_server`.
 const TOOLS: [&str; 10] = ["ask", "pages", "stays", "twice", "both", "secret", "roots", "url", "echo", "slow"];
@@ -55,6 +55,16 @@ pub fn in_front_of(site: Site, transport: &Value, may_ask: &str, defaults: &str)
     let definitions = definitions();
     let rows = "p, R1, agent:demo, up__*, reversible, -, allow\np, R2, agent:other, up__*, reversible, -, allow\n";
     site.manifest("up", &manifest).pinned("up", &definitions).policy(rows)
+}
+
+/// A modern server that answers calls of `save` with this, and may ask for anything.
+pub async fn relaying(result: Value) -> (Upstream, Site) {
+    let upstream = Upstream::start().await;
+    upstream.does("save", Does::Asks(result));
+    let transport = json!({ "http": { "url": upstream.url() } });
+    let manifest = format!("transport: {transport}\nmay_ask: [elicitation, sampling, roots]\ntools:\n  save: {{ tier: reversible }}\n");
+    let site = Site::of(&upstream).manifest("up", &manifest);
+    (upstream, site.policy("p, R1, agent:demo, up__*, reversible, -, allow\np, R2, agent:other, up__*, reversible, -, allow\n"))
 }
 
 /// What the server got, after the number of its process.
