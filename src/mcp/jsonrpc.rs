@@ -9,6 +9,9 @@ use std::ops::Range;
 use super::json::{Node, Value};
 use crate::error::{Code, Error};
 
+/// Longest id, and longest progress token, in bytes: a peer chooses it, and it comes back in each message about the request.
+pub const MAX_ID_BYTES: usize = 1024;
+
 /// A request's id, as JSON text: `7` and `"7"` are different ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Id(Box<str>);
@@ -112,7 +115,7 @@ fn id(node: &Node<'_>) -> Result<Option<Id>, Error> {
     match &node.value {
         Value::Null => Ok(None),
         Value::Number(digits) if digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => Ok(Some(Id((*digits).into()))),
-        Value::String(text) if text.len() <= 1024 => {
+        Value::String(text) if text.len() <= MAX_ID_BYTES => {
             let mut out = Vec::with_capacity(text.len() + 2);
             super::canonical::write_string(text, &mut out);
             Ok(Some(Id(String::from_utf8_lossy(&out).into())))

@@ -5,6 +5,7 @@
 
 use super::capabilities::Capabilities;
 use super::json::{Node, Value};
+use super::jsonrpc::MAX_ID_BYTES;
 use super::log_level::LogLevel;
 use crate::error::{Code, Error};
 
@@ -249,6 +250,13 @@ impl<'d, 'a> Request<'d, 'a> {
             }
         };
         let meta = Meta::of(params);
+        let is_long = |token: &Node<'_>| match &token.value {
+            Value::String(text) => text.len() > MAX_ID_BYTES,
+            _ => token.span().len() > MAX_ID_BYTES,
+        };
+        if meta.progress_token().is_some_and(is_long) {
+            return Err(invalid_params("`params._meta.progressToken` has more than 1024 bytes"));
+        }
         // Before 2026-07-28 these two members mean nothing, and nothing is answered by asking again.
         let retry = if meta.is_modern() && method != Method::Complete {
             Retry::read(member("inputResponses"), member("requestState"), text)?

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::upstreams::http_server::{Answer, End, Server};
 use super::upstreams::{in_front_of, on_pipes};
-use crate::support::until;
+use crate::support::{Ask, Does, Site, Upstream, until};
 
 #[tokio::test]
 async fn two_answers_of_a_server_are_one_to_the_agent_and_recorded() {
@@ -55,4 +56,27 @@ async fn ten_thousand_notifications_a_second_hold_up_no_answer() {
     let call = client.call("up__flood", json!({}));
     assert_eq!(tokio::time::timeout(Duration::from_secs(20), call).await.unwrap().code(), "ok");
     assert_eq!(client.call("up__echo", json!({})).await.code(), "ok");
+}
+
+#[tokio::test]
+async fn a_progress_token_is_no_longer_than_an_id() {
+    let upstream = Upstream::start().await;
+    let progress = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": { "progressToken": "TOKEN", "progress": 1 } });
+    let now = CancellationToken::new();
+    now.cancel();
+    upstream.does("save", Does::Tells(vec![progress], now));
+    let site = Site::of(&upstream);
+    let gateway = site.serve().await;
+    let told = async |token: &str| {
+        let ask = Ask::modern("tools/call", json!({ "name": "up__save", "arguments": {}, "_meta": { "progressToken": "TOKEN" } }));
+        gateway.client().send(&ask.saying("\"TOKEN\"", token)).await
+    };
+
+    for token in [format!("\"{}\"", "x".repeat(1025)), format!("1.{}", "0".repeat(1024))] {
+        let answer = told(&token).await;
+        assert_eq!(answer.wire(), (200, -32602, "malformed_request".to_owned()), "{}", token.len());
+    }
+    assert!(upstream.calls().is_empty());
+    let longest = format!("\"{}\"", "x".repeat(1024));
+    assert!(told(&longest).await.text().contains(&format!("\"progressToken\":{longest}")));
 }
