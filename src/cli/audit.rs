@@ -116,6 +116,11 @@ pub enum Error {
         /// What the disk reported.
         source: io::Error,
     },
+    /// Nothing can be said of a log that is not there: it may have been taken away whole.
+    #[error(
+        "there is no log in `{0}`, so nothing was checked; before the first start that is as it should be, else see --dir, or the log was taken away"
+    )]
+    NoLog(String),
     /// The answer cannot be written.
     #[error("the answer cannot be written: {0}")]
     Output(#[from] io::Error),
@@ -166,7 +171,11 @@ pub fn run(args: &Args, audit_dir: &Path, json: bool, out: &mut dyn Write) -> Re
             Ok(u8::from(answer.records.is_empty()))
         }
         Verb::Verify => {
-            let reports = verify_all(dir).map_err(unreadable)?;
+            let reports = if dir.try_exists().map_err(unreadable)? { verify_all(dir).map_err(unreadable)? } else { Vec::new() };
+            // A log begins with the record of its first start.
+            if reports.iter().all(|report| report.records == 0) {
+                return Err(Error::NoLog(dir.display().to_string()));
+            }
             print.reports(out, &reports)?;
             Ok(if reports.iter().all(Report::is_sound) { 0 } else { EXIT_DAMAGED })
         }
@@ -329,10 +338,7 @@ impl Printer {
                 writeln!(out, "  set aside by an earlier start: {}", safe(torn))?;
             }
         }
-        match reports.first() {
-            Some(report) => writeln!(out, "note: {}", report.unseen()),
-            None => writeln!(out, "no logs"),
-        }
+        reports.first().map_or(Ok(()), |report| writeln!(out, "note: {}", report.unseen()))
     }
 
     fn unresolved(&self, out: &mut dyn Write, found: &[(Stored, Standing)]) -> io::Result<()> {

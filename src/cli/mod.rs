@@ -186,7 +186,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
             };
             audit::run(&args, &dir, context.json, &mut std::io::stdout().lock()).or_else(|error| match error {
                 audit::Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(EXIT_UNHEARD),
-                error @ audit::Error::Time(_) => Err(Failure::Usage(error.to_string())),
+                error @ (audit::Error::Time(_) | audit::Error::NoLog(_)) => Err(Failure::Usage(error.to_string())),
                 error => Err(Failure::other(error)),
             })
         }

@@ -173,7 +173,26 @@ async fn a_log_that_has_not_begun_has_no_record_yet() {
         assert_eq!(site.run(question).await.code, 0, "{question:?}");
     }
     assert_eq!(site.run(&["audit", "tail", "--dir", "no-such-folder"]).await.code, 1, "a folder that was named is missed");
-    assert_eq!(site.run(&["audit", "verify"]).await.code, 1, "a whole log may have been taken away");
+}
+
+#[tokio::test]
+async fn where_there_is_no_log_nothing_is_called_sound() {
+    let site = Site::empty();
+    let folder = |name: &str| site.path(name).display().to_string();
+    fs::create_dir_all(site.path("empty")).unwrap();
+    fs::create_dir_all(site.path("emptied/main/segments")).unwrap();
+    let (empty, emptied, wrong) = (folder("empty"), folder("emptied"), folder("policies"));
+    for words in [
+        &["audit", "verify"][..],
+        &["--json", "audit", "verify"],
+        &["audit", "verify", "--dir", &empty],
+        &["audit", "verify", "--dir", &emptied],
+        &["audit", "verify", "--dir", &wrong],
+    ] {
+        let done = site.run(words).await;
+        assert_eq!((done.code, done.out.contains("sound")), (2, false), "{words:?}: {done:?}");
+        assert!(done.err.contains("there is no log in `") && done.err.contains("before the first start"), "{words:?}: {}", done.err);
+    }
 }
 
 #[tokio::test]
