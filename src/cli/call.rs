@@ -1,12 +1,15 @@
 //! `doorward call`: one call through the whole gateway.
 
-use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
 
 use super::{Context, Failure, local, table};
 use crate::config::check_name;
 use crate::error::{Code, Effect, Error};
 use crate::identity::Principal;
 use crate::listen::admin::{self, Command};
+use crate::mcp::json::{self, Limits, ParseError};
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::respond;
 use crate::mcp::revision::Revision;
@@ -67,41 +70,50 @@ fn unanswered(why: &std::io::Error) -> Result<Value, Failure> {
 }
 
 fn request(args: &Args) -> Result<String, Failure> {
-    let arguments: Value = match &args.arguments_json {
-        // Kept as text, so that the gateway sees digits and duplicate names as they were written.
-        Some(text) => {
-            let shape: Value = serde_json::from_str(text).map_err(|error| Failure::Usage(format!("--arguments-json: {error}")))?;
-            if !shape.is_object() {
-                return Err(Failure::Usage("--arguments-json is not a JSON object".to_owned()));
-            }
-            Value::Null
-        }
-        None => Value::Object(args.arguments.iter().map(|argument| single(argument)).collect::<Result<Map<_, _>, _>>()?),
+    // Kept as text, so that the tool gets what was written, digits and all.
+    let arguments = match &args.arguments_json {
+        Some(text) => match checked(text) {
+            Ok(true) => text.clone(),
+            Ok(false) => return Err(Failure::Usage("--arguments-json is not a JSON object".to_owned())),
+            Err(fault) => return Err(Failure::Usage(format!("--arguments-json: {fault}"))),
+        },
+        None => together(&args.arguments)?,
     };
     let meta = json!({
         "io.modelcontextprotocol/protocolVersion": Revision::NEWEST.as_str(),
         "io.modelcontextprotocol/clientInfo": { "name": "doorward call", "version": env!("CARGO_PKG_VERSION") },
         "io.modelcontextprotocol/clientCapabilities": {},
     });
-    let text = match &args.arguments_json {
-        Some(text) => text.replace(['\n', '\r'], " "),
-        None => arguments.to_string(),
-    };
-    let name = Value::String(args.tool.clone());
-    Ok(format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":{name},"arguments":{text},"_meta":{meta}}}}}"#))
+    // A message is one line; in a sound text no string holds a line break.
+    let (name, arguments) = (Value::String(args.tool.clone()), arguments.replace(['\n', '\r'], " "));
+    Ok(format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":{name},"arguments":{arguments},"_meta":{meta}}}}}"#))
 }
 
-fn single(argument: &str) -> Result<(String, Value), Failure> {
+/// Whether a text that the gateway would take as JSON is an object.
+fn checked(text: &str) -> Result<bool, ParseError> {
+    json::parse(text.as_bytes(), Limits::default()).map(|node| node.is_object())
+}
+
+fn together(arguments: &[String]) -> Result<String, Failure> {
+    let (mut members, mut names) = (Vec::new(), HashSet::new());
+    for argument in arguments {
+        let (name, value) = single(argument)?;
+        if !names.insert(name) {
+            return Err(Failure::Usage(format!("`{}` is given twice", table::safe(name))));
+        }
+        members.push(format!("{}:{value}", Value::from(name)));
+    }
+    Ok(format!("{{{}}}", members.join(",")))
+}
+
+/// The name, and the value as JSON text.
+fn single(argument: &str) -> Result<(&str, String), Failure> {
     let Some((key, value)) = argument.split_once('=') else {
         return Err(Failure::Usage(format!("`{}` is neither `key=text` nor `key:=JSON`", table::safe(argument))));
     };
-    match key.strip_suffix(':') {
-        Some(key) => {
-            let value = serde_json::from_str(value).map_err(|error| Failure::Usage(format!("`{}`: {error}", table::safe(argument))))?;
-            Ok((key.to_owned(), value))
-        }
-        None => Ok((key.to_owned(), Value::String(value.to_owned()))),
-    }
+    let Some(key) = key.strip_suffix(':') else { return Ok((key, Value::from(value).to_string())) };
+    checked(value).map_err(|fault| Failure::Usage(format!("`{}`: {fault} of the value", table::safe(argument))))?;
+    Ok((key, value.to_owned()))
 }
 
 fn show(context: &Context, answer: &Value) -> Result<u8, Failure> {

@@ -168,3 +168,25 @@ async fn call_prints_the_result_and_ends_with_the_codes_exit_code() {
     let json = site.run(&["--json", "call", "up__echo", "--arguments-json", "{\"amount\":9007199254740993}", "--as", "demo"]).await.json();
     assert_eq!(json["content"][0]["text"], "{\"amount\":9007199254740993}");
 }
+
+#[tokio::test]
+async fn what_is_written_for_a_call_is_what_is_sent() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    for (words, told) in [
+        (&["where:={\"a\":1,\"a\":2}"][..], "`where:={\"a\":1,\"a\":2}`: a member name occurs twice"),
+        (&["text=a", "text=b"], "`text` is given twice"),
+        (&["where:=1,\"text\":2"], "bytes after the JSON value"),
+        (&["--arguments-json", "{\"text\":\"a\",\"text\":\"b\"}"], "--arguments-json: a member name occurs twice"),
+        (&["--arguments-json", "[]"], "not a JSON object"),
+    ] {
+        let done = site.run(&[&["call", "up__save", "--as", "demo"], words].concat()).await;
+        assert_eq!((done.code, done.err.contains(told)), (2, true), "{done:?}");
+    }
+    assert!(!site.path("var/audit").exists(), "no gateway was asked");
+
+    let done = site.run(&["call", "up__save", "text=a\"b", "n:=1.50", "big:=[12345678901234567890123, 1E2]", "--as", "demo"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let body = &upstream.calls()[0].body;
+    assert!(body.contains(r#""arguments":{"text":"a\"b","n":1.50,"big":[12345678901234567890123, 1E2]}"#), "{body}");
+}
