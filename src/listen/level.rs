@@ -24,11 +24,14 @@ impl Turn<'_> {
         Ok(Wire::ok(respond::result(id, &[])))
     }
 
-    pub(super) fn watch(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
+    pub(super) async fn watch(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
         let (upstream, own) = self.gateway.may_watch(&self.caller.principal, uri(params)?)?;
         let agent = &self.caller.principal.id;
         let watched = Watched::new(agent, &upstream, &own)?;
+        let known = watched.known();
         self.service.streams().watch(self.session()?, self.service.lasting(agent), watched)?;
+        // What changes after the answer is told, so the server must know of it by then.
+        known.await;
         Ok(Wire::ok(respond::result(id, &[])))
     }
 

@@ -41,7 +41,7 @@ impl Turn<'_> {
             (None, false, "initialize") => self.initialize(id, offers, params),
             (None, false, "ping") => Ok(Wire::ok(respond::result(id, &[]))),
             (None, false, "logging/setLevel") if offers.logging => self.set_level(id, params),
-            (None, false, "resources/subscribe") if offers.subscribe => self.watch(id, params),
+            (None, false, "resources/subscribe") if offers.subscribe => self.watch(id, params).await,
             (None, false, "resources/unsubscribe") if offers.subscribe => self.unwatch(id, params),
             _ => Err(Error::new(Code::MethodNotFound, "the method is not served here")),
         };

@@ -13,7 +13,7 @@ use crate::error::{Code, Error};
 use crate::gateway::Change;
 use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::log_level::LogLevel;
-use crate::upstream::{Upstream, Watch};
+use crate::upstream::{Upstream, Watch, is_within};
 
 /// Sessions that keep anything, and how many of them may be one agent's.
 const MAX_SESSIONS: (usize, usize) = (10_000, 5_000);
@@ -45,7 +45,7 @@ struct Live {
 pub struct Watched {
     upstream: Arc<str>,
     uri: Arc<str>,
-    _watch: Watch,
+    watch: Watch,
 }
 
 impl Watched {
@@ -54,7 +54,12 @@ impl Watched {
     /// # Errors
     /// `concurrency_limited` when too much of the upstream is watched.
     pub fn new(agent: &Arc<str>, upstream: &Upstream, uri: &str) -> Result<Self, Error> {
-        Ok(Self { upstream: upstream.id().into(), uri: uri.into(), _watch: upstream.watch(agent, uri)? })
+        Ok(Self { upstream: upstream.id().into(), uri: uri.into(), watch: upstream.watch(agent, uri)? })
+    }
+
+    /// Waits until the server knows that it is to tell of the resource, some seconds at most.
+    pub fn known(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.watch.known()
     }
 
     /// Whether the change is of this resource, or of a part of it (2025-11-25, resources, "Subscriptions").
@@ -64,10 +69,6 @@ impl Watched {
             Change::List(_) => false,
         }
     }
-}
-
-fn is_within(uri: &str, whole: &str) -> bool {
-    uri.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || whole.ends_with('/') || rest.starts_with(['/', '?', '#']))
 }
 
 impl Streams {
@@ -248,11 +249,5 @@ mod tests {
         let open = streams.open(&name, lasts(&clock, &agent)).unwrap().unwrap();
         streams.end(&name);
         assert!(open.ended.is_cancelled());
-    }
-
-    #[test]
-    fn a_part_of_a_resource_counts_as_the_resource() {
-        assert!(is_within("file:///a", "file:///a") && is_within("file:///a/b", "file:///a") && is_within("x:/a", "x:/"));
-        assert!(!is_within("file:///ab", "file:///a") && !is_within("file:///", "file:///a"));
     }
 }

@@ -28,6 +28,8 @@ pub const METHOD: &str = "subscriptions/listen";
 const MAX_OPEN: (usize, usize) = (1_000, 16);
 /// How often it is asked whether the agent's key still holds.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Longest wait for the servers to know what they are to tell of.
+const ALL_KNOWN: Duration = Duration::from_secs(5);
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// The places of those that are open.
@@ -182,6 +184,13 @@ impl Listening<'_> {
         if let Some(error) = refused {
             self.refused(error).await;
         }
+        // What changes after the acknowledgement is told, so their servers must know of them by then.
+        let known = async {
+            for watched in &watched {
+                watched.known().await;
+            }
+        };
+        self.cancel.run_until_cancelled(tokio::time::timeout(ALL_KNOWN, known)).await;
         watched
     }
 

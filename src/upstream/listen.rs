@@ -81,8 +81,11 @@ fn filter(tells: Tells, uris: &Uris) -> Option<Vec<u8>> {
 /// Keeps a modern server on pipes listening to what is watched.
 async fn requests(shared: &Shared, link: &StdioLink, tells: Tells) {
     let (mut backoff, mut held) = (Backoff::new(AGAIN.0, AGAIN.1), Uris::new());
+    let telling = tells.watched.then(|| shared.watched.telling());
     loop {
         link.listen(filter(tells, &held).as_deref());
+        // What follows on the pipe comes to it later.
+        telling.iter().for_each(|telling| telling.known(&held));
         tokio::select! {
             wanted = shared.watched.other_than(&held) => held = wanted,
             () = link.unheard.notified() => {
@@ -95,7 +98,7 @@ async fn requests(shared: &Shared, link: &StdioLink, tells: Tells) {
 
 /// Subscribes to what is watched, one resource after another; a server that refuses one is not asked again.
 async fn subscribe(shared: &Shared, link: &Link) -> Infallible {
-    let mut held = Uris::new();
+    let (mut held, telling) = (Uris::new(), shared.watched.telling());
     loop {
         let wanted = shared.watched.other_than(&held).await;
         let gone = held.difference(&wanted).map(|uri| ("resources/unsubscribe", uri));
@@ -107,6 +110,7 @@ async fn subscribe(shared: &Shared, link: &Link) -> Infallible {
             }
         }
         held = wanted;
+        telling.known(&held);
     }
 }
 
@@ -139,6 +143,7 @@ enum Asked {
 /// watched, a new stream is asked for, and takes the old one's place.
 async fn modern(link: &Arc<HttpLink>, tells: Tells) -> Option<Duration> {
     let watched = &link.shared.watched;
+    let telling = tells.watched.then(|| watched.telling());
     let mut held = watched.wanted().0;
     let mut asked = subscription(link, tells, &held).await;
     loop {
@@ -148,6 +153,7 @@ async fn modern(link: &Arc<HttpLink>, tells: Tells) -> Option<Duration> {
             Asked::Failed => return Some(Duration::ZERO),
             Asked::Never => return None,
         };
+        telling.iter().for_each(|telling| telling.known(&held));
         let next = async {
             let wanted = watched.other_than(&held).await;
             (subscription(link, tells, &wanted).await, wanted)

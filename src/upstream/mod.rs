@@ -64,7 +64,7 @@ pub use park::lost;
 pub use request::{Forwarded, Notice, Outcome, Part, Reply, Request, Resume, Sent};
 pub use shared::{Definition, Event, Listing, Report, Tally};
 
-pub use watch::Watch;
+pub use watch::{Watch, is_within};
 
 use breaker::Breaker;
 use link::Link;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Upstream;
 use super::shared::{Event, Shared};
@@ -22,7 +22,11 @@ const MAX_WATCHED: (usize, usize) = (4_096, 2_048);
 /// How long a resource that nobody watches any more stays subscribed: an agent that opens its stream again watches the same ones.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long after a change of the set the server is told: a stream begins with many at once.
-const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE: Duration = Duration::from_millis(10);
+/// Longest wait for the server to know what it is to tell of.
+const KNOWN: Duration = Duration::from_secs(5);
+/// Parts of watched resources that have changed and were not reported yet; beyond, the whole is reported instead.
+const MAX_PARTS: usize = 1_024;
 /// The shortest time between two reports of the same resource.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -35,10 +39,24 @@ pub(super) struct Watched {
     entries: Mutex<HashMap<Arc<str>, Entry>>,
     /// Counts each agent's share alone: a resource is one entry, however many watch it.
     shares: Arc<Slots>,
-    /// What has changed and was not reported yet, in that order. Locked only while the entries are.
-    news: Mutex<Vec<String>>,
+    /// What has changed and was not reported yet. Locked only while the entries are.
+    news: Mutex<News>,
     changed: watch::Sender<()>,
     updated: Notify,
+    /// What the server knows that it is to tell of; `None` while nobody tells it.
+    known: watch::Sender<Option<Uris>>,
+}
+
+/// Somebody tells the server what is watched, as long as this is kept.
+#[derive(Debug)]
+pub(super) struct Telling<'w>(&'w Watched);
+
+#[derive(Debug, Default)]
+struct News {
+    /// What is watched itself, in order.
+    whole: Vec<String>,
+    /// Parts of what is watched.
+    parts: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -76,6 +94,18 @@ impl Upstream {
     }
 }
 
+impl Watch {
+    /// Waits until the server knows that it is to tell of the resource, some seconds at most. A server that is not connected, or
+    /// tells of no resource, is not waited for.
+    pub fn known(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut known, uri) = (self.shared.watched.known.subscribe(), Arc::clone(&self.uri));
+        async move {
+            let held = known.wait_for(|known| known.as_ref().is_none_or(|known| known.contains(&uri)));
+            let _ = timeout(KNOWN, held).await;
+        }
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         self.shared.watched.leave(&self.uri);
@@ -84,9 +114,28 @@ impl Drop for Watch {
 
 impl Default for Watched {
     fn default() -> Self {
-        let (entries, news, changed, updated) = (Mutex::default(), Mutex::default(), watch::Sender::default(), Notify::new());
-        Self { entries, shares: Arc::new(Slots::new(usize::MAX)), news, changed, updated }
+        let (entries, news, updated) = (Mutex::default(), Mutex::default(), Notify::new());
+        let (changed, known) = (watch::Sender::default(), watch::Sender::default());
+        Self { entries, shares: Arc::new(Slots::new(usize::MAX)), news, changed, updated, known }
     }
+}
+
+impl Telling<'_> {
+    /// The server knows of these, and of no others.
+    pub(super) fn known(&self, uris: &Uris) {
+        self.0.known.send_replace(Some(uris.clone()));
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.known.send_replace(None);
+    }
+}
+
+/// Whether a URI is that of a resource, or of a part of it (2025-11-25, resources, "Subscriptions").
+pub fn is_within(uri: &str, whole: &str) -> bool {
+    uri.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || whole.ends_with('/') || rest.starts_with(['/', '?', '#']))
 }
 
 impl Watched {
@@ -118,6 +167,12 @@ impl Watched {
         }
     }
 
+    /// Begins to tell the server, which knows of nothing yet.
+    pub(super) fn telling(&self) -> Telling<'_> {
+        self.known.send_replace(Some(Uris::new()));
+        Telling(self)
+    }
+
     /// What the server is to tell of, and whether that includes what nobody watches any more.
     pub(super) fn wanted(&self) -> (Uris, bool) {
         let mut entries = self.entries();
@@ -141,20 +196,32 @@ impl Watched {
         }
     }
 
-    /// The server says that a resource has changed.
+    /// The server says that a resource, or a part of one, has changed.
     pub(super) fn updated(&self, uri: &str) {
         let mut entries = self.entries();
-        if entries.get_mut(uri).is_some_and(|entry| !std::mem::replace(&mut entry.updated, true)) {
-            self.news.lock().unwrap_or_else(PoisonError::into_inner).push(uri.to_owned());
-            self.updated.notify_one();
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.contains_key(uri) {
+            if entries.get_mut(uri).is_none_or(|entry| std::mem::replace(&mut entry.updated, true)) {
+                return;
+            }
+            news.whole.push(uri.to_owned());
+        } else {
+            let Some((whole, entry)) = entries.iter_mut().find(|(whole, _)| is_within(uri, whole)) else { return };
+            if news.parts.len() < MAX_PARTS {
+                news.parts.insert(uri.to_owned());
+            } else if !std::mem::replace(&mut entry.updated, true) {
+                news.whole.push(whole.to_string());
+            }
         }
+        self.updated.notify_one();
     }
 
     fn news(&self) -> Vec<String> {
         let mut entries = self.entries();
-        let mut news = std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner));
-        news.retain(|uri| entries.get_mut(uri.as_str()).is_some_and(|entry| std::mem::take(&mut entry.updated)));
-        news
+        let News { mut whole, parts } = std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        whole.retain(|uri| entries.get_mut(uri.as_str()).is_some_and(|entry| std::mem::take(&mut entry.updated)));
+        whole.extend(parts);
+        whole
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
@@ -202,6 +269,19 @@ mod tests {
         order.iter().chain(&order).for_each(|uri| watched.updated(uri));
         watched.updated("a:not-watched");
         assert_eq!((watched.news(), watched.news()), (order, vec![]));
+    }
+
+    #[test]
+    fn a_part_of_what_is_watched_is_news_and_many_parts_are_one() {
+        let watched = Watched::default();
+        drop(watched.enter("file:///a"));
+        ["file:///a/2", "file:///a/1", "file:///a/2", "file:///ab", "file:///a"].iter().for_each(|uri| watched.updated(uri));
+        assert_eq!(watched.news(), ["file:///a", "file:///a/1", "file:///a/2"]);
+        (0..10_000).for_each(|number| watched.updated(&format!("file:///a/{number}")));
+        let news = watched.news();
+        assert_eq!((news.len(), &*news[0]), (MAX_PARTS + 1, "file:///a"));
+        assert!(is_within("file:///a", "file:///a") && is_within("file:///a/b", "file:///a") && is_within("x:/a", "x:/"));
+        assert!(!is_within("file:///ab", "file:///a") && !is_within("file:///", "file:///a"));
     }
 
     #[test]

@@ -128,6 +128,27 @@ async fn a_watched_resource_is_told_of_under_its_public_name() {
 }
 
 #[tokio::test]
+async fn when_a_subscription_is_answered_the_server_knows_of_it() {
+    let (upstream, _site, gateway) = gateway().await;
+    let session = gateway.client().begin("2025-06-18", json!({})).await;
+    let known =
+        || upstream.asked("subscriptions/listen").last().map(|asked| asked["params"]["notifications"]["resourceSubscriptions"].clone());
+    session.send("resources/subscribe", &json!({ "uri": "dw+up+file:///notes/a" })).await.result();
+    assert_eq!(known(), Some(json!(["file:///notes/a"])));
+    let uris = json!({ "resourceSubscriptions": ["dw+up+file:///notes/b", "dw+up+file:///notes/c"] });
+    let (_listen, first, _) = open(&gateway.client(), uris).await;
+    assert_eq!(first["method"], "notifications/subscriptions/acknowledged");
+    assert_eq!(known(), Some(json!(["file:///notes/a", "file:///notes/b", "file:///notes/c"])));
+}
+
+#[tokio::test]
+async fn a_part_of_a_watched_resource_is_told_of_by_its_own_name() {
+    let (_upstream, _site, gateway) = gateway_with(updates(&["file:///notes/a/part", "file:///notes/ab"])).await;
+    let (mut listen, ..) = open(&gateway.client(), json!({ "resourceSubscriptions": ["dw+up+file:///notes/a"] })).await;
+    assert_eq!(listen.told("notifications/resources/updated").await["params"]["uri"], "dw+up+file:///notes/a/part");
+}
+
+#[tokio::test]
 async fn an_open_listen_loses_what_a_new_policy_forbids() {
     let (_upstream, site, gateway) = gateway_with(updates(&["file:///notes/a", "file:///notes/b"])).await;
     let both = json!({ "toolsListChanged": true, "resourceSubscriptions": ["dw+up+file:///notes/a", "dw+up+file:///notes/b"] });
