@@ -111,6 +111,7 @@ impl Gateway {
     ) -> Result<Ending, Error> {
         // Which target is meant, and may this agent know of it?
         trail.asked_for(request.name);
+        trail.answered(request.retry);
         let target = self.resolve(made, caller, request)?;
         trail.resolved(target, request.arguments);
         self.sees(caller, target)?;

@@ -66,6 +66,7 @@ impl Record<'_> {
         out.text("actor", &self.actor);
         out.text("after", &self.after);
         out.text("agent", &self.agent);
+        out.list("answers", &self.answers);
         out.json("args", &self.args);
         out.number("args_bytes", self.args_bytes);
         out.text("args_hash", &self.args_hash);

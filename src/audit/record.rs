@@ -147,6 +147,8 @@ pub struct Record<'a> {
     /// The redacted arguments as canonical JSON text.
     #[serde(deserialize_with = "raw")]
     pub args: Text<'a>,
+    /// What the agent answers to what the server asked: `QUESTION ACTION HASH` each, the hash keyed.
+    pub answers: Vec<Cow<'a, str>>,
     /// The size of the arguments as they came.
     #[serde(deserialize_with = "integer")]
     pub args_bytes: Option<u64>,

@@ -33,6 +33,7 @@ fn full() -> Record<'static> {
         tool_def_hash: text("def"),
         args_hash: text("hash"),
         args: Some(r#"{"seq":9,"x":[1,"y"]}"#.into()),
+        answers: vec!["q1 accept".into(), "q\"2".into()],
         args_bytes: Some((1 << 53) - 1),
         decision: text("decision"),
         code: text("code"),

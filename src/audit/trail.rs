@@ -3,6 +3,7 @@
 //! INVARIANT: [`Recorded`], which forwarding takes, is made only here and only when the intent is stored.
 //! INVARIANT: a trail is closed exactly once: by the outcome of its intent, or by a refusal where there was none.
 
+mod answers;
 mod parked;
 
 use std::borrow::Cow;
@@ -30,7 +31,7 @@ use crate::limit::Floods;
 use crate::limit::flood::{Coalesced, Coalescer, Verdict};
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
-use crate::mcp::messages::Meta;
+use crate::mcp::messages::{Meta, Retry};
 use crate::mcp::respond::Ending;
 use crate::policy::RuleId;
 
@@ -87,6 +88,7 @@ pub struct Trail<'d> {
     named: Option<&'d str>,
     tool: Option<&'d Target>,
     arguments: Option<(&'d Node<'d>, usize)>,
+    answers: Option<&'d [u8]>,
     rules: Vec<RuleId>,
     policy_version: &'d str,
     intent: Option<(u64, Instant)>,
@@ -119,6 +121,11 @@ impl<'d> Trail<'d> {
     pub fn resolved(&mut self, tool: &'d Target, arguments: Option<&'d Node<'d>>) {
         self.tool = Some(tool);
         self.arguments = arguments.map(|node| (node, node.span().len()));
+    }
+
+    /// Notes what the agent answers to what a server has asked.
+    pub fn answered(&mut self, retry: Option<Retry<'d>>) {
+        self.answers = retry.and_then(|retry| retry.responses);
     }
 
     /// Notes the rules that permitted it.
@@ -172,6 +179,7 @@ impl<'d> Trail<'d> {
         record.trace_id = self.trace.map(text);
         record.policy_version = Some(text(self.policy_version));
         record.rule_ids = self.rules.iter().map(|rule| text(rule.as_str())).collect();
+        record.answers = self.answers.map(|responses| answers::shown(responses, key)).unwrap_or_default();
         if let Some(tool) = self.tool {
             record.tier_claimed = tool.tier_claimed;
             record.tool_def_hash = Some(text(&tool.hash_text));
@@ -218,6 +226,7 @@ impl Audit {
             named: None,
             tool: None,
             arguments: None,
+            answers: None,
             rules: Vec::new(),
             policy_version,
             intent: None,

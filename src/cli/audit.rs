@@ -289,6 +289,7 @@ impl Printer {
         say("code", record.code.as_deref());
         say("rules", (!record.rule_ids.is_empty()).then(|| record.rule_ids.join(",")).as_deref());
         say("limit", record.limit.as_deref());
+        say("answers", (!record.answers.is_empty()).then(|| record.answers.join(",")).as_deref());
         say("effect", record.effect.as_deref());
         say("count", record.count.map(|count| count.to_string()).as_deref());
         say("call", record.call_id.as_deref());

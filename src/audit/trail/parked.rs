@@ -9,11 +9,10 @@ use tokio::time::Instant;
 
 use super::super::encode::Entry;
 use super::super::record::{Kind, Record};
-use super::{Audit, Recorded, Trail, ending, micros, unavailable};
+use super::{Audit, Recorded, Trail, answers, ending, micros, unavailable};
 use crate::approval::Cleared;
 use crate::catalog::tier::Tier;
 use crate::error::{Code, Effect, Error};
-use crate::mcp::json;
 use crate::mcp::respond::Questions;
 
 /// An intent that has no end yet while its call waits for an agent's answers. It ends with [`Audit::round`] or [`Audit::end`].
@@ -82,7 +81,7 @@ impl Audit {
         }
     }
 
-    /// What was asked: by which methods, and the hash of the questions, whose text may say anything.
+    /// What was asked: which questions, by which methods, and the hash of the questions, whose text may say anything.
     pub(super) fn asked_entry(&self, trail: &Trail<'_>, seq: u64, questions: &Questions) -> Entry {
         let mut record = trail.record(Kind::Round);
         record.intent_seq = Some(seq);
@@ -92,11 +91,7 @@ impl Audit {
     }
 
     pub(super) fn note_questions(&self, record: &mut Record<'_>, questions: &Questions) {
-        let methods = json::parse(&questions.requests, json::Limits::default()).ok().map(|requests| {
-            let methods = requests.members().iter().filter_map(|member| member.node.get("method")?.as_str().map(str::to_owned));
-            methods.collect::<Vec<_>>().join(", ")
-        });
-        record.note = methods.filter(|methods| !methods.is_empty()).map(|methods| format!("asks {methods}").into());
+        record.note = answers::asked(&questions.requests, &self.key).map(|asked| format!("asks {asked}").into());
         record.result_bytes = Some(questions.requests.len() as u64);
         record.result_hash = Some(self.key.hash(&questions.requests).into());
     }

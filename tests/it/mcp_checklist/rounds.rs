@@ -39,7 +39,7 @@ async fn a_parked_call_has_one_intent_and_one_outcome() {
     let of_call: Vec<_> = records.iter().filter(|record| &record["call_id"] == call).collect();
     let told: Vec<_> = of_call.iter().map(|record| record.get("action").unwrap_or(&record["kind"]).as_str().unwrap_or_default()).collect();
     assert_eq!(told, ["intent", "asked", "answered", "asked", "answered", "outcome"]);
-    assert_eq!(of_call[1]["note"], "asks elicitation/create");
+    assert_eq!(of_call[1]["note"], "asks q1 elicitation/create");
     assert_eq!((&of_call[2]["attempt"], &of_call[4]["attempt"], &of_call[5]["attempt"]), (&json!(2), &json!(3), &json!(3)));
     assert!(!Value::from(records.clone()).to_string().contains("Which branch"));
     assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
