@@ -17,15 +17,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Gateway, Shared};
+use super::{Answer, Gateway, Shared};
 use crate::audit::trail::{Open, Trail};
 use crate::error::{Code, Effect, Error};
-use crate::invocation::Invocation;
+use crate::invocation::{Caller, Invocation};
 use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::canonical::{write_canonical, write_string};
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::{self, Limits, Node};
-use crate::mcp::messages::Retry;
+use crate::mcp::jsonrpc::Id;
+use crate::mcp::messages::{Request, Retry};
 use crate::mcp::respond::{Ending, Questions};
 use crate::mcp::revision::Revision;
 use crate::seal::{random, sha256};
@@ -259,14 +260,25 @@ impl Shared {
 }
 
 impl Gateway {
-    /// Ends the call that waits under this invocation: its agent has given up answering. Nothing happens where none does.
-    pub async fn give_up(&self, invocation: &str) {
-        let Ok(id) = Uuid::parse_str(invocation) else { return };
-        let waiting = self.shared.rounds.waiting().remove(&id);
+    /// Ends the invocation, which waits for answers that do not come: at its server too, should it wait there. Why is recorded
+    /// and told under the same id, so that the agent is named what the log has of the call, with the answers that the request has so far.
+    pub async fn give_up(&self, caller: &Caller, id: &Id, request: &Request<'_, '_>, invocation: &str, error: Error) -> Answer {
+        let waited = Uuid::parse_str(invocation).ok();
+        let waiting = waited.and_then(|waited| self.shared.rounds.waiting().remove(&waited));
         if let Some(waiting) = waiting {
             waiting.upstream.end_parked(&waiting.name);
             self.shared.audit.end(waiting.open).await;
         }
+        let mut trail = self.shared.audit.trail(caller, request.method.as_str(), Some(id), request.meta, self.policy.version());
+        trail.asked_for(request.name);
+        trail.answered(request.retry);
+        if let Some(waited) = waited {
+            trail.continues(waited, 1);
+        }
+        self.shared.telemetry.refused(error.code());
+        let outcome = Err(error);
+        self.shared.audit.close(&trail, &outcome).await;
+        Answer { invocation: trail.id_text().to_owned(), outcome }
     }
 }
 

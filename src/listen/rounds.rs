@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
@@ -55,27 +56,30 @@ pub async fn drive(turn: &Turn<'_>, asked: Asked<'_>, id: &Id, request: &Request
         if has_questions {
             place = None;
         }
-        let responses = match ask(turn, (back, conversation), &questions, deadline, round).await {
-            Ok(responses) => responses,
-            Err(error) => return give_up(turn, id, request, &waiting, error).await,
-        };
-        let state = match questions.state.as_deref().map(plain) {
-            Some(None) => return give_up(turn, id, request, &waiting, protocol("the state of the call is not a string")).await,
-            state => state.flatten(),
-        };
+        let mut responses = vec![b'{'];
+        let asked = ask(turn, (back, conversation), &questions, deadline, round, &mut responses).await;
+        responses.push(b'}');
         let responses = Some(responses.as_slice()).filter(|_| has_questions);
-        let again = Request { retry: Some(Retry { responses, state: state.as_deref() }), ..*request };
+        let state = asked.and_then(|()| match questions.state.as_deref().map(plain) {
+            Some(None) => Err(protocol("the state of the call is not a string")),
+            state => Ok(state.flatten()),
+        });
+        let again = |state| Request { retry: Some(Retry { responses, state }), ..*request };
+        let state = match state {
+            Ok(state) => state,
+            Err(error) => return turn.gateway.give_up(turn.caller, id, &again(None), &waiting, error).await,
+        };
         if place.is_none() {
             // Never closed while the service is there.
             place = turn.service.place().await;
         }
         let gateway = turn.service.gateway();
-        answer = gateway.call(turn.caller, id, &again, turn.text, turn.downstream).await;
+        answer = gateway.call(turn.caller, id, &again(state.as_deref()), turn.text, turn.downstream).await;
     }
     match answer.outcome {
         Ok(Ending::Asks(_)) => {
             let error = lost("the tool server asks again and again");
-            give_up(turn, id, request, &answer.invocation, error).await
+            turn.gateway.give_up(turn.caller, id, request, &answer.invocation, error).await
         }
         _ => answer,
     }
@@ -87,25 +91,20 @@ fn patience(turn: &Turn<'_>, request: &Request<'_, '_>) -> Duration {
     tool.map_or(PATIENCE, |tool| Duration::from_millis(tool.interaction_timeout_ms))
 }
 
-/// Ends the call at its server, should it still wait there.
-async fn give_up(turn: &Turn<'_>, id: &Id, request: &Request<'_, '_>, waiting: &str, error: Error) -> Answer {
-    turn.gateway.give_up(waiting).await;
-    turn.gateway.refuse(turn.caller, request.method.as_str(), Some(id), error).await
-}
-
-/// Puts all questions of a round to the agent: the JSON text of `inputResponses`.
+/// Puts all questions of a round to the agent. The members of `inputResponses` are in `out`, as many as there are by the end.
 async fn ask(
     turn: &Turn<'_>,
     (back, conversation): (&dyn Back, &Arc<str>),
     questions: &Questions,
     deadline: Instant,
     round: u32,
-) -> Result<Vec<u8>, Error> {
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
     let document = json::parse(&questions.requests, Limits::default()).map_err(|_| protocol("the questions cannot be read"))?;
     if document.members().is_empty() {
         let wait = AGAIN.0.saturating_mul(1 << round).min(AGAIN.1);
         tokio::select! {
-            () = tokio::time::sleep(wait) => return Ok(Vec::new()),
+            () = tokio::time::sleep(wait) => return Ok(()),
             () = turn.cancel.cancelled() => return Err(cancelled()),
         }
     }
@@ -120,27 +119,26 @@ async fn ask(
         }
         pending.push((member.key.as_ref(), method, one));
     }
-    let mut out = vec![b'{'];
     for (key, method, mut one) in pending {
         let reply = tokio::select! {
             reply = reply(&mut one, deadline) => reply,
             () = turn.cancel.cancelled() => return Err(cancelled()),
         };
+        let answer = match (reply, method) {
+            (Some(result), _) => result,
+            // Silence is no consent (2025-11-25, elicitation).
+            (None, "elicitation/create") => Bytes::from_static(b"{\"action\":\"cancel\"}"),
+            // There is no form in which a tool server is told that the agent has no answer.
+            (None, _) => return Err(lost("the agent gave no answer to what the tool server asked")),
+        };
         if out.len() > 1 {
             out.push(b',');
         }
-        write_string(key, &mut out);
+        write_string(key, out);
         out.push(b':');
-        match (reply, method) {
-            (Some(result), _) => out.extend_from_slice(&result),
-            // Silence is no consent (2025-11-25, elicitation).
-            (None, "elicitation/create") => out.extend_from_slice(b"{\"action\":\"cancel\"}"),
-            // There is no form in which a tool server is told that the agent has no answer.
-            (None, _) => return Err(lost("the agent gave no answer to what the tool server asked")),
-        }
+        out.extend_from_slice(&answer);
     }
-    out.push(b'}');
-    Ok(out)
+    Ok(())
 }
 
 /// The answer, if it comes in time and is a result.
@@ -160,7 +158,7 @@ fn allowed(declared: Capabilities, method: &str, params: Option<&Node<'_>>) -> R
 }
 
 /// The request that puts a question of 2026-07-28 to an agent of `revision`.
-fn question(id: u64, method: &str, params: Option<&Node<'_>>, revision: Revision, text: &[u8]) -> bytes::Bytes {
+fn question(id: u64, method: &str, params: Option<&Node<'_>>, revision: Revision, text: &[u8]) -> Bytes {
     let mut out = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\"").into_bytes();
     let by_url = params.and_then(|params| params.get("mode")).and_then(Node::as_str) == Some("url");
     let mut separator: &[u8] = b",\"params\":{";

@@ -77,8 +77,8 @@ pub struct Watch {
 }
 
 impl Upstream {
-    /// Watches a resource for an agent by the server's own URI: from now on [`Event::Updated`] tells that it has changed. A server that is not
-    /// connected is told when it is.
+    /// Watches a resource for an agent by the server's own URI: from now on [`Event::Updated`] tells that it has changed. A
+    /// server that is not connected is told when it is.
     ///
     /// # Errors
     /// `concurrency_limited` when too many of its resources are watched, or too many by this agent.

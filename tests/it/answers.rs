@@ -73,3 +73,34 @@ async fn what_an_agent_with_a_handshake_answers_is_on_record() {
     let answers = answered(&site, "intent");
     assert!(answers.len() == 1 && answers[0].contains(" decline hmac:"), "{answers:?}");
 }
+
+#[tokio::test]
+async fn a_call_that_is_given_up_is_told_and_recorded_under_its_own_id() {
+    let mut asks = asks();
+    asks["inputRequests"]["z"] = json!({ "method": "roots/list", "params": {} });
+    let (_upstream, relayed) = relaying(asks).await;
+    let waiting = site("elicitation, roots", "");
+    for (site, tool, records) in
+        [(&relayed, "save", ["intent", "outcome", "refusal"].as_slice()), (&waiting, "roots", &["intent", "round", "outcome", "refusal"])]
+    {
+        let gateway = site.serve().await;
+        let session = gateway.client().begin("2025-11-25", json!({ "elicitation": {}, "roots": {} })).await;
+        let mut stream = Stream::open(&session.client, &session.call(&format!("up__{tool}"), &json!({}))).await;
+        if tool == "save" {
+            session.answers(&stream.message().await, json!({ "action": "decline" })).await;
+        }
+        let question = stream.message().await;
+        let error = json!({ "jsonrpc": "2.0", "id": question["id"], "error": { "code": -32603, "message": "no folders" } });
+        session.client.send(&session.post(&error)).await;
+
+        let told = stream.rest().await.pop().unwrap()["result"]["_meta"]["dev.doorward/error"].clone();
+
+        assert_eq!((&told["code"], &told["effect"]), (&json!("interaction_lost"), &json!("unknown")));
+        let of_call: Vec<_> = site.records().into_iter().filter(|record| record["call_id"] == told["invocation"]).collect();
+        let kinds: Vec<_> = of_call.iter().map(|record| record["kind"].as_str().unwrap()).collect();
+        assert_eq!(kinds, records, "{tool}");
+        assert_eq!(of_call.last().unwrap()["target"], format!("up__{tool}"));
+    }
+    let answers = answered(&relayed, "refusal");
+    assert!(answers.len() == 1 && answers[0].ends_with(" decline"), "what was answered before counts: {answers:?}");
+}
