@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +104,7 @@ impl Storage for Disk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn SegmentFile>> {
         let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(self.segments.join(name))?;
         self.sync_folder()?;
-        Ok(Arc::new(OpenSegment(file)))
+        Ok(Arc::new(OpenSegment { file, folder: self.segments.clone() }))
     }
 
     fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
@@ -134,19 +134,31 @@ impl Storage for Disk {
     }
 }
 
-struct OpenSegment(File);
+struct OpenSegment {
+    file: File,
+    folder: PathBuf,
+}
 
 impl SegmentFile for OpenSegment {
     fn append(&self, bytes: &[u8]) -> io::Result<usize> {
-        (&self.0).write(bytes)
+        (&self.file).write(bytes)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
+    }
+
+    fn size_at(&self, name: &str) -> io::Result<Option<u64>> {
+        let (ours, there) = (self.file.metadata()?, fs::symlink_metadata(self.folder.join(name)));
+        match there {
+            Ok(there) => Ok(((ours.dev(), ours.ino()) == (there.dev(), there.ino())).then_some(there.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

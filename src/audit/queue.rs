@@ -23,12 +23,14 @@ pub(super) enum Gate {
     Stalled,
     /// The disk reported an error.
     Failed,
+    /// The file that is written is not the log's any more.
+    Astray,
     Stopped,
 }
 
 impl Gate {
     pub(super) fn is_closed(self) -> bool {
-        matches!(self, Self::Stalled | Self::Failed | Self::Stopped)
+        matches!(self, Self::Stalled | Self::Failed | Self::Astray | Self::Stopped)
     }
 
     pub(super) fn as_str(self) -> &'static str {
@@ -37,6 +39,7 @@ impl Gate {
             Self::Full => "no space",
             Self::Stalled => "a record was not durable in time",
             Self::Failed => "the disk reported an error",
+            Self::Astray => "the file of the log was removed, replaced or changed by somebody else",
             Self::Stopped => "stopped",
         }
     }

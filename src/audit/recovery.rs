@@ -303,6 +303,10 @@ impl super::storage::SegmentFile for Nowhere {
     fn truncate(&self, _len: u64) -> io::Result<()> {
         Ok(())
     }
+
+    fn size_at(&self, _name: &str) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// The end of a copy's name that repair was making; it is no segment.

@@ -32,6 +32,9 @@ impl Core {
     }
 
     fn try_repair(&self, tail: &mut Tail, why: Gate) -> io::Result<()> {
+        if tail.is_astray {
+            return self.leave_astray(tail);
+        }
         let lost = self.confirm(tail)?;
         if tail.is_distrusted {
             self.copy_confirmed(tail)?;
@@ -56,6 +59,19 @@ impl Core {
             return Err(error);
         }
         tail.is_distrusted = false;
+        self.open_gate();
+        Ok(())
+    }
+
+    /// Goes on in a new segment behind records that are not where they were written: numbers and chain go on too, so `verify`
+    /// names what is missing until somebody puts it back.
+    fn leave_astray(&self, tail: &mut Tail) -> io::Result<()> {
+        let (records, refused) = (tail.next_seq - tail.first_seq, self.queue().refused);
+        let note = format!("{}; it held {records} records, from record {} on ({})", Gate::Astray.as_str(), tail.first_seq, tail.name);
+        let first = Record { note: Some(note.into()), count: Some(refused), ..started("reopen") };
+        begin_segment(&self.options, &*self.storage, tail, &first)?;
+        tail.is_astray = false;
+        tail.file.sync().inspect_err(|_| tail.is_distrusted = true)?;
         self.open_gate();
         Ok(())
     }

@@ -337,6 +337,12 @@ impl SegmentFile for OpenFile {
         state.file(&self.name)?.cut(len as usize);
         Ok(())
     }
+
+    fn size_at(&self, name: &str) -> io::Result<Option<u64>> {
+        let state = self.disk.state();
+        state.alive(self.life)?;
+        Ok(state.files.get(name).map(|file| file.cached.len() as u64))
+    }
 }
 
 struct Held {

@@ -54,6 +54,9 @@ pub trait SegmentFile: Send + Sync {
 
     /// Takes back what was appended after `len`; need not be durable.
     fn truncate(&self, len: u64) -> io::Result<()>;
+
+    /// The file's size, if it is still the one of this name in the folder; `None` when it was removed or another is there.
+    fn size_at(&self, name: &str) -> io::Result<Option<u64>>;
 }
 
 /// Appends all of `bytes`. On an error an unknown part of them is in the file.

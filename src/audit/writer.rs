@@ -40,6 +40,8 @@ pub(super) struct Tail {
     pub(super) open: BTreeSet<u64>,
     /// A sync failed or half a line could not be taken back: what this file holds on the platter is unknown.
     pub(super) is_distrusted: bool,
+    /// The file was removed, replaced or changed by somebody else.
+    pub(super) is_astray: bool,
     awaiting: Vec<(Acked, Waiter)>,
     batch: Vec<Item>,
     sealed: Vec<Item>,
@@ -61,6 +63,7 @@ impl Tail {
             len: 0,
             open,
             is_distrusted: false,
+            is_astray: false,
             awaiting: Vec::new(),
             batch: Vec::new(),
             sealed: Vec::new(),
@@ -179,10 +182,31 @@ impl Core {
             return;
         }
         self.writes.fetch_add(1, Ordering::Relaxed);
-        match append_all(&*tail.file, &tail.lines) {
-            Ok(()) => self.advance(tail, chain),
+        match append_all(&*tail.file, &tail.lines).and_then(|()| tail.file.size_at(&tail.name)) {
+            Ok(Some(size)) if size == tail.len + tail.lines.len() as u64 => self.advance(tail, chain),
+            Ok(size) => self.go_astray(tail, size),
             Err(error) => self.take_back(tail, &error),
         }
+    }
+
+    /// What was written is not at the end of the log: somebody else has removed, replaced or changed its file, which is now `size` long.
+    fn go_astray(&self, tail: &mut Tail, size: Option<u64>) {
+        tracing::error!(origin = self.options.origin, file = tail.name, "{}", Gate::Astray.as_str());
+        // What stands there stays as it was before this write, and is for people to look at.
+        let before = size.map_or(tail.len, |size| size.saturating_sub(tail.lines.len() as u64));
+        let _as_far_as_it_goes = tail.file.truncate(before);
+        tail.is_astray = true;
+        self.put_back(tail, AppendError::Io(io::ErrorKind::NotFound));
+        self.close_gate(Gate::Astray);
+    }
+
+    /// Refuses what was to be written, and keeps the ends for later.
+    fn put_back(&self, tail: &mut Tail, why: AppendError) {
+        let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut tail.sealed).into_iter().partition(|item| item.entry.kind().is_kept());
+        dropped.into_iter().for_each(|item| self.refuse(tail, item, why));
+        let kept = kept.into_iter().map(|item| self.refuse_but_keep(tail, item, why)).collect();
+        let later = std::mem::replace(&mut self.queue().items, kept);
+        self.queue().items.extend(later);
     }
 
     /// The batch is in the file.

@@ -3,8 +3,11 @@
 use std::io::ErrorKind;
 use std::task::{Context, Waker};
 
+use doorward::audit::disk::Disk;
+use doorward::audit::find::read_all;
 use doorward::audit::simulated::{Random, SimulatedDisk};
 use doorward::audit::storage::Storage;
+use doorward::audit::verify::verify;
 use doorward::audit::{AppendError, Durability, Kind, Log, OpenError, Options};
 
 use super::support::{NONE, append, intent, open, options, outcome, records, sound, try_open};
@@ -238,4 +241,56 @@ async fn any_order_of_faults_keeps_the_promise() {
         let _log = open(&disk);
         assert_eq!(sound(&disk), NONE, "seed {seed}");
     }
+}
+
+/// A log on a real disk whose present segment somebody changes between two calls: what the next calls are told, what the log's own record
+/// of it says, and what `verify` says afterwards.
+async fn meddled_with(meddle: impl FnOnce(&std::path::Path)) -> (Vec<Result<u64, AppendError>>, String, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = std::sync::Arc::new(Disk::open(dir.path(), "main").unwrap());
+    let log = Log::open(options(), disk.clone()).unwrap().0;
+    let first = append(&log, &intent(1), Durability::Write).await.unwrap();
+    log.append(log.encode(&outcome(1, first)), Durability::Write).await.unwrap();
+    meddle(&dir.path().join("main/segments/00000000000000000001.jsonl"));
+    let mut told = Vec::new();
+    for call in 2..5 {
+        told.push(log.append(log.encode(&intent(call)), Durability::Write).await.map(|place| place.seq));
+        log.tick();
+    }
+    let records = read_all(&*disk).unwrap();
+    let note = records.iter().find_map(|stored| stored.record.note.clone()).unwrap_or_default().into_owned();
+    let report = verify(&*disk, "main").unwrap();
+    (told, note, report.findings.iter().map(ToString::to_string).collect())
+}
+
+#[tokio::test]
+async fn a_log_whose_file_is_taken_away_refuses_and_goes_on_in_another_that_says_so() {
+    for replaced in [false, true] {
+        let (told, note, findings) = meddled_with(|file| {
+            std::fs::rename(file, file.with_extension("1")).unwrap();
+            if replaced {
+                std::fs::copy(file.with_extension("1"), file).unwrap();
+            }
+        })
+        .await;
+        assert_eq!(told, [Err(AppendError::Io(ErrorKind::NotFound)), Ok(5), Ok(6)], "{replaced}");
+        assert!(note.contains("removed, replaced or changed by somebody else; it held 3 records, from record 1 on"), "{note}");
+        // A copy is as good as the file.
+        let missing = "main record 4 (00000000000000000004.jsonl:1): records 1 to 3 are missing before this one";
+        assert_eq!(findings, if replaced { Vec::new() } else { vec![missing.to_owned()] });
+    }
+}
+
+#[tokio::test]
+async fn a_log_whose_file_is_cut_or_written_to_by_others_refuses_and_goes_on_in_another() {
+    let cut = |file: &std::path::Path| std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(20).unwrap();
+    let (told, _, findings) = meddled_with(cut).await;
+    assert_eq!(told, [Err(AppendError::Io(ErrorKind::NotFound)), Ok(5), Ok(6)]);
+    assert!(findings[1].contains("records 1 to 3 are missing before this one"), "{findings:?}");
+    let written = |file: &std::path::Path| {
+        std::io::Write::write_all(&mut std::fs::OpenOptions::new().append(true).open(file).unwrap(), b"{}\n").unwrap()
+    };
+    let (told, _, findings) = meddled_with(written).await;
+    assert_eq!(told, [Err(AppendError::Io(ErrorKind::NotFound)), Ok(5), Ok(6)]);
+    assert!(findings[0].contains("the line is not a record"), "{findings:?}");
 }
