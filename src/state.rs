@@ -9,7 +9,10 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+/// The file in the state folder.
+const DATABASE: &str = "state.db";
 
 /// The steps from an empty database to today's; a step is never edited, only followed by another.
 const MIGRATIONS: &[&str] =
@@ -70,12 +73,27 @@ impl State {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(fault)?;
             std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).map_err(fault)?;
         }
-        let mut database = Connection::open(folder.join("state.db"))?;
+        let mut database = Connection::open(folder.join(DATABASE))?;
         database.busy_timeout(std::time::Duration::from_secs(5))?;
         database.pragma_update(None, "journal_mode", "WAL")?;
         database.pragma_update(None, "synchronous", "NORMAL")?;
         migrate(&mut database)?;
         Ok(Self { folder: folder.to_owned(), database: Mutex::new(database) })
+    }
+
+    /// The agents that a state folder has a key for, also a revoked one. Nothing is made where there is no such folder.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn agents(folder: &Path) -> Result<Vec<String>, StateError> {
+        let file = folder.join(DATABASE);
+        if !file.exists() {
+            return Ok(Vec::new());
+        }
+        let database = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let mut query = database.prepare("SELECT DISTINCT agent FROM key ORDER BY agent")?;
+        let names = query.query_map([], |row| row.get(0))?;
+        Ok(names.collect::<Result<_, _>>()?)
     }
 
     /// The folder.

@@ -92,12 +92,28 @@ pub struct Folders {
     pub manifests: PathBuf,
     /// `policies/`.
     pub policies: PathBuf,
+    /// The agents that the configuration names.
+    pub agents: Vec<String>,
+    /// The folder of the state database, which knows others.
+    pub state: PathBuf,
 }
 
 impl Folders {
     /// Those of a configuration.
     pub fn of(config: &Config) -> Self {
-        Self { manifests: config.manifests.as_ref().to_owned(), policies: config.policies.as_ref().to_owned() }
+        let configured = config.agents.iter().map(|agent| &agent.name);
+        let acting = [Some(&config.stdio.agent), config.identity.anonymous.as_ref().map(|who| &who.agent)].into_iter().flatten();
+        Self {
+            manifests: config.manifests.as_ref().to_owned(),
+            policies: config.policies.as_ref().to_owned(),
+            agents: configured.chain(acting).cloned().collect(),
+            state: config.state.as_ref().to_owned(),
+        }
+    }
+
+    /// Every agent that there is now; `None` when the state database cannot be read.
+    fn known(&self) -> Option<Vec<String>> {
+        State::agents(&self.state).map(|stored| self.agents.iter().cloned().chain(stored).collect()).ok()
     }
 }
 
@@ -106,11 +122,14 @@ impl Plan for Folders {
         let catalog = Catalog::load(&self.manifests, live, schemas)?;
         let upstreams: Vec<String> = catalog.sources().iter().map(|source| source.manifest.upstream.clone()).collect();
         let targets = targets(&catalog);
-        // Agents may also be added to the state database at any time, so rows may name any.
-        let names = Names { upstreams: &upstreams, agents: None, targets: &targets };
+        // An agent can be added at any time, so a row may name one before that; it is only told of.
+        let agents = self.known();
+        let names = Names { upstreams: &upstreams, agents: agents.as_deref(), targets: &targets };
         let limits = Limits::load(&self.policies, &names, &Time::machine())?;
         let limits = carried(limits, previous, &targets);
-        let options = PolicyOptions { upstreams: upstreams.clone(), limits: limits.text().to_owned(), ..PolicyOptions::default() };
+        let limits_text = limits.text().to_owned();
+        let options =
+            PolicyOptions { upstreams: upstreams.clone(), agents: agents.clone(), limits: limits_text, ..PolicyOptions::default() };
         let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
         drop(targets);
         Ok(Loaded { catalog, policy, limits, warnings })

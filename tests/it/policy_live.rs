@@ -168,3 +168,15 @@ async fn a_pipe_in_place_of_the_policy_holds_nothing_up() {
     site.write("policies/policy.csv", "");
     becomes(&gateway, "tool_not_found").await;
 }
+
+#[tokio::test]
+async fn a_deny_for_an_agent_that_nobody_knows_is_told_of_and_one_for_a_key_holder_is_not() {
+    let upstream = Upstream::offering().await;
+    let site = Site::of(&upstream).policy("p, D9, agent:dmeo, up__*, any, -, deny\np, D8, agent:keyed, up__*, any, -, deny\n");
+    let told = site.run(&["check", "--offline"]).await;
+    assert!(told.out.contains("policy.csv:1:8: there is no agent `dmeo`\n  help: did you mean `demo`?"), "{}", told.out);
+    assert!(told.out.contains("policy.csv:2:8: there is no agent `keyed`"), "{}", told.out);
+    site.run(&["agent", "add", "keyed"]).await;
+    let told = site.run(&["check", "--offline"]).await;
+    assert!(told.out.contains("`dmeo`") && !told.out.contains("no agent `keyed`"), "{}", told.out);
+}
