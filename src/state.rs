@@ -115,18 +115,27 @@ impl State {
     /// # Errors
     /// The database's.
     pub fn add_key(&self, key: &StoredKey) -> Result<(), StateError> {
-        let sql = "INSERT INTO key (id, agent, hash, created) VALUES (?1, ?2, ?3, ?4)";
-        self.database().execute(sql, params![key.id, key.agent, key.hash, key.created])?;
-        Ok(())
+        add(&self.database(), key)
     }
 
-    /// Revokes an agent's keys but one, and says how many.
+    /// Stores a new key and revokes the agent's others, or does neither.
     ///
     /// # Errors
     /// The database's.
-    pub fn revoke_keys(&self, agent: &str, but: Option<&str>, now: &str) -> Result<usize, StateError> {
-        let sql = "UPDATE key SET revoked = ?1 WHERE agent = ?2 AND revoked IS NULL AND id IS NOT ?3";
-        Ok(self.database().execute(sql, params![now, agent, but])?)
+    pub fn replace_keys(&self, key: &StoredKey) -> Result<(), StateError> {
+        let mut database = self.database();
+        let transaction = database.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        revoke(&transaction, &key.agent, &key.created)?;
+        add(&transaction, key)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Revokes all of an agent's keys, and says how many.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn revoke_keys(&self, agent: &str, now: &str) -> Result<usize, StateError> {
+        revoke(&self.database(), agent, now)
     }
 
     /// All keys, the oldest first.
@@ -157,6 +166,17 @@ impl State {
         self.database().execute(sql, [upstream, fingerprint, era])?;
         Ok(())
     }
+}
+
+fn add(database: &Connection, key: &StoredKey) -> Result<(), StateError> {
+    let sql = "INSERT INTO key (id, agent, hash, created) VALUES (?1, ?2, ?3, ?4)";
+    database.execute(sql, params![key.id, key.agent, key.hash, key.created])?;
+    Ok(())
+}
+
+fn revoke(database: &Connection, agent: &str, now: &str) -> Result<usize, StateError> {
+    let sql = "UPDATE key SET revoked = ?1 WHERE agent = ?2 AND revoked IS NULL";
+    Ok(database.execute(sql, params![now, agent])?)
 }
 
 fn migrate(database: &mut Connection) -> Result<(), StateError> {

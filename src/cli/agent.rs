@@ -1,14 +1,16 @@
 //! `doorward agent`: API keys. A key is shown once; only the hash of its secret is kept.
+//!
+//! INVARIANT: no key is stored or shown that is not on record, so a process which the gateway refuses makes none.
 
 use clap::Subcommand;
 
-use super::{Context, Failure, table};
+use super::{Context, Failure, person, table};
 use crate::clock::{Clock, rfc3339};
-use crate::config::check_name;
+use crate::config::{Config, check_name};
 use crate::identity::new_key;
 use crate::listen::admin::{self, Command};
 use crate::seal::hex;
-use crate::state::{State, StoredKey};
+use crate::state::{State, StateError, StoredKey};
 
 /// The verbs of `doorward agent`.
 #[derive(Debug, Subcommand)]
@@ -53,35 +55,58 @@ pub async fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         return Ok(0);
     }
     let state = State::open(config.state.as_ref()).map_err(Failure::other)?;
-    let (action, subject) = match verb {
-        Verb::List => return list(context, &state),
-        Verb::Add { name, .. } | Verb::Rotate { name } => {
+    match verb {
+        Verb::List => list(context, &state),
+        Verb::Add { name, .. } => {
             let (key, stored) = make(name)?;
-            state.add_key(&stored).map_err(Failure::other)?;
-            let rotated = matches!(verb, Verb::Rotate { .. });
-            if rotated {
-                state.revoke_keys(name, Some(&stored.id), &now).map_err(Failure::other)?;
-            }
+            person::record(&config, "agent_add", &format!("{name} {}", stored.id)).await.map_err(person::undone)?;
+            state.add_key(&stored).map_err(not_stored)?;
             show_key(context, name, &key, &stored);
-            (if rotated { "agent_rotate" } else { "agent_add" }, format!("{name} {}", stored.id))
+            Ok(in_force(&config).await)
         }
-        Verb::Revoke { name } => {
-            let revoked = state.revoke_keys(name, None, &now).map_err(Failure::other)?;
-            if revoked == 0 {
-                return Err(Failure::Usage(format!("`{}` has no key that is not revoked yet", table::safe(name))));
-            }
-            if context.json {
-                println!("{}", serde_json::json!({ "agent": name, "revoked": revoked }));
-            } else {
-                println!("revoked {revoked} key{} of {name}", if revoked == 1 { "" } else { "s" });
-            }
-            ("agent_revoke", name.clone())
+        Verb::Rotate { name } => {
+            let (key, stored) = make(name)?;
+            person::record(&config, "agent_rotate", &format!("{name} {}", stored.id)).await.map_err(person::undone)?;
+            state.replace_keys(&stored).map_err(not_stored)?;
+            show_key(context, name, &key, &stored);
+            Ok(in_force(&config).await)
         }
-    };
-    drop(state);
-    super::tools::record(&config, action, &subject).await?;
-    admin::ask(config.state.as_ref(), &Command::Reload).await?;
-    Ok(0)
+        Verb::Revoke { name } => revoke(context, &config, &state, name, &now).await,
+    }
+}
+
+fn not_stored(error: StateError) -> Failure {
+    Failure::Other(format!("the key is recorded and was not stored: {error}"))
+}
+
+/// Has a running gateway read the keys again. What was done is done: where that fails it is said, and the exit code tells.
+async fn in_force(config: &Config) -> u8 {
+    match admin::ask(config.state.as_ref(), &Command::Reload).await {
+        Ok(_) => 0,
+        Err(error) => {
+            eprintln!("doorward: a gateway that runs goes by the keys of before until it reads them again (SIGHUP): {error}");
+            1
+        }
+    }
+}
+
+/// A key that is out must be revocable whatever the log says, so only this is done without a record too.
+async fn revoke(context: &Context, config: &Config, state: &State, name: &str, now: &str) -> Result<u8, Failure> {
+    let keys = state.keys().map_err(Failure::other)?;
+    if !keys.iter().any(|key| key.agent == name && key.revoked.is_none()) {
+        return Err(Failure::Usage(format!("`{}` has no key that is not revoked yet", table::safe(name))));
+    }
+    let recorded = person::record(config, "agent_revoke", name).await;
+    let revoked = state.revoke_keys(name, now).map_err(Failure::other)?;
+    if context.json {
+        println!("{}", serde_json::json!({ "agent": name, "revoked": revoked, "recorded": recorded.is_ok() }));
+    } else {
+        println!("revoked {revoked} key{} of {name}", if revoked == 1 { "" } else { "s" });
+    }
+    if let Err(why) = &recorded {
+        eprintln!("doorward: revoked, but not recorded: {why}");
+    }
+    Ok(in_force(config).await.max(u8::from(recorded.is_err())))
 }
 
 fn show_key(context: &Context, name: &str, key: &str, stored: &StoredKey) {

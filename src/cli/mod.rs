@@ -8,6 +8,7 @@ mod call;
 mod check;
 mod errors;
 mod local;
+mod person;
 mod schema;
 mod serve;
 mod stdio;

@@ -254,7 +254,8 @@ async fn answer(running: &mut Running, asked: Asked) {
                 Record { actor: Some(who.into()), action: Some(action.into()), subject: Some(subject.into()), ..Record::new(Kind::Person) };
             match running.assembly.shared().audit.event(&record).await {
                 Ok(()) => serde_json::json!({ "recorded": true }),
-                Err(error) => serde_json::json!({ "error": error.to_string() }),
+                // Its own words are for agents and speak of a call.
+                Err(error) => serde_json::json!({ "error": error.detail().map_or_else(|| error.to_string(), str::to_owned) }),
             }
         }
         Command::Status => status(running),

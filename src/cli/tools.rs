@@ -8,9 +8,7 @@ use clap::Subcommand;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Failure, table};
-use crate::audit::log::{Log, Options};
-use crate::audit::record::{Kind, Record};
+use super::{Context, Failure, person, table};
 use crate::catalog::lock::{self, Change, Definition, Lock, changes};
 use crate::catalog::manifest::{Manifest, load_folder};
 use crate::catalog::{Listing, claimed_tier, tier::Tier};
@@ -252,8 +250,8 @@ async fn pin(context: &Context, config: &Config, found: Vec<Found>, again: bool)
         }
         let missing: Vec<_> = found.live.keys().filter(|name| !found.manifest.tools.contains_key(*name)).cloned().collect();
         let pinned = found.live.len();
+        person::record(config, "tools_pin", &format!("{upstream} {pinned} tools")).await.map_err(person::undone)?;
         Lock { tools: found.live.clone(), waiver: None }.save(&file, upstream)?;
-        record(config, "tools_pin", &format!("{upstream} {pinned} tools")).await?;
         println!("pinned {pinned} tools of {upstream} in {}; review the file before you commit it", file.display());
         if !missing.is_empty() && !context.json {
             println!("not in the manifest, so not callable; add what agents may use:\n{}", suggested(&found, &missing));
@@ -284,30 +282,11 @@ async fn approve(config: &Config, found: Vec<Found>, tool: Option<&str>) -> Resu
                 Some(live) => drop(found.reviewed.tools.insert(name.clone(), live.clone())),
                 None => drop(found.reviewed.tools.remove(name)),
             }
-            record(config, "tools_approve", &format!("{upstream}__{name}")).await?;
+            person::record(config, "tools_approve", &format!("{upstream}__{name}")).await.map_err(person::undone)?;
             println!("approved {upstream} {}", table::safe(name));
         }
         found.reviewed.save(&lock::file(config.manifests.as_ref(), &upstream), &upstream)?;
     }
     admin::ask(config.state.as_ref(), &Command::Reload).await?;
     Ok(0)
-}
-
-/// Records what a person did: through the running gateway, or in a log of this process's own.
-pub(super) async fn record(config: &Config, action: &str, subject: &str) -> Result<(), Failure> {
-    let did = Command::Did { action: action.to_owned(), subject: subject.to_owned() };
-    if let Some(answer) = admin::ask(config.state.as_ref(), &did).await? {
-        return if answer.contains("\"recorded\":true") { Ok(()) } else { Err(Failure::Other(format!("not recorded: {}", answer.trim()))) };
-    }
-    let dir: &Path = config.audit.dir.as_ref();
-    let (log, _) = Log::open_first_free(&Options::default(), dir, "local").map_err(Failure::other)?;
-    let record = Record {
-        actor: Some(format!("uid:{}", rustix::process::getuid().as_raw()).into()),
-        action: Some(action.into()),
-        subject: Some(subject.into()),
-        ..Record::new(Kind::Person)
-    };
-    let entry = log.encode(&record);
-    log.append(entry, crate::audit::Durability::Sync).await.map_err(Failure::other)?;
-    log.close("done").await.map_err(Failure::other)
 }

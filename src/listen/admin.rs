@@ -173,12 +173,24 @@ async fn converse(service: Service, socket: UnixStream, peer: Peer, asked: mpsc:
 /// Asks a running gateway and returns its answer's line; `None` where no gateway runs on this state folder.
 ///
 /// # Errors
-/// What the socket says.
+/// What the socket says; `PermissionDenied` where the gateway hangs up on the question.
 pub async fn ask(folder: &Path, command: &Command) -> std::io::Result<Option<String>> {
-    let Some(mut socket) = connect(folder, command).await? else { return Ok(None) };
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await?;
-    Ok(Some(answer))
+    let hung_up = || {
+        let why = "the running gateway hung up: it refuses processes that it started and those of other users, and its log says which";
+        Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why))
+    };
+    let asked = async {
+        let Some(mut socket) = connect(folder, command).await? else { return Ok(None) };
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(Some(answer))
+    };
+    match asked.await {
+        Ok(Some(answer)) if answer.is_empty() => hung_up(),
+        // Hanging up on a question that was not read resets the connection.
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset) => hung_up(),
+        told => told,
+    }
 }
 
 /// Connects to a running gateway and sends the command; `None` where no gateway runs on this state folder.

@@ -17,6 +17,7 @@ mod headers;
 mod identity;
 mod interop_regressions;
 mod json;
+mod keys;
 mod kill;
 mod limits;
 mod mcp_checklist;

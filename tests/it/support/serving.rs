@@ -92,6 +92,11 @@ impl Serving {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
+    /// Its process id.
+    pub fn process(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     /// Sends a signal to the gateway alone.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).unwrap();

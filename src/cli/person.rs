@@ -1,0 +1,59 @@
+//! What a person does with files or keys: on record before it is done.
+//!
+//! Leaves to others: what is done. Whoever revokes does so even where nothing can be recorded.
+
+use std::path::Path;
+
+use crate::audit::disk::Disk;
+use crate::audit::log::{Durability, Log, Options};
+use crate::audit::record::{Kind, Record};
+use crate::audit::storage::Storage;
+use crate::config::Config;
+use crate::listen::admin::{self, Command};
+
+/// Stores the record through the running gateway, or in a log of this process's own where none runs.
+///
+/// A socket that nobody answers on is no proof of that: a tool server, which the socket refuses, could have removed it. The log
+/// tells, since one process holds it.
+///
+/// # Errors
+/// Why it is not recorded, in words; it must not be done then.
+pub(super) async fn record(config: &Config, action: &str, subject: &str) -> Result<(), String> {
+    let did = Command::Did { action: action.to_owned(), subject: subject.to_owned() };
+    match admin::ask(config.state.as_ref(), &did).await {
+        Ok(Some(answer)) if answer.contains("\"recorded\":true") => Ok(()),
+        Ok(Some(answer)) => Err(reason(&answer)),
+        Ok(None) if Disk::existing(config.audit.dir.as_ref(), "main").is_locked() => {
+            Err("a gateway holds the audit log and does not answer on its socket; it may be starting or stopping".to_owned())
+        }
+        Ok(None) => record_here(config, action, subject).await,
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What the gateway's answer says of it.
+fn reason(answer: &str) -> String {
+    let told = serde_json::from_str::<serde_json::Value>(answer).ok();
+    told.and_then(|told| Some(told.get("error")?.as_str()?.to_owned())).unwrap_or_else(|| answer.trim().to_owned())
+}
+
+async fn record_here(config: &Config, action: &str, subject: &str) -> Result<(), String> {
+    let dir: &Path = config.audit.dir.as_ref();
+    let (log, _) = Log::open_first_free(&Options::default(), dir, "local").map_err(|error| error.to_string())?;
+    let record = Record {
+        actor: Some(format!("uid:{}", rustix::process::getuid().as_raw()).into()),
+        action: Some(action.into()),
+        subject: Some(subject.into()),
+        ..Record::new(Kind::Person)
+    };
+    let entry = log.encode(&record);
+    log.append(entry, Durability::Sync).await.map_err(|error| error.to_string())?;
+    // What is recorded is recorded, whatever becomes of the record of the stop.
+    let _ = log.close("done").await;
+    Ok(())
+}
+
+/// A failure of something that was not done because it could not be recorded.
+pub(super) fn undone(why: impl std::fmt::Display) -> super::Failure {
+    super::Failure::Other(format!("not recorded, so nothing was done: {why}"))
+}

@@ -1,0 +1,100 @@
+//! `doorward agent`: keys are on record before they are made, and are told apart by where they stand.
+
+use std::process::Stdio;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::support::{Ask, Serving, Site, Upstream, until};
+
+const DOORWARD: &str = env!("CARGO_BIN_EXE_doorward");
+
+/// A gateway whose process may be told to write no more bytes to files, as on a volume that is full.
+async fn serving_on_a_small_volume(site: &Site) -> Serving {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec \"$0\" serve", DOORWARD]).current_dir(site.path("")).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Serving::start(site, command).await
+}
+
+fn fill_the_volume(gateway: &Serving) {
+    let none = Rlimit { current: Some(0), maximum: None };
+    prlimit(Some(Pid::from_raw(gateway.process()).unwrap()), Resource::Fsize, none).unwrap();
+}
+
+/// Adds a tool server that runs this line of a shell before it serves; what the line printed.
+async fn server_that_runs(site: &Site, name: &str, line: &str) -> String {
+    let script = format!("({line}) > {name}.out 2>&1\necho ended >> {name}.out\nexec {DOORWARD} demo-server");
+    site.write(&format!("{name}.sh"), &script);
+    let manifest = format!("upstream: {name}\ntransport: {{ stdio: {{ command: /bin/sh, args: [{name}.sh] }} }}\ntools: {{}}\n");
+    site.write(&format!("tool-manifests/{name}.yaml"), &manifest);
+    let said = || std::fs::read_to_string(site.path(&format!("{name}.out"))).unwrap_or_default();
+    until("the end of the line", async || Some(said()).filter(|said| said.ends_with("ended\n"))).await
+}
+
+#[tokio::test]
+async fn a_tool_server_can_make_no_key() {
+    let site = Site::empty();
+    let _gateway = site.serve().await;
+    assert_eq!(site.run(&["agent", "add", "bot"]).await.code, 0);
+    let before = site.run(&["agent", "list"]).await.out;
+    for (name, line) in [
+        ("adds", format!("{DOORWARD} agent add bot; echo exit $?")),
+        ("rotates", format!("{DOORWARD} agent rotate bot; echo exit $?")),
+        ("prints", format!("{DOORWARD} --json agent add bot; echo exit $?")),
+        ("unlinks", format!("rm var/doorward.sock; {DOORWARD} agent add bot; echo exit $?")),
+    ] {
+        let said = server_that_runs(&site, name, &line).await;
+        assert!(said.contains("exit 1") && said.contains("nothing was done") && !said.contains("dw_"), "{name}: {said}");
+    }
+    assert_eq!(site.run(&["agent", "list"]).await.out, before);
+    assert_eq!(site.of_kind("person").len(), 1);
+}
+
+#[tokio::test]
+async fn a_tool_server_can_pin_nothing() {
+    let site = Site::of_demo();
+    std::fs::remove_file(site.path("tool-manifests/demo.lock.json")).unwrap();
+    let _gateway = site.serve().await;
+    let said = server_that_runs(&site, "pins", &format!("{DOORWARD} tools pin demo; echo exit $?")).await;
+    assert!(said.contains("exit 1") && said.contains("nothing was done"), "{said}");
+    assert!(!site.path("tool-manifests/demo.lock.json").exists());
+}
+
+#[tokio::test]
+async fn no_key_is_made_while_the_audit_volume_is_full_and_one_is_revoked_all_the_same() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    let gateway = serving_on_a_small_volume(&site).await;
+    let made = site.run(&["--json", "agent", "add", "demo"]).await.json();
+    let before = site.run(&["agent", "list"]).await.out;
+    fill_the_volume(&gateway);
+    for verb in ["add", "rotate"] {
+        let done = site.run(&["agent", verb, "demo"]).await;
+        assert_eq!((done.code, done.out.as_str(), done.err.contains("nothing was done")), (1, "", true), "{done:?}");
+        let told = site.run(&["--json", "agent", verb, "demo"]).await.json();
+        assert_eq!((&told["exit"], told.get("key")), (&json!(1), None), "{told}");
+    }
+    assert_eq!(site.run(&["agent", "list"]).await.out, before);
+
+    let done = site.run(&["--json", "agent", "revoke", "demo"]).await;
+
+    assert_eq!((done.code, &done.json()["revoked"], &done.json()["recorded"]), (1, &json!(1), &json!(false)), "{done:?}");
+    assert!(done.err.contains("revoked, but not recorded"), "{done:?}");
+    let ask = Ask::call("up__echo", json!({})).with("Authorization", &format!("Bearer {}", made["key"].as_str().unwrap()));
+    assert_eq!(gateway.nobody().send(&ask).await.status, 401, "a running gateway knows at once");
+}
+
+#[tokio::test]
+async fn without_a_gateway_no_key_is_made_that_cannot_be_recorded() {
+    let site = Site::empty().config("audit: { dir: taken }");
+    site.write("taken", "a file, and no folder");
+    let before = site.run(&["--json", "agent", "list"]).await.json();
+    for args in [&["agent", "add", "bot"][..], &["--json", "agent", "add", "bot"]] {
+        let done = site.run(args).await;
+        assert_eq!((done.code, format!("{}{}", done.out, done.err).contains("dw_")), (1, false), "{done:?}");
+        assert!(args.len() == 3 || done.json()["error"][0].as_str().unwrap().contains("nothing was done"), "{done:?}");
+    }
+    assert_eq!(site.run(&["--json", "agent", "list"]).await.json(), before);
+}
