@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 
-use crate::config::Config;
+use crate::config::{Agent, Config};
 use crate::error::{Code, Error};
 use crate::seal::{hex, random, sha256};
 use crate::state::{State, StateError, StoredKey};
@@ -78,7 +78,7 @@ impl Identity {
     pub fn load(config: &Config, state: &State) -> Result<Self, StateError> {
         let mut keys = HashMap::new();
         for agent in &config.agents {
-            if let Some(hash) = agent.key_hash.as_deref().and_then(|hash| unhex(hash.strip_prefix("sha256:")?)) {
+            if let Some(hash) = hash_of(agent) {
                 keys.insert(id_of(&hash).into(), (agent_id(&agent.name), hash));
             }
         }
@@ -136,6 +136,15 @@ fn agent_id(name: &str) -> Arc<str> {
 
 fn id_of(hash: &[u8; 32]) -> String {
     hex(hash).chars().take(12).collect()
+}
+
+/// The public ids of the keys that the configuration holds, each with its agent's name.
+pub fn configured(config: &Config) -> Vec<(&str, String)> {
+    config.agents.iter().filter_map(|agent| Some((agent.name.as_str(), id_of(&hash_of(agent)?)))).collect()
+}
+
+fn hash_of(agent: &Agent) -> Option<[u8; 32]> {
+    unhex(agent.key_hash.as_deref()?.strip_prefix("sha256:")?)
 }
 
 /// A new key: its text, to be shown once, and what is stored of it; `None` when the machine gives no randomness.

@@ -40,14 +40,13 @@ pub enum StateError {
 }
 
 /// One API key, without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredKey {
     /// The public part of the key.
     pub id: String,
     /// Whose it is.
     pub agent: String,
     /// SHA-256 of the secret part.
-    #[serde(skip)]
     pub hash: [u8; 32],
     /// When it was made, RFC 3339.
     pub created: String,

@@ -98,3 +98,38 @@ async fn without_a_gateway_no_key_is_made_that_cannot_be_recorded() {
     }
     assert_eq!(site.run(&["--json", "agent", "list"]).await.json(), before);
 }
+
+#[tokio::test]
+async fn an_agent_that_has_no_key_is_not_rotated_and_the_name_that_was_meant_is_told() {
+    let site = Site::empty();
+    site.run(&["agent", "add", "triage-bot"]).await;
+    let before = site.run(&["agent", "list"]).await.out;
+    for verb in ["rotate", "revoke"] {
+        let done = site.run(&["agent", verb, "triage-bto"]).await;
+        assert_eq!((done.code, done.err.contains("did you mean `triage-bot`?")), (2, true), "{done:?}");
+        assert_eq!(site.run(&["agent", verb, "nobody"]).await.code, 2);
+    }
+    assert_eq!(site.run(&["agent", "list"]).await.out, before);
+    assert_eq!(site.of_kind("person").len(), 1, "what is not done is not recorded");
+    assert_eq!(site.run(&["agent", "rotate", "triage-bot"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn the_keys_of_the_configuration_are_listed_and_nobody_is_told_that_they_are_revoked() {
+    let site = Site::empty();
+    let listed = site.run(&["agent", "list"]).await;
+    assert_eq!(listed.out.lines().filter(|line| line.contains("doorward.yaml")).count(), 2, "{listed:?}");
+    let json = site.run(&["--json", "agent", "list"]).await.json();
+    let id = site.key("demo").split('_').nth(1).unwrap().to_owned();
+    let demo = json!({ "agent": "demo", "id": id, "created": null, "revoked": null, "kept_in": "configuration" });
+    assert!(json.as_array().unwrap().contains(&demo), "{json}");
+    for verb in ["rotate", "revoke"] {
+        let done = site.run(&["agent", verb, "demo"]).await;
+        assert_eq!((done.code, done.err.contains("doorward.yaml") && done.err.contains(&id)), (2, true), "{done:?}");
+    }
+    site.run(&["agent", "add", "demo"]).await;
+
+    let done = site.run(&["agent", "revoke", "demo"]).await;
+
+    assert_eq!((done.code, done.err.contains("doorward.yaml") && done.err.contains(&id)), (0, true), "{done:?}");
+}
