@@ -14,7 +14,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::inbound::{self, Inbound};
+use super::pace::Pace;
 use super::request::{Outcome, Reply};
+use super::shared::Shared;
 use super::sse;
 use crate::mcp::revision::Revision;
 
@@ -116,11 +118,13 @@ pub(super) async fn in_error(response: Response<Incoming>, id: u64, version: Rev
 pub(super) struct Events {
     body: Incoming,
     parser: sse::Parser,
+    /// To be told of each event by whoever reads them; comments it is told of here.
+    pub(super) pace: Pace,
 }
 
 impl Events {
-    pub(super) fn new(body: Incoming, limit: usize) -> Self {
-        Self { body, parser: sse::Parser::new(limit) }
+    pub(super) fn new(body: Incoming, shared: &Shared) -> Self {
+        Self { body, parser: sse::Parser::new(shared.max_message_bytes), pace: Pace::new(&shared.id) }
     }
 
     /// How long the server wants us to wait before the next stream.
@@ -135,7 +139,7 @@ impl Events {
 
     /// The events that follow these, out of another body.
     pub(super) fn rest(&self, body: Incoming) -> Self {
-        Self { body, parser: self.parser.resumed() }
+        Self { body, parser: self.parser.resumed(), pace: self.pace.clone() }
     }
 
     /// The data of the next message; `None` at the end.
@@ -144,6 +148,7 @@ impl Events {
             if event.kind.is_none_or(|kind| kind.is_empty() || kind == "message") {
                 return Ok(Some(event.data));
             }
+            self.pace.idle(1).await;
         }
         Ok(None)
     }
@@ -154,6 +159,7 @@ impl Events {
             if let Some(event) = self.parser.event().map_err(|_| Fault::TooLong)? {
                 return Ok(Some(event));
             }
+            self.pace.idle(std::mem::take(&mut self.parser.idle)).await;
             let Some(frame) = self.body.frame().await else { return Ok(None) };
             if let Ok(data) = frame.map_err(|error| Fault::Broken(error.to_string()))?.into_data() {
                 self.parser.push(&data);

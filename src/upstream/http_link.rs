@@ -21,6 +21,7 @@ use super::era::{self, UNSUPPORTED_VERSION};
 use super::headers::{self, SESSION_ID};
 use super::http::{Client, Once};
 use super::inbound::{self, Inbound};
+use super::pace::Said;
 use super::request::{Exchange, Notice, OWN_SESSION, Outcome, Part, Reply, Sent, is_wanted};
 use super::resume::{self, Tries};
 use super::session::{Place, Session, Sessions};
@@ -64,6 +65,14 @@ struct Post<'a> {
     version: Revision,
     /// The session that it belongs to; legacy only.
     place: Option<&'a Place>,
+}
+
+/// What came on the stream of a request.
+enum Heard {
+    /// The answer to it.
+    Answer(Outcome),
+    /// Something else.
+    Aside(Said),
 }
 
 impl HttpLink {
@@ -209,7 +218,7 @@ impl HttpLink {
         let limit = self.shared.max_message_bytes;
         let read = match answer::kind(&response) {
             Kind::Json => answer::whole(response.into_body(), limit).await.and_then(|body| answer::in_json(body, id, version)),
-            Kind::Stream => self.stream(Events::new(response.into_body(), limit), post).await,
+            Kind::Stream => self.stream(Events::new(response.into_body(), &self.shared), post).await,
             Kind::Other => return Ok(None),
         };
         read.map(Some).map_err(|fault| match fault {
@@ -230,8 +239,9 @@ impl HttpLink {
                 (Ok(None), None) => return Err(Fault::Ended),
                 (Err(fault), _) => return Err(fault),
             };
-            if let Some(outcome) = self.heard(&data, post)? {
-                return Ok(self.answered(data, outcome, events, post));
+            match self.heard(&data, post)? {
+                Heard::Answer(outcome) => return Ok(self.answered(data, outcome, events, post)),
+                Heard::Aside(said) => drop(events.pace.after(said, &data, true).await),
             }
         }
     }
@@ -247,16 +257,17 @@ impl HttpLink {
                     Ok(None) | Err(Fault::Broken(_)) => break,
                     Err(fault) => return Err(fault),
                 };
-                if let Some(outcome) = self.heard(&data, post)? {
-                    return Ok(self.answered(data, outcome, events, post));
+                match self.heard(&data, post)? {
+                    Heard::Answer(outcome) => return Ok(self.answered(data, outcome, events, post)),
+                    Heard::Aside(said) => drop(events.pace.after(said, &data, true).await),
                 }
             }
         }
         Err(fault)
     }
 
-    /// Takes in what came on the stream of a request; gives the answer to it, where it is among that.
-    fn heard(self: &Arc<Self>, data: &Bytes, post: Post<'_>) -> Result<Option<Outcome>, Fault> {
+    /// Takes in what came on the stream of a request.
+    fn heard(self: &Arc<Self>, data: &Bytes, post: Post<'_>) -> Result<Heard, Fault> {
         let Post { exchange, id, version, place } = post;
         let mut found = None;
         let read = inbound::read(data, Some(version), |message| match message {
@@ -271,8 +282,8 @@ impl HttpLink {
             }
             other => self.aside(other, place),
         });
-        read.map_err(|fault| Fault::Protocol(fault.0))?;
-        Ok(found)
+        let messages = read.map_err(|fault| Fault::Protocol(fault.0))?;
+        Ok(found.map_or(Heard::Aside(Said::Unasked(messages)), Heard::Answer))
     }
 
     /// The answer; behind it the stream is read on for a while.

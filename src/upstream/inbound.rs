@@ -69,11 +69,12 @@ pub(super) enum Inbound {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NotMcp(pub(super) String);
 
-/// Reads one transmission and hands over each message in it; more than one only where the revision has batches.
-pub(super) fn read(body: &Bytes, version: Option<Revision>, mut each: impl FnMut(Inbound)) -> Result<(), NotMcp> {
+/// Reads one transmission and hands over each message in it; more than one only where the revision has batches. Gives their
+/// number.
+pub(super) fn read(body: &Bytes, version: Option<Revision>, mut each: impl FnMut(Inbound)) -> Result<u32, NotMcp> {
     if let Some((id, span)) = jsonrpc::plain_result(body) {
         each(Inbound::Answer { id: Some(id), outcome: Outcome::Result(span) });
-        return Ok(());
+        return Ok(1);
     }
     let document = json::parse(body, LIMITS).map_err(|fault| NotMcp(fault.to_string()))?;
     let batches = version.is_some_and(Revision::has_batches);
@@ -82,10 +83,13 @@ pub(super) fn read(body: &Bytes, version: Option<Revision>, mut each: impl FnMut
             for item in items {
                 each(message(body, item)?);
             }
+            Ok(items.len().max(1) as u32)
         }
-        _ => each(message(body, &document)?),
+        _ => {
+            each(message(body, &document)?);
+            Ok(1)
+        }
     }
-    Ok(())
 }
 
 fn message(body: &Bytes, node: &Node<'_>) -> Result<Inbound, NotMcp> {

@@ -18,6 +18,7 @@ use super::http::Once;
 use super::http_link::HttpLink;
 use super::inbound::{self, Greeting, Tells};
 use super::link::Link;
+use super::pace::{Flooded, Said};
 use super::request::{Exchange, Part, Sent};
 use super::session::Place;
 use super::shared::Shared;
@@ -130,7 +131,7 @@ async fn streams(link: &Arc<HttpLink>, version: Revision, tells: Tells) {
 
 /// What became of asking for a stream.
 enum Asked {
-    Stream(Events),
+    Stream(Box<Events>),
     /// There is nothing to ask for.
     Nothing,
     /// None this time.
@@ -159,7 +160,7 @@ async fn modern(link: &Arc<HttpLink>, tells: Tells) -> Option<Duration> {
             (subscription(link, tells, &wanted).await, wanted)
         };
         (asked, held) = tokio::select! {
-            ended = read(link, stream.as_mut(), Revision::NEWEST, None) => return Some(ended),
+            ended = read(link, stream.as_deref_mut(), Revision::NEWEST, None) => return Some(ended),
             next = next => next,
         };
     }
@@ -191,7 +192,7 @@ async fn legacy(link: &Arc<HttpLink>, version: Revision, tells: Tells) -> Option
     };
     let whole = Link::Http(Arc::clone(link));
     tokio::select! {
-        ended = read(link, Some(&mut events), version, Some(&place)) => Some(ended),
+        ended = read(link, Some(&mut *events), version, Some(&place)) => Some(ended),
         never = subscribe(&link.shared, &whole), if tells.watched => match never {},
     }
 }
@@ -205,14 +206,19 @@ async fn ask(link: &HttpLink, method: Method, headers: HeaderMap, body: Once, in
     if !status.is_success() || answer::kind(&response) != Kind::Stream {
         return Asked::Never;
     }
-    Asked::Stream(Events::new(response.into_body(), link.shared.max_message_bytes))
+    Asked::Stream(Box::new(Events::new(response.into_body(), &link.shared)))
 }
 
 /// Reads a stream to its end: how long the server wants us to wait. Without a stream there is no end.
 async fn read(link: &Arc<HttpLink>, events: Option<&mut Events>, version: Revision, place: Option<&Place>) -> Duration {
     let Some(events) = events else { return std::future::pending().await };
     while let Ok(Some(data)) = events.next().await {
-        let _ = inbound::read(&data, Some(version), |message| link.aside(message, place));
+        let read = inbound::read(&data, Some(version), |message| link.aside(message, place));
+        let said = read.map_or(Said::Unusable, Said::Unasked);
+        if let Err(Flooded(reason)) = events.pace.after(said, &data, true).await {
+            tracing::warn!(upstream = %link.shared.id, reason, "the stream on which the tool server tells of changes is ended");
+            break;
+        }
     }
     events.retry().unwrap_or_default()
 }

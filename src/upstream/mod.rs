@@ -42,6 +42,7 @@ mod link;
 mod listen;
 mod listing;
 mod old_sse;
+mod pace;
 mod park;
 mod pending;
 mod pool;

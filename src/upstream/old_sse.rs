@@ -21,6 +21,7 @@ use super::asking::{self, Question};
 use super::http::{Client, Once};
 use super::http_link::chain;
 use super::inbound::{self, Inbound};
+use super::pace::{Flooded, Said};
 use super::pending::{Answer, Owner, Pending};
 use super::request::{Exchange, Outcome, Part, Reply, Sent};
 use super::salvage;
@@ -62,7 +63,7 @@ impl OldSseLink {
         if !status.is_success() || answer::kind(&response) != Kind::Stream {
             return Err(format!("the server has no stream of HTTP+SSE (HTTP {status})"));
         }
-        let mut events = Events::new(response.into_body(), shared.max_message_bytes);
+        let mut events = Events::new(response.into_body(), shared);
         let first = events.any().await.map_err(|fault| format!("the stream broke: {fault:?}"))?.ok_or("the stream ended at once")?;
         if first.kind.as_deref() != Some(b"endpoint") {
             return Err("the stream does not begin with an `endpoint`".to_owned());
@@ -175,7 +176,12 @@ impl OldSseLink {
         let reading = async {
             loop {
                 match events.next().await {
-                    Ok(Some(data)) => self.event(&data),
+                    Ok(Some(data)) => {
+                        let said = self.event(&data);
+                        if let Err(Flooded(reason)) = events.pace.after(said, &data, self.version.get().is_some()).await {
+                            return reason;
+                        }
+                    }
                     Ok(None) => return "the stream has ended".to_owned(),
                     Err(Fault::TooLong) => return format!("an event is longer than {} bytes", self.shared.max_message_bytes),
                     Err(fault) => return format!("the stream broke: {fault:?}"),
@@ -189,21 +195,24 @@ impl OldSseLink {
         drop(self.pending.close());
     }
 
-    fn event(self: &Arc<Self>, data: &Bytes) {
-        let read = inbound::read(data, self.version.get().copied(), |message| self.message(data, message));
-        if let Err(fault) = read {
-            match salvage::answered(data) {
-                Some(id) => self.pending.answer(&self.shared, id, Err(fault)),
-                None => {
-                    tracing::debug!(upstream = %self.shared.id, fault = %fault.0, "an event of the tool server is not MCP and was left out")
-                }
-            }
+    fn event(self: &Arc<Self>, data: &Bytes) -> Said {
+        let mut awaited = 0;
+        let read = inbound::read(data, self.version.get().copied(), |message| awaited += u32::from(self.message(data, message)));
+        let fault = match read {
+            Ok(messages) => return Said::Unasked(messages - awaited),
+            Err(fault) => fault,
+        };
+        if let Some(id) = salvage::answered(data) {
+            return if self.pending.answer(&self.shared, id, Err(fault)) { Said::Unasked(0) } else { Said::Unusable };
         }
+        tracing::debug!(upstream = %self.shared.id, fault = %fault.0, "an event of the tool server is not MCP and was left out");
+        Said::Unusable
     }
 
-    fn message(self: &Arc<Self>, data: &Bytes, message: Inbound) {
+    /// Takes in a message; tells whether a call waited for it.
+    fn message(self: &Arc<Self>, data: &Bytes, message: Inbound) -> bool {
         match message {
-            Inbound::Answer { id: Some(id), outcome } => self.pending.answer(&self.shared, id, Ok((data.clone(), outcome))),
+            Inbound::Answer { id: Some(id), outcome } => return self.pending.answer(&self.shared, id, Ok((data.clone(), outcome))),
             Inbound::Progress { id, params } => self.pending.progress(id, params),
             Inbound::Log { level, params } => self.pending.log(level, params),
             Inbound::ListChanged => self.shared.changed.notify_one(),
@@ -218,6 +227,7 @@ impl OldSseLink {
             Inbound::Answer { id: None, outcome: Outcome::Result(_) } => self.shared.unasked(),
             Inbound::Answer { id: None, .. } | Inbound::Cancelled(_) | Inbound::Other => {}
         }
+        false
     }
 
     /// Posts a notification or an answer; nobody waits for it.

@@ -89,9 +89,11 @@ impl Pending {
         self.inner().remember(id, None);
     }
 
-    /// Hands an answer to the call that waits for it, and reports one that none waits for.
-    pub(super) fn answer(&self, shared: &Shared, id: u64, answer: Answer) {
-        match self.take(id) {
+    /// Hands an answer to the call that waits for it, and reports one that none waits for. Tells whether one did.
+    pub(super) fn answer(&self, shared: &Shared, id: u64, answer: Answer) -> bool {
+        let owner = self.take(id);
+        let waited = matches!(owner, Owner::Waiting(_));
+        match owner {
             Owner::Waiting(call) => {
                 if call.answer.send(answer).is_err() {
                     shared.late(call.tag);
@@ -100,6 +102,7 @@ impl Pending {
             Owner::Ended(tag) => shared.late(tag),
             Owner::Nobody => shared.unasked(),
         }
+        waited
     }
 
     /// Passes on the progress of `id`, where somebody wants to know. A call that does not keep up misses some.

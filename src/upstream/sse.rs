@@ -35,6 +35,8 @@ pub(super) struct Parser {
     pub(super) retry_ms: Option<u64>,
     /// The last event id, for a resumption.
     pub(super) last_id: Option<Bytes>,
+    /// Lines without data, since somebody took their number: only those may go on for ever and come to no event.
+    pub(super) idle: u32,
 }
 
 /// One line of data is a slice of what arrived; only more than one are copied together.
@@ -68,6 +70,7 @@ impl Parser {
             limit,
             retry_ms: None,
             last_id: None,
+            idle: 0,
         }
     }
 
@@ -94,6 +97,7 @@ impl Parser {
                 if let Some(event) = self.dispatch() {
                     return Ok(Some(event));
                 }
+                self.idle = self.idle.saturating_add(1);
             } else {
                 self.field(&line);
             }
@@ -143,6 +147,7 @@ impl Parser {
             // A comment has an empty name; other fields are to be ignored.
             _ => {}
         }
+        self.idle = self.idle.saturating_add(u32::from(name != b"data"));
     }
 
     fn append(&mut self, value: Bytes) {
@@ -211,6 +216,13 @@ mod tests {
             parser.push(b"data: 12345678\n");
         }
         assert_eq!(parser.event(), Err(TooLong));
+    }
+
+    #[test]
+    fn lines_that_may_go_on_without_an_event_are_counted() {
+        let mut parser = Parser::new(64);
+        parser.push(b": alive\n\nid: 1\nretry: 5\n\ndata: x\ndata\n\n");
+        assert_eq!((all(&mut parser), parser.idle), (vec!["x\n".to_owned()], 5));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::asking::{self, Question};
 use super::child::{self, Process};
 use super::inbound::{self, Inbound};
+use super::pace::{Pace, Said};
 use super::pending::{Answer, Owner, Pending};
 use super::request::{Exchange, Outcome, Part, Reply, Sent};
 use super::salvage;
@@ -249,8 +250,9 @@ impl StdioLink {
         }
     }
 
-    async fn read_lines(&self, stdout: &mut ChildStdout) -> Gone {
+    async fn read_lines(&self, stdout: &mut (impl AsyncRead + Unpin)) -> Gone {
         let (mut buffer, mut scanned) = (BytesMut::with_capacity(READ_BYTES), 0);
+        let mut pace = Pace::new(&self.shared.id);
         let limit = self.shared.max_message_bytes;
         loop {
             let found = buffer.get(scanned..).unwrap_or_default().iter().position(|byte| *byte == b'\n');
@@ -262,7 +264,11 @@ impl StdioLink {
                 let mut line = buffer.split_to(length + 1);
                 line.truncate(length);
                 scanned = 0;
-                self.line(line.freeze());
+                let line = line.freeze();
+                let said = self.line(&line);
+                if let Err(flooded) = pace.after(said, &line, self.version.get().is_some()).await {
+                    return Gone::Protocol(flooded.0);
+                }
                 continue;
             }
             scanned = buffer.len();
@@ -275,25 +281,30 @@ impl StdioLink {
         }
     }
 
-    fn line(&self, line: Bytes) {
+    fn line(&self, line: &Bytes) -> Said {
         if line.iter().all(u8::is_ascii_whitespace) {
-            return;
+            return Said::Unusable;
         }
-        let read = inbound::read(&line, self.version.get().copied(), |message| self.message(&line, message));
-        if let Err(fault) = read {
-            // An answer must not leave its call waiting. In the handshake it is taken for silence, which has a meaning there.
-            if let (Some(id), Some(_)) = (salvage::answered(&line), self.version.get()) {
-                return self.answer(id, Err(fault));
-            }
-            // Banners on standard output are common, and harmless once they are left out.
-            let start = child::printable(line.get(..line.len().min(80)).unwrap_or_default());
-            tracing::debug!(upstream = %self.shared.id, fault = %fault.0, %start, "a line of the tool server is not MCP and was left out");
+        let mut awaited = 0;
+        let read = inbound::read(line, self.version.get().copied(), |message| awaited += u32::from(self.message(line, message)));
+        let fault = match read {
+            Ok(messages) => return Said::Unasked(messages - awaited),
+            Err(fault) => fault,
+        };
+        // An answer must not leave its call waiting. In the handshake it is taken for silence, which has a meaning there.
+        if let (Some(id), Some(_)) = (salvage::answered(line), self.version.get()) {
+            return if self.answer(id, Err(fault)) { Said::Unasked(0) } else { Said::Unusable };
         }
+        // Banners on standard output are common, and harmless once they are left out.
+        let start = child::printable(line.get(..line.len().min(80)).unwrap_or_default());
+        tracing::debug!(upstream = %self.shared.id, fault = %fault.0, %start, "a line of the tool server is not MCP and was left out");
+        Said::Unusable
     }
 
-    fn message(&self, line: &Bytes, message: Inbound) {
+    /// Takes in a message; tells whether a call waited for it.
+    fn message(&self, line: &Bytes, message: Inbound) -> bool {
         match message {
-            Inbound::Answer { id: Some(id), outcome } => self.answer(id, Ok((line.clone(), outcome))),
+            Inbound::Answer { id: Some(id), outcome } => return self.answer(id, Ok((line.clone(), outcome))),
             Inbound::Progress { id, params } => self.pending.progress(id, params),
             Inbound::Log { level, params } => self.pending.log(level, params),
             Inbound::ListChanged => self.shared.changed.notify_one(),
@@ -313,12 +324,11 @@ impl StdioLink {
             // An error without an id is about a message that the server could not read.
             Inbound::Answer { id: None, .. } | Inbound::Other => {}
         }
+        false
     }
 
-    fn answer(&self, id: u64, answer: Answer) {
-        if !self.unheard(id) {
-            self.pending.answer(&self.shared, id, answer);
-        }
+    fn answer(&self, id: u64, answer: Answer) -> bool {
+        !self.unheard(id) && self.pending.answer(&self.shared, id, answer)
     }
 
     async fn watch(self: Arc<Self>, mut process: Process) {
@@ -348,6 +358,48 @@ impl Drop for Call<'_> {
         let unanswered = matches!(self.link.pending.take(self.id), Owner::Waiting(_));
         if unanswered && self.sent.settle() == Effect::Unknown && self.cancels {
             self.link.notify(wire::cancelled(self.id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mcp::capabilities::Capabilities;
+    use tokio::time::Instant;
+
+    fn link() -> StdioLink {
+        let stop = CancellationToken::new();
+        let shared = Shared::new("tools", 1 << 20, Capabilities::default(), mpsc::channel(1).0, stop.clone());
+        StdioLink {
+            shared: Arc::new(shared),
+            version: OnceLock::from(Revision::NEWEST),
+            lines: mpsc::channel(1).0,
+            next_id: AtomicU64::new(1),
+            pending: Pending::default(),
+            gone: stop,
+            why: OnceLock::new(),
+            listening: AtomicU64::new(0),
+            unheard: Notify::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_too_much_waits_for_its_pipe() {
+        for line in [
+            r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#,
+            r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#,
+            r#"{"jsonrpc":"2.0","id":77,"result":{}}"#,
+        ] {
+            let (link, begun) = (link(), Instant::now());
+            let (mut server, mut pipe) = tokio::io::duplex(4096);
+            let saying = async move {
+                for _ in 0..20_000 {
+                    server.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+                }
+            };
+            let (_, why) = tokio::join!(saying, link.read_lines(&mut pipe));
+            assert!(matches!(why, Gone::Ended(_)) && begun.elapsed() >= Duration::from_secs(1), "{line}: {why:?}");
         }
     }
 }

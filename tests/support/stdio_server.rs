@@ -173,6 +173,10 @@ impl Server {
                 (1..4).for_each(|done| progress(&params["_meta"]["progressToken"], done));
             }
             "flood" => flood(id),
+            "babble" => {
+                (0..20_000).for_each(|_| write(b"{\"not\": \"mcp\"}"));
+                said(id, &json!({}));
+            }
             "huge" => say(&json!({"jsonrpc": "2.0", "id": id, "result": {"text": "x".repeat(50_000_000)}})),
             "seen" => said(id, &json!(self.seen)),
             "environment" => said(id, &json!(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>())),
@@ -225,7 +229,7 @@ fn log(id: &Value, params: &Value) {
 }
 
 fn flood(id: &Value) {
-    for _ in 0..10_000 {
+    for _ in 0..3_000 {
         say(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}));
         say(&json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
         updated("a:b");

@@ -45,6 +45,15 @@ async fn a_stream_that_ends_leaves_its_calls_unknown_and_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_stream_of_something_else_is_given_up_with_the_reason() {
+    let server = OldServer::start().await;
+    let mut fixture = Fixture::connected(spec(&transport(&server))).await;
+    assert_eq!(told(&fixture.call("babble").await.unwrap_err()), ("upstream_disconnected", "unknown"));
+    let Event::Lost { reason } = fixture.event().await else { panic!("not lost") };
+    assert!(reason.contains("more than 10000 lines"), "{reason}");
+}
+
+#[tokio::test]
 async fn an_endpoint_beyond_the_origin_is_never_posted_to() {
     let elsewhere = OldServer::start().await;
     let server = OldServer::naming(&elsewhere.url().replace("/sse", "/messages")).await;

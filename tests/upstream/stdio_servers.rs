@@ -12,10 +12,14 @@ use tokio::sync::mpsc;
 use crate::{Call, Fixture, names, spec, told};
 
 pub fn server(mode: &str) -> Spec {
+    spec(&json!({"stdio": {"command": program(), "args": [mode], "env": {"GIVEN": "1"}}}))
+}
+
+fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program: PathBuf = test.ancestors().nth(2).unwrap().join("examples/stdio_server");
     assert!(program.exists(), "{} is missing: run the tests without a target filter, or build the examples", program.display());
-    spec(&json!({"stdio": {"command": program, "args": [mode], "env": {"GIVEN": "1"}}}))
+    program
 }
 
 async fn connected(mode: &str) -> Fixture {
@@ -108,6 +112,28 @@ async fn a_line_beyond_the_limit_ends_the_connection() {
 #[tokio::test]
 async fn lines_that_are_not_mcp_are_left_out() {
     assert_eq!(connected("modern").await.call("junk").await.unwrap()["said"], "after junk");
+}
+
+#[tokio::test]
+async fn a_server_that_writes_something_else_without_an_end_is_given_up_with_the_reason() {
+    let fixture = Fixture::start(spec(&json!({"stdio": {"command": "yes"}})));
+    let reason = fixture.failure().await;
+    assert!(reason.contains("more than 500 lines at once are no messages; the last begins `y`"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_server_that_writes_something_else_among_its_messages_is_lost_with_the_reason() {
+    let mut fixture = connected("modern").await;
+    assert_eq!(told(&fixture.call("babble").await.unwrap_err()), ("upstream_protocol_error", "unknown"));
+    let Event::Lost { reason } = fixture.event().await else { panic!("not lost") };
+    assert!(reason.contains("more than 10000 lines"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_server_that_begins_with_some_plain_lines_is_understood() {
+    let script = "i=0; while [ $i -lt 400 ]; do echo \"loading $i\"; echo; i=$((i + 2)); done; exec \"$0\" modern";
+    let fixture = Fixture::connected(spec(&json!({"stdio": {"command": "sh", "args": ["-c", script, program()]}}))).await;
+    assert_eq!(fixture.call("junk").await.unwrap()["said"], "after junk");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ struct Shared {
     seen: Mutex<Vec<String>>,
 }
 
-/// The server. Its tools: `echo`; `die` ends the stream in place of an answer; `tell` says first that `a:b` has changed.
+/// The server. Its tools: `echo`; `die` ends the stream in place of an answer; `babble` says what is no message; `tell` says first that `a:b` has changed.
 #[derive(Clone)]
 pub struct OldServer {
     shared: Arc<Shared>,
@@ -106,6 +106,7 @@ impl OldServer {
             ("resources/list", _) => json!({ "resources": [] }),
             ("resources/subscribe", _) => json!({}),
             ("tools/call", Some("die")) => return drop(self.shared.stream.lock().unwrap().take()),
+            ("tools/call", Some("babble")) => return self.send("data: y\n\n".repeat(11_000)),
             ("tools/call", name) => {
                 if name == Some("tell") {
                     self.say(&json!({ "jsonrpc": "2.0", "method": "notifications/resources/updated", "params": { "uri": "a:b" } }));
@@ -123,8 +124,12 @@ impl OldServer {
     }
 
     fn say(&self, message: &Value) {
+        self.send(format!(": alive\n\nevent: other\ndata: x\n\nevent: message\ndata: {message}\n\n"));
+    }
+
+    fn send(&self, events: String) {
         if let Some(stream) = &*self.shared.stream.lock().unwrap() {
-            let _ = stream.send(format!(": alive\n\nevent: other\ndata: x\n\nevent: message\ndata: {message}\n\n").into());
+            let _ = stream.send(events.into());
         }
     }
 }
