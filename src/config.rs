@@ -467,7 +467,9 @@ pub fn parse_yaml<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, Fau
         let place = error.location();
         // The library repeats the place behind its sentence; the fault says it once, in front.
         let message = error.to_string();
-        let message = message.split(" at line ").next().unwrap_or(&message).lines().next().unwrap_or_default().to_owned();
+        let message = message.split(" at line ").next().unwrap_or(&message).lines().next().unwrap_or_default();
+        // What a programmer could set is no help to an operator.
+        let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(message).to_owned();
         Fault::at(file, place.map_or(0, |at| at.line()), place.map_or(0, |at| at.column()), message)
     })
 }

@@ -106,7 +106,7 @@ pub enum AppendError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process writes this log.
-    #[error("the audit log `{origin}` is in use by another process")]
+    #[error("the audit log `{origin}` is in use by another process: does a gateway run with this configuration already?")]
     InUse {
         /// Whose log.
         origin: String,

@@ -9,7 +9,7 @@
 
 use std::io::{self, BufReader, Read};
 
-use super::log::Options;
+use super::log::{AppendError, Options};
 use super::queue::Gate;
 use super::record::{Kind, Record};
 use super::recovery::{self, Scan};
@@ -61,6 +61,26 @@ impl Core {
         tail.is_distrusted = false;
         self.open_gate();
         Ok(())
+    }
+
+    /// What was written is not at the end of the log: somebody else has removed, replaced or changed its file, which is now `size` long.
+    pub(super) fn go_astray(&self, tail: &mut Tail, size: Option<u64>) {
+        tracing::error!(origin = self.options.origin, file = tail.name, "{}", Gate::Astray.as_str());
+        // What stands there stays as it was before this write, and is for people to look at.
+        let before = size.map_or(tail.len, |size| size.saturating_sub(tail.lines.len() as u64));
+        let _as_far_as_it_goes = tail.file.truncate(before);
+        tail.is_astray = true;
+        self.put_back(tail, AppendError::Io(io::ErrorKind::NotFound));
+        self.close_gate(Gate::Astray);
+    }
+
+    /// Refuses what was to be written, and keeps the ends for later.
+    fn put_back(&self, tail: &mut Tail, why: AppendError) {
+        let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut tail.sealed).into_iter().partition(|item| item.entry.kind().is_kept());
+        dropped.into_iter().for_each(|item| self.refuse(tail, item, why));
+        let kept = kept.into_iter().map(|item| self.refuse_but_keep(tail, item, why)).collect();
+        let later = std::mem::replace(&mut self.queue().items, kept);
+        self.queue().items.extend(later);
     }
 
     /// Goes on in a new segment behind records that are not where they were written: numbers and chain go on too, so `verify`

@@ -44,8 +44,8 @@ pub(super) struct Tail {
     pub(super) is_astray: bool,
     awaiting: Vec<(Acked, Waiter)>,
     batch: Vec<Item>,
-    sealed: Vec<Item>,
-    lines: Vec<u8>,
+    pub(super) sealed: Vec<Item>,
+    pub(super) lines: Vec<u8>,
     answer: Option<Result<u64, AppendError>>,
     free: u64,
     free_at: Option<Instant>,
@@ -189,26 +189,6 @@ impl Core {
         }
     }
 
-    /// What was written is not at the end of the log: somebody else has removed, replaced or changed its file, which is now `size` long.
-    fn go_astray(&self, tail: &mut Tail, size: Option<u64>) {
-        tracing::error!(origin = self.options.origin, file = tail.name, "{}", Gate::Astray.as_str());
-        // What stands there stays as it was before this write, and is for people to look at.
-        let before = size.map_or(tail.len, |size| size.saturating_sub(tail.lines.len() as u64));
-        let _as_far_as_it_goes = tail.file.truncate(before);
-        tail.is_astray = true;
-        self.put_back(tail, AppendError::Io(io::ErrorKind::NotFound));
-        self.close_gate(Gate::Astray);
-    }
-
-    /// Refuses what was to be written, and keeps the ends for later.
-    fn put_back(&self, tail: &mut Tail, why: AppendError) {
-        let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut tail.sealed).into_iter().partition(|item| item.entry.kind().is_kept());
-        dropped.into_iter().for_each(|item| self.refuse(tail, item, why));
-        let kept = kept.into_iter().map(|item| self.refuse_but_keep(tail, item, why)).collect();
-        let later = std::mem::replace(&mut self.queue().items, kept);
-        self.queue().items.extend(later);
-    }
-
     /// The batch is in the file.
     fn advance(&self, tail: &mut Tail, chain: Chain) {
         let bytes = tail.lines.len() as u64;
@@ -267,7 +247,7 @@ impl Core {
         }
     }
 
-    fn refuse(&self, tail: &mut Tail, item: Item, why: AppendError) {
+    pub(super) fn refuse(&self, tail: &mut Tail, item: Item, why: AppendError) {
         let why = self.count_refusal(&mut self.queue(), why);
         match item.teller {
             Teller::Nobody => {}
@@ -277,7 +257,7 @@ impl Core {
         }
     }
 
-    fn refuse_but_keep(&self, tail: &mut Tail, item: Item, why: AppendError) -> Item {
+    pub(super) fn refuse_but_keep(&self, tail: &mut Tail, item: Item, why: AppendError) -> Item {
         let entry = item.entry.clone();
         if !matches!(item.teller, Teller::Nobody) {
             self.refuse(tail, item, why);

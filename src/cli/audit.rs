@@ -144,7 +144,7 @@ pub fn run(args: &Args, audit_dir: &Path, json: bool, out: &mut dyn Write) -> Re
             // The place is taken before the tail is read: a record may show twice, but none is left out.
             let new = follow.then(|| Follow::from_end(dir)).transpose().map_err(unreadable)?;
             let newest = logs.tail(*count).map_err(unreadable)?;
-            if newest.records.is_empty() && newest.unreadable == 0 && !json {
+            if newest.records.is_empty() && newest.unreadable == 0 && *count > 0 && !json {
                 writeln!(out, "no record yet in `{}`", dir.display())?;
             } else {
                 print.records(out, &newest, true)?;
@@ -276,7 +276,8 @@ impl Printer {
         let decision = record.decision.as_deref().or(record.outcome.as_deref()).or(record.action.as_deref()).unwrap_or("-");
         let mut row = format!("{:<29} {:<16} {:<28} {:<16} ", self.time(stored), word(who), word(what), word(decision));
         row.push_str(match record.kind {
-            Kind::Intent => "forwarded",
+            // The record comes before the call: what became of it stands in the record of its end.
+            Kind::Intent => "forwarding",
             Kind::Outcome => "ended",
             Kind::Refusal => "refused",
             other => other.as_str(),

@@ -47,7 +47,9 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         warnings.extend(ask_servers(context, &catalog).await);
     }
     let drift = drift(&catalog);
-    let withheld = catalog.tools().iter().filter(|tool| tool.withheld.is_some()).count() + drift.len();
+    // Reviewed, and left out by whoever wrote the manifest: as it should be.
+    let unnamed = catalog.tools().iter().filter(|tool| tool.withheld == Some(Standing::NotInManifest)).count();
+    let withheld = catalog.tools().iter().filter(|tool| tool.withheld.is_some()).count() - unnamed + drift.len();
     if context.json {
         let tools: Vec<_> = rows(&catalog, &policy).map(|(tool, allows)| json(tool, &allows, &limits)).collect();
         let drift: Vec<_> = drift.iter().map(|(target, why)| serde_json::json!({ "tool": target, "withheld": why })).collect();
@@ -61,14 +63,16 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         println!(
             "{}",
             serde_json::json!({
-                "policy_version": version, "tools": tools, "offered": offered, "drift": drift, "warnings": warnings, "withheld": withheld
+                "policy_version": version, "tools": tools, "offered": offered, "drift": drift, "warnings": warnings, "withheld": withheld,
+                "not_in_manifest": unnamed
             })
         );
     } else {
         print!("{}", chains(&catalog, &policy, &limits));
         drift.iter().for_each(|(target, why)| println!("{}: {why}; see `doorward tools diff`", table::safe(target)));
         warnings.iter().for_each(|warning| println!("warning: {warning}"));
-        println!("{} tools, {withheld} withheld; policy {}", catalog.tools().len(), policy.version());
+        let left_out = if unnamed > 0 { format!(", {unnamed} that no manifest names") } else { String::new() };
+        println!("{} tools, {withheld} withheld{left_out}; policy {}", catalog.tools().len(), policy.version());
     }
     // A withheld tool is safe, and not what its operator wants: say so to scripts.
     Ok(if withheld > 0 { 3 } else { 0 })
@@ -83,7 +87,7 @@ async fn ask_servers(context: &Context, catalog: &Catalog) -> Vec<String> {
     }
     let mut warnings = Vec::new();
     while let Some(asked) = asking.join_next().await {
-        if let Ok(Err(Failure::Other(reason) | Failure::Usage(reason))) = asked {
+        if let Ok(Err(Failure::Upstream(reason) | Failure::Other(reason) | Failure::Usage(reason))) = asked {
             warnings.push(format!("{}; its tools are withheld until it lists them as reviewed", table::safe(&reason)));
         }
     }

@@ -88,6 +88,8 @@ pub enum Failure {
     Refused(Error),
     /// The command cannot be carried out as it was given: exit code 2.
     Usage(String),
+    /// A tool server failed: exit code 5.
+    Upstream(String),
     /// Anything else: exit code 1.
     Other(String),
 }
@@ -246,6 +248,7 @@ fn report(context: &Context, failure: &Failure) -> u8 {
         Failure::Faults(faults) => (2, faults.iter().map(ToString::to_string).collect::<Vec<_>>()),
         Failure::Usage(message) => (2, vec![message.clone()]),
         Failure::Refused(error) => (error.facts().exit, vec![format!("{}: {error}\n  help: {}", error.facts().code, error.suggestion())]),
+        Failure::Upstream(message) => (5, vec![message.clone()]),
         Failure::Other(message) => (1, vec![message.clone()]),
     };
     for line in &lines {

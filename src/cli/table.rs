@@ -28,14 +28,19 @@ pub fn safe(text: &str) -> String {
     written(text, |letter| letter.is_control() || is_shapeless(letter))
 }
 
-/// Like [`safe`], and without white space: one word, which cannot be taken for two fields of a row.
+/// Like [`safe`], and without white space: one word, which cannot be taken for two fields of a row. A space is shown as `·`.
 pub fn word(text: &str) -> String {
     if text.is_empty() {
         "-".to_owned()
     } else {
-        written(text, |letter| letter.is_control() || letter.is_whitespace() || is_shapeless(letter))
+        let hidden =
+            |letter: char| letter.is_control() || (letter.is_whitespace() && letter != ' ') || is_shapeless(letter) || letter == SPACE;
+        written(text, hidden).replace(' ', &SPACE.to_string())
     }
 }
+
+/// Stands for a space; one that was there is written out.
+const SPACE: char = '·';
 
 fn written(text: &str, hidden: impl Fn(char) -> bool) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, letter| {
@@ -64,7 +69,7 @@ mod tests {
     #[test]
     fn what_steers_or_hides_is_written_out() {
         assert_eq!(safe("a b\u{1b}[2J\u{9b}\u{202e}\u{61c}\u{e0041}é"), "a b\\u{1b}[2J\\u{9b}\\u{202e}\\u{61c}\\u{e0041}é");
-        assert_eq!(word("a b\u{a0}c\n"), "a\\u{20}b\\u{a0}c\\u{a}");
+        assert_eq!(word("a b\u{a0}c\n·"), "a·b\\u{a0}c\\u{a}\\u{b7}");
         assert_eq!(word(""), "-");
     }
 }

@@ -118,7 +118,11 @@ pub(super) async fn listing(manifest: &Manifest, base: &Path) -> Result<Listing,
         let (mut last, mut attempts) = ("it did not answer in time".to_owned(), 0);
         while let Some(report) = received.recv().await {
             match report.event {
-                Event::Listed { listing, .. } => return Ok(heard(*listing)),
+                Event::Listed { listing, compared } => {
+                    // Nobody compares here; unanswered, it would be told as a fault of the server.
+                    let _nobody_waits = compared.send(());
+                    return Ok(heard(*listing));
+                }
                 Event::Lost { reason } => (last, attempts) = (reason, attempts + 1),
                 _ => {}
             }
@@ -135,7 +139,7 @@ pub(super) async fn listing(manifest: &Manifest, base: &Path) -> Result<Listing,
         reason = unreachable(&upstream) => Err(reason),
     };
     upstream.stop().await;
-    let listing = listed.map_err(|reason| Failure::Other(format!("{id}: {reason}")))?;
+    let listing = listed.map_err(|reason| Failure::Upstream(format!("{id}: {reason}")))?;
     listing.unreadable.iter().for_each(|reason| eprintln!("doorward: {id}: a tool is left out: {reason}"));
     Ok(listing)
 }

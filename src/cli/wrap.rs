@@ -33,7 +33,7 @@ use crate::seal;
 /// Arguments of `doorward wrap`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  doorward wrap fs -- npx -y @modelcontextprotocol/server-filesystem .\n  doorward wrap fs --read-only --deny move_file -- npx -y @modelcontextprotocol/server-filesystem .\n  doorward wrap web --listen 127.0.0.1:8810 --url https://tools.example/mcp\n\nAs an entry of a client's mcp.json:\n  { \"command\": \"doorward\", \"args\": [\"wrap\", \"fs\", \"--\", \"npx\", \"-y\", \"@modelcontextprotocol/server-filesystem\", \".\"] }\n\nThe definitions are pinned at first use; a later change is withheld until `doorward wrap NAME --approve`."
+    after_help = "Examples:\n  doorward wrap fs -- npx -y @modelcontextprotocol/server-filesystem .\n  doorward wrap fs --read-only --deny move_file -- npx -y @modelcontextprotocol/server-filesystem .\n  doorward wrap web --listen 127.0.0.1:8810 --url https://tools.example/mcp\n\nAs an entry of a client's mcp.json:\n  { \"command\": \"doorward\", \"args\": [\"wrap\", \"fs\", \"--\", \"npx\", \"-y\", \"@modelcontextprotocol/server-filesystem\", \".\"] }\n\nThe definitions are pinned at first use; a later change is withheld until the same command is run once with `--approve` behind NAME."
 )]
 pub struct Args {
     /// A name for the server; its tools are called NAME__TOOL.

@@ -187,7 +187,7 @@ fn a_server_that_does_not_start_is_told_at_once_with_its_own_words() {
     let before = Instant::now();
     let server = ["sh", "-c", "echo cannot open the database >&2; exit 3"].map(str::to_owned);
     let (code, said) = Wrap::start(state.path(), &[], &server).end();
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(5), "{said}");
     assert!(said.contains("cannot open the database"), "{said}");
     assert!(before.elapsed() < Duration::from_secs(30), "{:?}", before.elapsed());
 }

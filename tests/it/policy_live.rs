@@ -180,3 +180,37 @@ async fn a_deny_for_an_agent_that_nobody_knows_is_told_of_and_one_for_a_key_hold
     let told = site.run(&["check", "--offline"]).await;
     assert!(told.out.contains("`dmeo`") && !told.out.contains("no agent `keyed`"), "{}", told.out);
 }
+
+#[tokio::test]
+async fn tools_that_a_manifest_leaves_out_are_counted_and_no_fault() {
+    let upstream = Upstream::offering().await;
+    let site = Site::of(&upstream).policy("p, R1, agent:demo, up__echo, read, -, allow\n");
+    let manifest = std::fs::read_to_string(site.path("tool-manifests/up.yaml")).unwrap();
+    let first = manifest.find("\n  echo:").unwrap() + 1;
+    let rest = manifest[first..].find('\n').unwrap() + first + 1;
+    site.write("tool-manifests/up.yaml", &manifest[..rest]);
+    let checked = site.run(&["check", "--offline"]).await;
+    assert!(checked.code == 0 && checked.out.contains("4 tools, 0 withheld, 3 that no manifest names"), "{checked:?}");
+    let checked = site.run(&["check", "--offline", "--json"]).await;
+    assert_eq!((checked.code, &checked.json()["not_in_manifest"]), (0, &json!(3)));
+}
+
+#[tokio::test]
+async fn a_listing_that_went_well_says_nothing_of_a_lost_server() {
+    let upstream = Upstream::offering().await;
+    let listed = Site::of(&upstream).run(&["tools", "list"]).await;
+    assert!(listed.code == 0 && !listed.err.contains("not connected"), "{listed:?}");
+}
+
+#[tokio::test]
+async fn a_member_given_twice_in_the_configuration_is_told_in_an_operators_words() {
+    let upstream = Upstream::offering().await;
+    let site = Site::of(&upstream);
+    let config = std::fs::read_to_string(site.path("doorward.yaml")).unwrap();
+    site.write("doorward.yaml", &format!("{config}\npolicies: policies\npolicies: policies\n"));
+    let checked = site.run(&["check", "--offline"]).await;
+    assert!(
+        checked.code == 2 && checked.err.contains("duplicate mapping key: policies") && !checked.err.contains("Options"),
+        "{checked:?}"
+    );
+}

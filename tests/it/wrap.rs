@@ -147,7 +147,7 @@ async fn it_listens_on_loopback_for_anybody_and_nowhere_else() {
 async fn a_server_that_cannot_be_started_is_named() {
     let site = Site::empty();
     let done = site.run(&["wrap", "x", "--state", "state", "--", "/nowhere/server"]).await;
-    assert_eq!((done.code, done.err.contains("/nowhere/server")), (1, true), "{done:?}");
+    assert_eq!((done.code, done.err.contains("/nowhere/server")), (5, true), "{done:?}");
 }
 
 #[tokio::test]
@@ -169,4 +169,11 @@ async fn prompts_and_resources_of_the_wrapped_server_are_open_and_told_of() {
     let checked = site.policy("p, R1, agent:demo, resource:up:file:///notes/*, read, -, allow\n").run(&["check"]).await;
     let row = checked.out.lines().find(|line| line.starts_with("resource:up:file:///notes/a")).unwrap_or_default();
     assert!(row.contains("R1:agent:demo:allow"), "{checked:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_fails_at_the_first_start_is_told_by_its_own_exit_code() {
+    let site = Site::empty();
+    let (status, _, said) = site.pipe(&["wrap", "bad", "--state", "state", "--", "false"]).leave().await;
+    assert_eq!(status.code(), Some(5), "{said}");
 }
