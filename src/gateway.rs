@@ -28,6 +28,7 @@ pub use self::assembly::{Assembly, Folders, Loaded, LogOrigin, Plan, StartError,
 pub use self::change::Change;
 pub use self::listing::{Listed, Page};
 use self::resolve::Made;
+pub use self::watching::{Topic, Watchable, Watching};
 use crate::approval;
 use crate::audit::trail::{Audit, Trail};
 use crate::catalog::{Catalog, Standing, Target, param_header};

@@ -107,6 +107,7 @@ impl Record<'_> {
         out.text("sha256", &self.sha256);
         out.text("subject", &self.subject);
         out.text("target", &self.target);
+        out.list("targets", &self.targets);
         out.text("tier", &self.tier);
         out.flag("tier_claimed", self.tier_claimed.then_some(true));
         out.word("time", &clock::rfc3339(unix_nanos));

@@ -48,10 +48,12 @@ impl Filter {
     fn admits(&self, stored: &Stored) -> bool {
         let is =
             |asked: &Option<String>, found: &Option<std::borrow::Cow<'_, str>>| asked.is_none() || asked.as_deref() == found.as_deref();
-        let Record { agent, target, decision, code, run, upstream, call_id, kind, .. } = &stored.record;
-        let is_target = self.target.as_deref().is_none_or(|asked| match asked.strip_suffix('*') {
-            Some(start) => target.as_deref().is_some_and(|target| target.starts_with(start)),
-            None => target.as_deref() == Some(asked),
+        let Record { agent, target, targets, decision, code, run, upstream, call_id, kind, .. } = &stored.record;
+        let is_target = self.target.as_deref().is_none_or(|asked| {
+            target.iter().chain(targets).any(|target| match asked.strip_suffix('*') {
+                Some(start) => target.starts_with(start),
+                None => **target == *asked,
+            })
         });
         let is_timely = || {
             let time = stored.unix_nanos();

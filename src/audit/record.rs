@@ -39,6 +39,8 @@ pub enum Kind {
     Late,
     /// What a person did.
     Person,
+    /// What an agent may be told of without asking each time, or may be no more.
+    Watch,
 }
 
 impl Kind {
@@ -56,6 +58,7 @@ impl Kind {
         Self::Coalesced,
         Self::Late,
         Self::Person,
+        Self::Watch,
     ];
 
     /// The word in a record.
@@ -73,6 +76,7 @@ impl Kind {
             Self::Coalesced => "coalesced",
             Self::Late => "late",
             Self::Person => "person",
+            Self::Watch => "watch",
         }
     }
 
@@ -135,6 +139,8 @@ pub struct Record<'a> {
     pub upstream: Text<'a>,
     /// The public name of the tool, prompt or resource.
     pub target: Text<'a>,
+    /// What is watched: policy names of resources, and methods of lists.
+    pub targets: Vec<Cow<'a, str>>,
     /// The target's tier.
     pub tier: Text<'a>,
     /// Whether the tier is only what the server claims.

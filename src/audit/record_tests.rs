@@ -28,6 +28,7 @@ fn full() -> Record<'static> {
         protocol_version: text("protocol"),
         upstream: text("upstream"),
         target: text("target"),
+        targets: vec!["a\",\"seq\":1".into(), "b".into()],
         tier: text("tier"),
         tier_claimed: true,
         tool_def_hash: text("def"),

@@ -5,6 +5,7 @@
 
 mod answers;
 mod parked;
+mod watches;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use self::parked::Open;
+pub use self::watches::Watched;
 use super::encode::Entry;
 use super::log::{AppendError, Durability, Log};
 use super::record::{Kind, Record};
@@ -259,10 +261,7 @@ impl Audit {
 
     fn durability_of(&self, tool: &Target) -> Durability {
         let plain_read = tool.tier == Tier::Read && !tool.labels.contains(&Label::Private);
-        match if plain_read { self.durability.read } else { self.durability.other } {
-            config::Durability::Write => Durability::Write,
-            config::Durability::Sync => Durability::Sync,
-        }
+        durable(if plain_read { self.durability.read } else { self.durability.other })
     }
 
     /// Closes the trail of a call: the outcome of its intent, or a refusal where none was stored.
@@ -416,6 +415,13 @@ impl Audit {
     /// The clock of the records.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+}
+
+fn durable(asked: config::Durability) -> Durability {
+    match asked {
+        config::Durability::Write => Durability::Write,
+        config::Durability::Sync => Durability::Sync,
     }
 }
 

@@ -272,7 +272,13 @@ impl Printer {
     fn row(&self, stored: &Stored) -> String {
         let record = &stored.record;
         let who = record.agent.as_deref().or(record.actor.as_deref()).unwrap_or("-");
-        let what = record.target.as_deref().or(record.subject.as_deref()).or(record.method.as_deref()).unwrap_or("-");
+        let what = record
+            .target
+            .as_deref()
+            .or(record.targets.first().map(|first| &**first))
+            .or(record.subject.as_deref())
+            .or(record.method.as_deref())
+            .unwrap_or("-");
         let decision = record.decision.as_deref().or(record.outcome.as_deref()).or(record.action.as_deref()).unwrap_or("-");
         let mut row = format!("{:<29} {:<16} {:<28} {:<16} ", self.time(stored), word(who), word(what), word(decision));
         row.push_str(match record.kind {
@@ -292,6 +298,7 @@ impl Printer {
         say("limit", record.limit.as_deref());
         say("answers", (!record.answers.is_empty()).then(|| record.answers.join(",")).as_deref());
         say("effect", record.effect.as_deref());
+        say("targets", (record.targets.len() > 1).then(|| record.targets.join(",")).as_deref());
         say("count", record.count.map(|count| count.to_string()).as_deref());
         say("call", record.call_id.as_deref());
         say("record", Some(&format!("{}:{}", stored.origin, stored.seq)));

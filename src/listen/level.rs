@@ -25,11 +25,19 @@ impl Turn<'_> {
     }
 
     pub(super) async fn watch(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
-        let (upstream, own) = self.gateway.may_watch(&self.caller.principal, uri(params)?)?;
-        let agent = &self.caller.principal.id;
-        let watched = Watched::new(agent, &upstream, &own)?;
+        let resource = self.gateway.may_watch(&self.caller.principal, uri(params)?)?;
+        let (session, agent, streams) = (self.session()?, &self.caller.principal.id, self.service.streams());
+        if streams.watches(session, &resource) {
+            return Ok(Wire::ok(respond::result(id, &[])));
+        }
+        if self.service.is_draining() {
+            return Err(Error::new(Code::ShuttingDown, "the gateway is stopping").retry_after_ms(1_000));
+        }
+        // The record first, then the server is told.
+        let recorded = self.gateway.watching(self.caller, "resources/subscribe", id, vec![resource.topic()]).await?;
+        let watched = Watched::new(agent, &resource)?;
         let known = watched.known();
-        self.service.streams().watch(self.session()?, self.service.lasting(agent), watched)?;
+        streams.watch(session, self.service.lasting(agent), watched, recorded)?;
         // What changes after the answer is told, so the server must know of it by then.
         known.await;
         Ok(Wire::ok(respond::result(id, &[])))
@@ -37,9 +45,9 @@ impl Turn<'_> {
 
     pub(super) fn unwatch(&self, id: &Id, params: Option<&Node<'_>>) -> Result<Wire, Error> {
         let uri = uri(params)?;
-        // What may not be watched any more is not watched for that reason alone, so there is nothing to refuse.
-        if let Ok((upstream, own)) = self.gateway.may_watch(&self.caller.principal, uri) {
-            self.service.streams().unwatch(self.session()?, upstream.id(), &own);
+        // Whether it may be watched or was ever heard of: nothing is told of it, so there is nothing to refuse.
+        if let Some((upstream, own)) = self.gateway.located(uri) {
+            self.service.streams().unwatch(self.session()?, upstream.id(), own);
         }
         Ok(Wire::ok(respond::result(id, &[])))
     }

@@ -96,7 +96,8 @@ impl Service {
     /// Serves messages that arrive from now on by another snapshot, in which every list may be another.
     pub fn swap(&self, gateway: Arc<Gateway>) {
         let changes = gateway.shared().changes.clone();
-        self.0.gateway.store(gateway);
+        self.0.gateway.store(Arc::clone(&gateway));
+        self.0.streams.look(&gateway);
         for feed in changes::LISTS {
             // Without anybody who listens there is nobody to tell.
             let _ = changes.send(Change::List(feed));
@@ -166,6 +167,7 @@ impl Service {
     pub async fn drain(&self, patience: impl Future<Output = ()>) {
         self.0.draining.store(true, Ordering::Relaxed);
         self.0.no_new.cancel();
+        self.0.streams.watch_no_more();
         self.0.tasks.close();
         tokio::select! {
             biased;

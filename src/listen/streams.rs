@@ -10,13 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::error::{Code, Error};
-use crate::gateway::Change;
+use crate::gateway::{Change, Gateway, Watchable, Watching};
 use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::log_level::LogLevel;
-use crate::upstream::{Upstream, Watch, is_within};
+use crate::upstream::{Watch, is_within};
 
 /// Sessions that keep anything, and how many of them may be one agent's.
 const MAX_SESSIONS: (usize, usize) = (10_000, 5_000);
+/// Why everything ends that is watched when the gateway does.
+pub const STOPS: &str = "the gateway stops";
 /// Resources that one session watches.
 pub const MAX_WATCHED: usize = 256;
 
@@ -36,7 +38,7 @@ struct Live {
     /// Cancelled when the session ends.
     open: Option<CancellationToken>,
     level: Option<LogLevel>,
-    watched: Vec<Watched>,
+    watched: Vec<(Watched, Option<Watching>)>,
     expires: i64,
     _place: Place,
 }
@@ -49,12 +51,13 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// The server's own URI at an upstream, watched for an agent as long as this is kept.
+    /// A resource, watched for an agent as long as this is kept.
     ///
     /// # Errors
     /// `concurrency_limited` when too much of the upstream is watched.
-    pub fn new(agent: &Arc<str>, upstream: &Upstream, uri: &str) -> Result<Self, Error> {
-        Ok(Self { upstream: upstream.id().into(), uri: uri.into(), watch: upstream.watch(agent, uri)? })
+    pub fn new(agent: &Arc<str>, resource: &Watchable) -> Result<Self, Error> {
+        let Watchable { upstream, own, .. } = resource;
+        Ok(Self { upstream: upstream.id().into(), uri: own.as_str().into(), watch: upstream.watch(agent, own)? })
     }
 
     /// Waits until the server knows that it is to tell of the resource, some seconds at most.
@@ -85,19 +88,26 @@ impl Streams {
         self.with(session, lasts, |live| live.level = Some(level))
     }
 
+    /// Whether the session watches the resource already.
+    pub fn watches(&self, session: &str, resource: &Watchable) -> bool {
+        let is_it = |watched: &Watched| *watched.upstream == *resource.upstream.id() && *watched.uri == *resource.own;
+        self.live.get(session).is_some_and(|live| live.watched.iter().any(|(watched, _)| is_it(watched)))
+    }
+
     /// Watches a resource; one that is watched already stays as it is.
     ///
     /// # Errors
     /// `overloaded` when the session or all of them keep too much, `concurrency_limited` when the agent's do.
-    pub fn watch(&self, session: &Arc<str>, lasts: Lasts<'_>, watched: Watched) -> Result<(), Error> {
+    pub fn watch(&self, session: &Arc<str>, lasts: Lasts<'_>, watched: Watched, mut recorded: Option<Watching>) -> Result<(), Error> {
         self.with(session, lasts, |live| {
-            if live.watched.iter().any(|known| known.upstream == watched.upstream && known.uri == watched.uri) {
+            if live.watched.iter().any(|(known, _)| known.upstream == watched.upstream && known.uri == watched.uri) {
                 return Ok(());
             }
             if live.watched.len() >= MAX_WATCHED {
                 return Err(Error::new(Code::Overloaded, format!("a session watches {MAX_WATCHED} resources at most")));
             }
-            live.watched.push(watched);
+            recorded.iter_mut().for_each(|recorded| recorded.ends("the session has ended"));
+            live.watched.push((watched, recorded));
             Ok(())
         })?
     }
@@ -105,13 +115,19 @@ impl Streams {
     /// Watches it no longer.
     pub fn unwatch(&self, session: &str, upstream: &str, uri: &str) {
         if let Some(mut live) = self.live.get_mut(session) {
-            live.watched.retain(|known| *known.upstream != *upstream || *known.uri != *uri);
+            live.watched.retain_mut(|(known, recorded)| {
+                let stays = *known.upstream != *upstream || *known.uri != *uri;
+                if let (false, Some(recorded)) = (stays, recorded) {
+                    recorded.ends("the agent has ended it");
+                }
+                stays
+            });
         }
     }
 
     /// Whether the session is told of this change: of every list, and of the resources that it watches.
     pub fn wants(&self, session: &str, change: &Change) -> bool {
-        let watches = || self.live.get(session).is_some_and(|live| live.watched.iter().any(|watched| watched.is_of(change)));
+        let watches = || self.live.get(session).is_some_and(|live| live.watched.iter().any(|(watched, _)| watched.is_of(change)));
         matches!(change, Change::List(_)) || watches()
     }
 
@@ -129,6 +145,21 @@ impl Streams {
             is_free
         })?;
         Ok(opened.then(|| Open { streams: Arc::clone(self), session: Arc::clone(session), ended }))
+    }
+
+    /// Asks of everything that is watched whether it is permitted by this snapshot.
+    pub fn look(&self, gateway: &Gateway) {
+        for mut live in self.live.iter_mut() {
+            live.watched.iter_mut().filter_map(|(_, recorded)| recorded.as_mut()).for_each(|recorded| recorded.look(gateway));
+        }
+    }
+
+    /// Ends everything that is watched: the gateway stops.
+    pub fn watch_no_more(&self) {
+        for mut live in self.live.iter_mut() {
+            live.watched.iter_mut().filter_map(|(_, recorded)| recorded.as_mut()).for_each(|recorded| recorded.ends(STOPS));
+            live.watched.clear();
+        }
     }
 
     /// Forgets the session, and ends its stream.

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Service;
 use super::changes::{self, Changes};
-use super::streams::{MAX_WATCHED, Watched};
+use super::streams::{MAX_WATCHED, STOPS, Watched};
 use crate::error::{Code, Error};
-use crate::gateway::{self, Change};
+use crate::gateway::{self, Change, Topic, Watchable, Watching};
 use crate::invocation::Caller;
 use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::canonical::write_string;
@@ -30,6 +30,8 @@ const MAX_OPEN: (usize, usize) = (1_000, 16);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Longest wait for the servers to know what they are to tell of.
 const ALL_KNOWN: Duration = Duration::from_secs(5);
+/// Why most subscriptions end.
+const LEFT: &str = "the agent has ended it, or left";
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// The places of those that are open.
@@ -149,38 +151,67 @@ impl Listening<'_> {
         // Heard from before anything is looked at, so that no change falls in between.
         let mut changes = Changes::of(self.service);
         let mut filter = filter.honoured(self.service.gateway().offers());
-        let watched = self.watched(&mut filter).await;
+        let (watched, mut recorded) = match self.watched(&mut filter).await {
+            Ok(watched) => watched,
+            Err(error) => return Err(self.refused(error).await),
+        };
         let acknowledged = self.tagged(&[b"\"notifications\":", &filter.text()]);
         self.downstream.notify("notifications/subscriptions/acknowledged", &acknowledged);
         let mut look = tokio::time::interval(LOOK_EVERY);
-        loop {
+        let why = loop {
             tokio::select! {
-                () = self.cancel.cancelled() => break,
-                () = self.service.stopping().cancelled() => break,
+                () = self.cancel.cancelled() => break LEFT,
+                () = self.service.stopping().cancelled() => break STOPS,
                 _ = look.tick() => {}
-                changed = changes.next() => changed.iter().for_each(|change| self.tell(change, &filter, &watched)),
+                changed = changes.next() => {
+                    // Another policy changes every list.
+                    if let (Some(recorded), true) = (&mut recorded, changed.iter().any(|change| matches!(change, Change::List(_)))) {
+                        recorded.look(&self.service.gateway());
+                    }
+                    changed.iter().for_each(|change| self.tell(change, &filter, &watched));
+                }
             }
             if !changes::is_let_in(self.service, &self.caller.principal) {
-                break;
+                break "the agent's key does not hold any more";
             }
-        }
+        };
+        recorded.iter_mut().for_each(|recorded| recorded.ends(why));
         let meta = format!("\"resultType\":\"complete\",\"_meta\":{{\"{SUBSCRIPTION}\":{},", self.id.as_json());
         Ok(respond::result(self.id, &[meta.as_bytes(), b"\"io.modelcontextprotocol/serverInfo\":", SERVER_INFO.as_bytes(), b"}"]))
     }
 
-    /// Watches what may be watched and leaves the rest out of the filter; the first that may not be is recorded for all.
-    async fn watched(&self, filter: &mut Filter<'_>) -> Vec<Watched> {
-        let (gateway, mut watched, mut refused) = (self.service.gateway(), Vec::new(), None);
-        filter.uris.retain(|uri| {
-            let may_watch = gateway.may_watch(&self.caller.principal, uri);
-            let one = may_watch.and_then(|(upstream, own)| Watched::new(&self.caller.principal.id, &upstream, &own));
+    /// Watches what may be watched, once that is on record, and leaves the rest out of the filter; the first that may not be is
+    /// recorded for all.
+    async fn watched(&self, filter: &mut Filter<'_>) -> Result<(Vec<Watched>, Option<Watching>), Error> {
+        let (gateway, mut permitted, mut refused) = (self.service.gateway(), Vec::new(), None);
+        filter.uris.retain(|uri| match gateway.may_watch(&self.caller.principal, uri) {
+            Ok(resource) => {
+                permitted.push(resource);
+                true
+            }
+            Err(error) => {
+                refused = refused.take().or(Some(error));
+                false
+            }
+        });
+        let lists = changes::LISTS.into_iter().filter(|feed| filter.has(*feed)).map(Topic::List);
+        let topics = lists.chain(permitted.iter().map(Watchable::topic)).collect();
+        let mut recorded = gateway.watching(self.caller, METHOD, self.id, topics).await?;
+        let (mut watched, mut permitted) = (Vec::with_capacity(permitted.len()), permitted.into_iter());
+        filter.uris.retain(|_| {
+            let Some(resource) = permitted.next() else { return false };
+            let one = Watched::new(&self.caller.principal.id, &resource);
             let is_honoured = one.is_ok();
             match one {
                 Ok(one) => watched.push(one),
-                Err(error) => refused = refused.take().or(Some(error)),
+                Err(error) => {
+                    recorded.iter_mut().for_each(|recorded| recorded.end_one(&resource.topic(), "there is no room for it"));
+                    refused = refused.take().or(Some(error));
+                }
             }
             is_honoured
         });
+        recorded.iter_mut().for_each(|recorded| recorded.ends(LEFT));
         if let Some(error) = refused {
             self.refused(error).await;
         }
@@ -191,7 +222,7 @@ impl Listening<'_> {
             }
         };
         self.cancel.run_until_cancelled(tokio::time::timeout(ALL_KNOWN, known)).await;
-        watched
+        Ok((watched, recorded))
     }
 
     async fn refused(&self, error: Error) -> gateway::Answer {

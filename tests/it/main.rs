@@ -33,6 +33,7 @@ mod sessions;
 mod shares;
 mod start_stop;
 mod stdio;
+mod subscriptions;
 mod support;
 mod timeouts;
 mod tool_servers;

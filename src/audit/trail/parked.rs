@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use tokio::time::Instant;
 
 use super::super::encode::Entry;
-use super::super::record::{Kind, Record};
+use super::super::record::{Kind, Record, Text};
 use super::{Audit, Recorded, Trail, answers, ending, micros, unavailable};
 use crate::approval::Cleared;
 use crate::catalog::tier::Tier;
@@ -31,21 +31,24 @@ impl Trail<'_> {
     pub fn park(&mut self) -> Option<Open> {
         let (seq, since) = self.intent?;
         self.parked = true;
-        let record = self.record(Kind::Outcome);
-        let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(|text| Cow::Owned(text.to_owned()));
-        let record = Record {
-            kind: Kind::Outcome,
-            call_id: owned(&record.call_id),
-            intent_seq: Some(seq),
-            principal: owned(&record.principal),
-            agent: owned(&record.agent),
-            target: owned(&record.target),
-            upstream: owned(&record.upstream),
-            tier: owned(&record.tier),
-            run: owned(&record.run),
-            ..Record::default()
-        };
+        let record = Record { intent_seq: Some(seq), ..self.kept(Kind::Outcome) };
         Some(Open { record, seq, since, is_irreversible: self.tool.is_some_and(|tool| tool.tier == Tier::Irreversible) })
+    }
+
+    /// What a later record of the same call says of it again.
+    pub(super) fn kept(&self, kind: Kind) -> Record<'static> {
+        let record = self.record(kind);
+        let owned = |text: Text<'_>| text.map(|text| Cow::Owned(text.into_owned()));
+        Record {
+            call_id: owned(record.call_id),
+            principal: owned(record.principal),
+            agent: owned(record.agent),
+            target: owned(record.target),
+            upstream: owned(record.upstream),
+            tier: owned(record.tier),
+            run: owned(record.run),
+            ..Record::new(kind)
+        }
     }
 }
 
