@@ -69,17 +69,17 @@ def through_gateway(work: Path) -> list[Row]:
     prefix = lambda upstream: f"{upstream.name}__"
     cases = [lambda: [_wrong_key(url)]]
 
-    def meet(client: Client, transport: str, where: dict[str, Any]) -> None:
+    def meet(client: Client, transport: str, where: dict[str, Any], shared: bool) -> None:
         revision = client.revision(BOTH) or ""
-        cases.append(lambda: _meet(client, upstreams, transport, where, revision, prefix, behind_gateway=True))
+        cases.append(lambda: _meet(client, upstreams, transport, where, revision, prefix, behind_gateway=True, shared=shared))
 
     for client in CLIENTS:
         # Half of them with a key, half as the anonymous local agent.
         with_key = client.sdk.startswith("typescript")
-        meet(client, "http, key" if with_key else "http", {"url": url, **({"key": key} if with_key else {})})
-        meet(client, "stdio", {"command": alone.stdio()})
-    # Beside a running gateway of the same folder.
-    meet(CLIENTS[0], "stdio, beside serve", {"command": serving.stdio()})
+        meet(client, "http, key" if with_key else "http", {"url": url, **({"key": key} if with_key else {})}, shared=True)
+        meet(client, "stdio", {"command": alone.stdio()}, shared=False)
+    # Beside a running gateway of the same folder, which then answers.
+    meet(CLIENTS[0], "stdio, beside serve", {"command": serving.stdio()}, shared=True)
     rows = run(cases)
     for service in (gateway, *services):
         service.stop()
@@ -146,8 +146,9 @@ def _meet(
     revision: str,
     prefix: Callable[[Upstream], str],
     behind_gateway: bool,
+    shared: bool = False,
 ) -> list[Row]:
-    calls = [upstream.call(prefix(upstream), behind_gateway) for upstream in upstreams]
+    calls = [upstream.call(prefix(upstream), behind_gateway, shared) for upstream in upstreams]
     asks = any(step["step"] in QUESTIONS for call in calls for step in call["more"])
     report = client.run({**where, "calls": calls, "strict": behind_gateway, "asks": asks})
     fault = report.get("fault")

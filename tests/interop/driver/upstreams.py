@@ -10,14 +10,16 @@ from . import places
 from .clients import LEGACY, MODERN
 from .processes import Service
 
-# Servers that are not among `all_upstreams`, and why.
-LEFT_OUT = {"everything-sse": "HTTP+SSE (2024-11-05) is held by tests/upstream/old_sse.rs; half of these clients cannot be tried at it directly"}
+# What is not among `all_upstreams`, or not taken everywhere, and why.
+LEFT_OUT = {
+    "log of `tells` where agents share the gateway": "on pipes a log message names no call, and could be another agent's",
+    "updated, changed, log of `asks`": "on pipes a server that may ask runs once more for calls; `tells` is the same server without questions",
+    "everything-sse": "HTTP+SSE (2024-11-05) is held by tests/upstream/old_sse.rs; half of these clients cannot be tried at it directly",
+}
 
-# The steps beyond tools that every client takes through the gateway; the suite in `conformance` takes the others.
-SERVED: frozenset[str] = frozenset({"prompt", "resource", "template", "completion"})
 QUESTIONS = frozenset({"elicitation", "sampling", "roots"})
 
-# Of the server that asks over stdio: one from before the newest handshake.
+# Of the servers over stdio that ask and tell: one from before the newest handshake.
 OLDER = "2025-06-18"
 HELLO = "hello from the file system\n"
 BOTH = frozenset({LEGACY, MODERN})
@@ -37,11 +39,13 @@ class Upstream:
     progress: dict[str, Any] | None = None
     denied: dict[str, Any] | None = None
     more: list[dict[str, Any]] = field(default_factory=list)
+    # The steps that are left out where several agents use it.
+    unshared: frozenset[str] = frozenset()
     command: list[str] = field(default_factory=list)
     url: str = ""
 
-    def call(self, prefix: str, behind_gateway: bool) -> dict[str, Any]:
-        """This server's part of a job."""
+    def call(self, prefix: str, behind_gateway: bool, shared: bool) -> dict[str, Any]:
+        """This server's part of a job; `shared` where other agents use the same gateway."""
         named = lambda call: call and {**call, "tool": prefix + call["tool"]}
         return {
             "upstream": self.name,
@@ -52,7 +56,7 @@ class Upstream:
             "unknown": f"{prefix}no_such_tool",
             "progress": named(self.progress),
             "denied": named(self.denied) if behind_gateway else None,
-            "more": [_public(step, prefix) for step in self.more if not behind_gateway or step["step"] in SERVED],
+            "more": [_public(step, prefix) for step in self.more if not (shared and step["step"] in self.unshared)],
         }
 
     def manifest(self) -> str:
@@ -63,10 +67,9 @@ class Upstream:
             transport = {"stdio": {"command": "self"}}
         else:
             transport = {"stdio": {"command": self.command[0], "args": self.command[1:]}}
-        steps = [step for step in self.more if step["step"] in SERVED]
-        called = {call["tool"] for call in (self.progress, self.denied, *steps) if call and "tool" in call} | {self.tool}
+        called = {call["tool"] for call in (self.progress, self.denied, *self.more) if call and "tool" in call} | {self.tool}
         tools = {tool: {"tier": "read"} for tool in sorted(called)}
-        may_ask = sorted({step["step"] for step in steps} & QUESTIONS)
+        may_ask = sorted({step["step"] for step in self.more} & QUESTIONS)
         asks = {"may_ask": may_ask} if may_ask else {}
         return json.dumps({"upstream": self.name, "transport": transport, "tools": tools, **asks}, indent=2)
 
@@ -90,6 +93,7 @@ def all_upstreams(work: Path) -> tuple[list[Upstream], list[Service]]:
     modern_ts = Service([places.NODE, _server("modern.mjs"), "http"], work)
     modern_py = Service([places.PY_NEW, _server("modern.py"), "http"], work)
     asks = Service([places.NODE, _server("conformance.mjs"), "http", "--era", "modern"], work)
+    older = [places.NODE, _server("conformance.mjs"), "stdio", "--era", "legacy", "--revision", OLDER]
     upstreams = [
         _sums("everything", "stdio", command=[places.NODE, places.EVERYTHING, "stdio"]),
         everything,
@@ -99,8 +103,9 @@ def all_upstreams(work: Path) -> tuple[list[Upstream], list[Service]]:
         _adds("modern-py", BOTH, "stdio", command=[places.PY_NEW, _server("modern.py"), "stdio"]),
         _adds("modern-py-http", BOTH, "http", url=_address(modern_py)),
         _notes(),
-        _asks("asks", OLDER, "stdio", command=[places.NODE, _server("conformance.mjs"), "stdio", "--era", "legacy", "--revision", OLDER]),
-        _asks("asks-http", MODERN, "http", url=_address(asks)),
+        _offers("asks", OLDER, "stdio", _questions(), command=older),
+        _offers("tells", OLDER, "stdio", _notices(), unshared=frozenset({"log"}), command=older),
+        _offers("asks-http", MODERN, "http", _notices() + _questions(), url=_address(asks)),
     ]
     return upstreams, [streamable, modern_ts, modern_py, asks]
 
@@ -139,27 +144,37 @@ def _notes() -> Upstream:
     return Upstream("demo", BOTH, "stdio", **call, progress=slow, command=["self"])
 
 
-def _asks(name: str, revision: str, over: str, **where: Any) -> Upstream:
+def _offers(name: str, revision: str, over: str, also: list[dict[str, Any]], **where: Any) -> Upstream:
     call = {"tool": "json_schema_2020_12_tool", "arguments": {"email": "a@b"}, "expect": "valid", "bad": {"contactMethod": 7}}
-    name_of = {"username": "interop", "email": "a@b"}
-    method = {"elicitation": "elicitation/create", "sampling": "sampling/createMessage", "roots": "roots/list"}
-    question = lambda step, tool, arguments, expect, content=None: {
-        "step": step, "method": method[step], "tool": tool, "arguments": arguments, "expect": expect, "content": content,
-    }
     more = [
         {"step": "prompt", "name": "test_prompt_with_arguments", "arguments": {"arg1": "x", "arg2": "y"}, "expect": "arg2='y'"},
         {"step": "resource", "uri": "test://static-text", "expect": "static text resource"},
         {"step": "template", "template": "test://template/{id}/data", "uri": "test://template/7/data", "expect": "ID: 7"},
         _completes("test_prompt_with_arguments", "arg1", "par", "party"),
-        {"step": "updated", "uri": "test://watched-resource", "tool": "test_trigger_resource_update"},
-        {"step": "changed", "list": "tools", "tool": "test_trigger_tool_change"},
-        {"step": "log", "tool": "test_logging_tool", "atLeast": 3},
-        question("elicitation", "test_elicitation", {"message": "Who?"}, "interop", name_of),
-        question("sampling", "test_sampling", {"prompt": "Say something"}, "a sample"),
-        question("roots", "test_input_required_result_list_roots", {}, "file:///interop"),
+        *also,
     ]
     progress = {"tool": "test_tool_with_progress", "arguments": {}, "atLeast": 2}
     return Upstream(name, frozenset({revision}), over, **call, progress=progress, more=more, **where)
+
+
+def _notices() -> list[dict[str, Any]]:
+    return [
+        {"step": "updated", "uri": "test://watched-resource", "tool": "test_trigger_resource_update"},
+        {"step": "changed", "list": "tools", "tool": "test_trigger_tool_change"},
+        {"step": "log", "tool": "test_logging_tool", "atLeast": 3},
+    ]
+
+
+def _questions() -> list[dict[str, Any]]:
+    method = {"elicitation": "elicitation/create", "sampling": "sampling/createMessage", "roots": "roots/list"}
+    question = lambda step, tool, arguments, expect, content=None: {
+        "step": step, "method": method[step], "tool": tool, "arguments": arguments, "expect": expect, "content": content,
+    }
+    return [
+        question("elicitation", "test_elicitation", {"message": "Who?"}, "interop", {"username": "interop", "email": "a@b"}),
+        question("sampling", "test_sampling", {"prompt": "Say something"}, "a sample"),
+        question("roots", "test_input_required_result_list_roots", {}, "file:///interop"),
+    ]
 
 
 def _completes(prompt: str, argument: str, value: str, expect: str) -> dict[str, Any]:
