@@ -19,6 +19,8 @@ LEFT_OUT = {
 
 QUESTIONS = frozenset({"elicitation", "sampling", "roots"})
 
+# `doorward stdio` starts every server at once, for each client anew: the first calls wait for the slowest.
+DEFAULTS = {"connect_grace_ms": 30_000}
 # Of the servers over stdio that ask and tell: one from before the newest handshake.
 OLDER = "2025-06-18"
 HELLO = "hello from the file system\n"
@@ -71,7 +73,8 @@ class Upstream:
         tools = {tool: {"tier": "read"} for tool in sorted(called)}
         may_ask = sorted({step["step"] for step in self.more} & QUESTIONS)
         asks = {"may_ask": may_ask} if may_ask else {}
-        return json.dumps({"upstream": self.name, "transport": transport, "tools": tools, **asks}, indent=2)
+        manifest = {"upstream": self.name, "transport": transport, "tools": tools, "defaults": DEFAULTS, **asks}
+        return json.dumps(manifest, indent=2)
 
 
 def _public(step: dict[str, Any], prefix: str) -> dict[str, Any]:
