@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 from exercise import Connected, More, Seen, exercise, main, text_of, told
 from mcp import ClientSession, StdioServerParameters, types
+from mcp.client.sse import sse_client
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import McpError
@@ -15,6 +16,9 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
     if job.get("command"):
         command, *args = job["command"]
         async with stdio_client(StdioServerParameters(command=command, args=args, env=job.get("env"), cwd=job.get("cwd"))) as (read, write):
+            return await over(read, write, job)
+    if job.get("sse"):
+        async with sse_client(job["url"]) as (read, write):
             return await over(read, write, job)
     headers = {"Authorization": f"Bearer {job['key']}"} if job.get("key") else {}
     async with httpx.AsyncClient(headers=headers, timeout=30) as client:

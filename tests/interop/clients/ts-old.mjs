@@ -4,6 +4,7 @@ import { packaged } from '../packages.mjs';
 import { ANSWERS, capabilities, exercise, tell } from './exercise.mjs';
 
 const { Client } = packaged('@modelcontextprotocol/sdk/client/index.js');
+const { SSEClientTransport } = packaged('@modelcontextprotocol/sdk/client/sse.js');
 const { StdioClientTransport } = packaged('@modelcontextprotocol/sdk/client/stdio.js');
 const { StreamableHTTPClientTransport } = packaged('@modelcontextprotocol/sdk/client/streamableHttp.js');
 const { CreateMessageRequestSchema, ElicitRequestSchema, ListRootsRequestSchema } = packaged('@modelcontextprotocol/sdk/types.js');
@@ -23,6 +24,7 @@ function transport() {
         const [command, ...args] = job.command;
         return new StdioClientTransport({ command, args, env: job.env, cwd: job.cwd });
     }
+    if (job.sse) return new SSEClientTransport(new URL(job.url));
     const headers = job.key ? { Authorization: `Bearer ${job.key}` } : {};
     return new StreamableHTTPClientTransport(new URL(job.url), { requestInit: { headers } });
 }

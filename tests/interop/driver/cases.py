@@ -12,7 +12,7 @@ from . import places
 from .clients import CLIENTS, LEGACY, MODERN, Client
 from .gateway import Folder
 from .processes import Service
-from .upstreams import BOTH, QUESTIONS, Upstream, all_upstreams, everything_over_http, filesystem
+from .upstreams import BOTH, QUESTIONS, SSE, Upstream, all_upstreams, everything_over_http, filesystem
 
 # As many clients at once: more would only measure how this machine is overloaded.
 AT_ONCE = 2
@@ -49,7 +49,7 @@ def direct(work: Path) -> list[Row]:
     for client in CLIENTS:
         for upstream in upstreams:
             revision = client.revision(upstream.eras)
-            if revision is None:
+            if revision is None or (upstream.over == SSE and not client.speaks_sse):
                 continue
             cases.append(lambda client=client, upstream=upstream, revision=revision: _meet(
                 client, [upstream], upstream.over, _straight_to(upstream, notes), revision, lambda _: "", behind_gateway=False
@@ -169,11 +169,11 @@ def _meet(
 
 def _straight_to(upstream: Upstream, notes: Path) -> dict[str, Any]:
     if upstream.url:
-        return {"url": upstream.url}
+        return {"url": upstream.url, "sse": upstream.over == SSE}
     if upstream.command == ["self"]:
         folders = ["--folder", str(notes / "notes"), "--outbox", str(notes / "outbox")]
         return {"command": [places.doorward(), "demo-server", *folders]}
-    return {"command": upstream.command}
+    return {"command": upstream.command, "env": upstream.env}
 
 
 def _wrong_key(url: str) -> Row:

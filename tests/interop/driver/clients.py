@@ -1,7 +1,7 @@
 """The clients, and the one form in which they are told what to do and report what they did.
 
 A job is the last argument of a client, as JSON:
-  url, key?        where to connect over streamable HTTP, and the API key to send, or
+  url, key?, sse?  where to connect over streamable HTTP, and the API key to send; with `sse` over HTTP+SSE instead, or
   command, env?, cwd?   what to start and speak to over stdio, and where
   mode             legacy (handshake), auto (probe first), modern (2026-07-28 and nothing else); the 1.x lines have only one
   strict           whether an unknown tool must be the error -32602
@@ -33,6 +33,8 @@ class Client:
     sdk: str
     mode: str
     command: tuple[str, ...]
+    # Whether it can be told to connect over HTTP+SSE; the gateway is never reached that way.
+    speaks_sse: bool = False
 
     def revision(self, server: frozenset[str]) -> str | None:
         """What it must agree on with a server of these revisions, of each era its newest; None when they cannot meet."""
@@ -59,8 +61,8 @@ def _script(name: str) -> str:
 
 
 CLIENTS = [
-    Client("typescript 1.x", "legacy", (places.NODE, _script("ts-old.mjs"))),
+    Client("typescript 1.x", "legacy", (places.NODE, _script("ts-old.mjs")), speaks_sse=True),
     *(Client("typescript 2.x", mode, (places.NODE, _script("ts-new.mjs"))) for mode in ("legacy", "auto", "modern")),
-    Client("python 1.x", "legacy", (places.PY_OLD, _script("py_old.py"))),
+    Client("python 1.x", "legacy", (places.PY_OLD, _script("py_old.py")), speaks_sse=True),
     *(Client("python 2.x", mode, (places.PY_NEW, _script("py_new.py"))) for mode in ("legacy", "auto", "modern")),
 ]

@@ -22,6 +22,7 @@ POLICY = """\
 p, R1, role:tester, *, reversible, -, allow
 p, D1, role:tester, everything__get-structured-content, any, -, deny
 p, D2, role:tester, everything-http__get-structured-content, any, -, deny
+p, D3, role:tester, everything-sse__get-structured-content, any, -, deny
 g, agent:local, role:tester
 g, agent:interop, role:tester
 """

@@ -11,8 +11,12 @@ TMP = INSTALLED / "tmp"
 NODE_MODULES = INSTALLED / "node" / "node_modules"
 EVERYTHING = str(NODE_MODULES / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js")
 FILESYSTEM = str(NODE_MODULES / "@modelcontextprotocol" / "server-filesystem" / "dist" / "index.js")
+MEMORY = str(NODE_MODULES / "@modelcontextprotocol" / "server-memory" / "dist" / "index.js")
 PY_OLD = str(INSTALLED / "py-old" / "bin" / "python")
 PY_NEW = str(INSTALLED / "py-new" / "bin" / "python")
+PY_FAST = str(INSTALLED / "py-fast" / "bin" / "python")
+GIT = str(INSTALLED / "py-servers" / "bin" / "mcp-server-git")
+TIME = str(INSTALLED / "py-servers" / "bin" / "mcp-server-time")
 # In full, because a gateway may give its servers an environment without PATH.
 NODE = shutil.which("node") or "node"
 # The conformance suite wants 22 or newer. On machines that the pinned one is not built for, theirs must do.

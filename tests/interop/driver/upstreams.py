@@ -4,17 +4,16 @@ import json
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from . import places
 from .clients import LEGACY, MODERN
-from .processes import Service
+from .processes import Failed, Service, finish
 
 # What is not among `all_upstreams`, or not taken everywhere, and why.
 LEFT_OUT = {
     "log of `tells` where agents share the gateway": "on pipes a log message names no call, and could be another agent's",
     "updated, changed, log of `asks`": "on pipes a server that may ask runs once more for calls; `tells` is the same server without questions",
-    "everything-sse": "HTTP+SSE (2024-11-05) is held by tests/upstream/old_sse.rs; half of these clients cannot be tried at it directly",
 }
 
 QUESTIONS = frozenset({"elicitation", "sampling", "roots"})
@@ -25,11 +24,29 @@ DEFAULTS = {"connect_grace_ms": 30_000}
 OLDER = "2025-06-18"
 HELLO = "hello from the file system\n"
 BOTH = frozenset({LEGACY, MODERN})
+# The HTTP of 2024-11-05.
+SSE = "http+sse"
+
+
+def _server(name: str) -> str:
+    return str(places.HERE / "servers" / name)
+
+
+# Servers of ours on other people's packages; each takes `stdio` or `http`.
+MODERN_TS = [places.NODE, _server("modern.mjs")]
+MODERN_PY = [places.PY_NEW, _server("modern.py")]
+FAST = [places.PY_FAST, _server("fast.py")]
+
+FAST_HAS = [
+    {"step": "prompt", "name": "greeting", "arguments": {"name": "Ada"}, "expect": "hello to Ada"},
+    {"step": "resource", "uri": "interop://motto", "expect": "Nobody here"},
+    {"step": "template", "template": "interop://squares/{number}", "uri": "interop://squares/7", "expect": "7 squared is 49"},
+]
 
 
 @dataclass
 class Upstream:
-    """One server. It has a command (stdio) or, once started, a url (HTTP)."""
+    """One server. It has a command (stdio) or, once started, a url (HTTP, or HTTP+SSE: `over` tells)."""
 
     name: str
     eras: frozenset[str]
@@ -44,6 +61,7 @@ class Upstream:
     # The steps that are left out where several agents use it.
     unshared: frozenset[str] = frozenset()
     command: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
     def call(self, prefix: str, behind_gateway: bool, shared: bool) -> dict[str, Any]:
@@ -68,7 +86,7 @@ class Upstream:
         elif self.command[0] == "self":
             transport = {"stdio": {"command": "self"}}
         else:
-            transport = {"stdio": {"command": self.command[0], "args": self.command[1:]}}
+            transport = {"stdio": {"command": self.command[0], "args": self.command[1:], "env": self.env}}
         called = {call["tool"] for call in (self.progress, self.denied, *self.more) if call and "tool" in call} | {self.tool}
         tools = {tool: {"tier": "read"} for tool in sorted(called)}
         may_ask = sorted({step["step"] for step in self.more} & QUESTIONS)
@@ -93,24 +111,30 @@ def all_upstreams(work: Path) -> tuple[list[Upstream], list[Service]]:
     files.mkdir()
     (files / "hello.txt").write_text(HELLO)
     everything, streamable = everything_over_http(work)
-    modern_ts = Service([places.NODE, _server("modern.mjs"), "http"], work)
-    modern_py = Service([places.PY_NEW, _server("modern.py"), "http"], work)
+    old_everything, sse = _everything("sse", work)
+    modern_ts, modern_py, fast = (Service([*command, "http"], work) for command in (MODERN_TS, MODERN_PY, FAST))
     asks = Service([places.NODE, _server("conformance.mjs"), "http", "--era", "modern"], work)
     older = [places.NODE, _server("conformance.mjs"), "stdio", "--era", "legacy", "--revision", OLDER]
     upstreams = [
         _sums("everything", "stdio", command=[places.NODE, places.EVERYTHING, "stdio"]),
         everything,
+        old_everything,
         filesystem(files),
-        _adds("modern-ts", frozenset({MODERN}), "stdio", command=[places.NODE, _server("modern.mjs"), "stdio"]),
+        _memory(work),
+        _repository(work),
+        _time(),
+        _adds("modern-ts", frozenset({MODERN}), "stdio", command=[*MODERN_TS, "stdio"]),
         _adds("modern-ts-http", frozenset({MODERN}), "http", url=_address(modern_ts)),
-        _adds("modern-py", BOTH, "stdio", command=[places.PY_NEW, _server("modern.py"), "stdio"]),
+        _adds("modern-py", BOTH, "stdio", command=[*MODERN_PY, "stdio"]),
         _adds("modern-py-http", BOTH, "http", url=_address(modern_py)),
+        _adds("fast", BOTH, "stdio", FAST_HAS, command=[*FAST, "stdio"]),
+        _adds("fast-http", BOTH, "http", FAST_HAS, url=_address(fast)),
         _notes(),
         _offers("asks", OLDER, "stdio", _questions(), command=older),
         _offers("tells", OLDER, "stdio", _notices(), unshared=frozenset({"log"}), command=older),
         _offers("asks-http", MODERN, "http", _notices() + _questions(), url=_address(asks)),
     ]
-    return upstreams, [streamable, modern_ts, modern_py, asks]
+    return upstreams, [streamable, sse, modern_ts, modern_py, fast, asks]
 
 
 def filesystem(files: Path) -> Upstream:
@@ -118,6 +142,35 @@ def filesystem(files: Path) -> Upstream:
     path = str(files / "hello.txt")
     call = {"tool": "read_text_file", "arguments": {"path": path}, "expect": HELLO.strip(), "bad": {"path": 7}}
     return Upstream("filesystem", frozenset({LEGACY}), "stdio", **call, command=[places.NODE, places.FILESYSTEM, str(files)])
+
+
+def _memory(work: Path) -> Upstream:
+    """The memory server, with one thing to remember."""
+    remembered = work / "memory.jsonl"
+    remembered.write_text(json.dumps({"type": "entity", "name": "Ada", "entityType": "person", "observations": ["wrote a program"]}))
+    call = {"tool": "search_nodes", "arguments": {"query": "Ada"}, "expect": "wrote a program", "bad": {"query": 7}}
+    return Upstream(
+        "memory", frozenset({LEGACY}), "stdio", **call, command=[places.NODE, places.MEMORY], env={"MEMORY_FILE_PATH": str(remembered)}
+    )
+
+
+def _repository(work: Path) -> Upstream:
+    """The git server, on a repository with one commit."""
+    at = work / "repository"
+    author = ["-c", "user.name=interop", "-c", "user.email=interop@localhost"]
+    for words in (["init", "--quiet", str(at)], ["-C", str(at), *author, "commit", "--quiet", "--allow-empty", "-m", "first words"]):
+        done = finish(["git", *words], work)
+        if done.returncode != 0:
+            raise Failed(f"git {' '.join(words)}: {done.stderr}")
+    call = {"tool": "git_log", "arguments": {"repo_path": str(at)}, "expect": "first words", "bad": {"repo_path": 7}}
+    return Upstream("git", BOTH, "stdio", **call, command=[places.GIT, "--repository", str(at)])
+
+
+def _time() -> Upstream:
+    # A zone that never changes its clocks.
+    noon = {"source_timezone": "UTC", "time": "12:00", "target_timezone": "Asia/Kolkata"}
+    call = {"tool": "convert_time", "arguments": noon, "expect": "T17:30:00+05:30", "bad": {**noon, "time": 12}}
+    return Upstream("time", BOTH, "stdio", **call, command=[places.TIME, "--local-timezone", "UTC"])
 
 
 def _sums(name: str, over: str, **where: Any) -> Upstream:
@@ -135,10 +188,10 @@ def _sums(name: str, over: str, **where: Any) -> Upstream:
     return Upstream(name, frozenset({LEGACY}), over, **call, progress=slow, denied=denied, more=more, **where)
 
 
-def _adds(name: str, eras: frozenset[str], over: str, **where: Any) -> Upstream:
+def _adds(name: str, eras: frozenset[str], over: str, more: Sequence[dict[str, Any]] = (), **where: Any) -> Upstream:
     progress = {"tool": "add", "arguments": {"a": 1, "b": 1}, "atLeast": 2}
     call = {"tool": "add", "arguments": {"a": 2, "b": 40}, "expect": "42", "bad": {"a": "two", "b": 40}}
-    return Upstream(name, eras, over, **call, progress=progress, **where)
+    return Upstream(name, eras, over, **call, progress=progress, more=list(more), **where)
 
 
 def _notes() -> Upstream:
@@ -187,16 +240,18 @@ def _completes(prompt: str, argument: str, value: str, expect: str) -> dict[str,
 
 def everything_over_http(work: Path) -> tuple[Upstream, Service]:
     """The example server with everything, over streamable HTTP with sessions."""
+    return _everything("streamableHttp", work)
+
+
+def _everything(mode: str, work: Path) -> tuple[Upstream, Service]:
     # It takes its port from PORT and does not say which one it got for 0, so one is found for it.
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    service = Service([places.NODE, places.EVERYTHING, "streamableHttp"], work, {"PORT": str(port)})
-    service.wait_for(r"listening on port")
+    service = Service([places.NODE, places.EVERYTHING, mode], work, {"PORT": str(port)})
+    service.wait_for(r"(listening|running) on port")
+    if mode == "sse":
+        return _sums("everything-sse", SSE, url=f"http://127.0.0.1:{port}/sse"), service
     return _sums("everything-http", "http", url=f"http://127.0.0.1:{port}/mcp"), service
-
-
-def _server(name: str) -> str:
-    return str(places.HERE / "servers" / name)
 
 
 def _address(service: Service) -> str:
