@@ -5,6 +5,7 @@
 //! INVARIANT: unknown keys are refused; every path is resolved against the folder of the file.
 
 mod bound;
+mod place;
 
 use std::fmt;
 use std::io::Read;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use self::bound::Bound;
+pub use self::place::fault_at;
 
 /// Something wrong in a file of the operator's, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,9 +104,10 @@ impl Config {
     /// # Errors
     /// A [`Fault`] with line and column for what cannot be read, and for an address, a name or a hash that cannot be served.
     pub fn load(file: &Path) -> Result<Self, Fault> {
-        let mut config: Self = read_yaml(file)?;
+        let text = read_text(file).map_err(|error| Fault::file(file, format!("cannot be read: {error}")))?;
+        let mut config: Self = parse_yaml(file, &text)?;
         config.resolve(file.parent().unwrap_or(Path::new("")));
-        config.check(file)?;
+        config.check(file, &text)?;
         Ok(config)
     }
 
@@ -119,34 +122,42 @@ impl Config {
         }
     }
 
-    fn check(&self, file: &Path) -> Result<(), Fault> {
+    fn check(&self, file: &Path, text: &str) -> Result<(), Fault> {
+        let fault = |path: &[&str], message: String| fault_at(file, text, path, message);
         if !self.listen.http.ip().is_loopback() && self.listen.tls.is_none() {
             let message = format!("`listen.http: {}` is reachable from other machines, and there is no `listen.tls`", self.listen.http);
-            return Err(Fault::file(file, message).help("listen on 127.0.0.1, or name a certificate and a key under `listen.tls`"));
+            let help = "listen on 127.0.0.1, or name a certificate and a key under `listen.tls`";
+            return Err(fault(&["listen", "http"], message).help(help));
         }
         if let Some(console) = self.console.http.filter(|address| !address.ip().is_loopback()) {
             let message = format!("`console.http: {console}` is reachable from other machines");
-            return Err(Fault::file(file, message).help("the console is for this machine only: use 127.0.0.1"));
+            return Err(fault(&["console", "http"], message).help("the console is for this machine only: use 127.0.0.1"));
         }
         if !self.listen.path.starts_with('/') {
-            return Err(Fault::file(file, "`listen.path` must begin with `/`"));
+            return Err(fault(&["listen", "path"], "`listen.path` must begin with `/`".to_owned()));
         }
-        if let Some(origin) = self.listen.allowed_origins.iter().find(|origin| !is_origin(origin)) {
-            let message = format!("`listen.allowed_origins` has `{}`, which no browser sends", origin.escape_default());
+        if let Some(at) = self.listen.allowed_origins.iter().position(|origin| !is_origin(origin)) {
+            let message =
+                format!("`listen.allowed_origins` has `{}`, which no browser sends", self.listen.allowed_origins[at].escape_default());
             let help = "write `https://HOST` or `https://HOST:PORT`: lower case, no path, and no port where it is the scheme's own";
-            return Err(Fault::file(file, message).help(help));
+            return Err(fault(&["listen", "allowed_origins", &at.to_string()], message).help(help));
         }
-        let names = self.agents.iter().map(|agent| (&agent.name, &agent.key_hash));
-        for (name, hash) in names.chain(self.people.iter().map(|person| (&person.name, &person.key_hash))) {
-            check_name(name).map_err(|message| Fault::file(file, message))?;
+        let agents = self.agents.iter().map(|agent| (&agent.name, &agent.key_hash)).enumerate();
+        let people = self.people.iter().map(|person| (&person.name, &person.key_hash)).enumerate();
+        let all = agents.map(|agent| ("agents", agent)).chain(people.map(|person| ("people", person)));
+        for (list, (at, (name, hash))) in all {
+            let at = at.to_string();
+            check_name(name).map_err(|message| fault(&[list, &at, "name"], message))?;
             let sound = |hash: &String| hash.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(is_lower_hex));
             if hash.as_ref().is_some_and(|hash| !sound(hash)) {
                 let message = format!("the `key_hash` of `{name}` is not `sha256:` and 64 lower-case hex digits");
-                return Err(Fault::file(file, message).help("`doorward agent add NAME --print-hash` makes a key and its hash"));
+                let help = "`doorward agent add NAME --print-hash` makes a key and its hash";
+                return Err(fault(&[list, &at, "key_hash"], message).help(help));
             }
         }
-        for name in [Some(&self.stdio.agent), self.identity.anonymous.as_ref().map(|who| &who.agent)].into_iter().flatten() {
-            check_name(name).map_err(|message| Fault::file(file, message))?;
+        check_name(&self.stdio.agent).map_err(|message| fault(&["stdio", "agent"], message))?;
+        if let Some(who) = &self.identity.anonymous {
+            check_name(&who.agent).map_err(|message| fault(&["identity", "anonymous", "agent"], message))?;
         }
         Ok(())
     }

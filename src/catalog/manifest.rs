@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tier::Tier;
 use super::transport::Transport;
-use crate::config::{Bound, Fault, read_yaml};
+use crate::config::{Bound, Fault, fault_at, parse_yaml, read_text};
 use crate::mcp::capabilities::Capabilities;
 use crate::schema::Formats;
 
@@ -202,22 +202,23 @@ impl Manifest {
     /// # Errors
     /// A [`Fault`] with its place.
     pub fn load(file: &Path) -> Result<Self, Fault> {
-        let manifest: Self = read_yaml(file)?;
+        let text = read_text(file).map_err(|error| Fault::file(file, format!("cannot be read: {error}")))?;
+        let manifest: Self = parse_yaml(file, &text)?;
+        let fault = |path: &[&str], message: String| fault_at(file, &text, path, message);
         let id = &manifest.upstream;
         let sound = (1..=32).contains(&id.len()) && id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         if !sound {
             let message = format!("`upstream: {}` is not an id", id.escape_default());
-            return Err(Fault::file(file, message).help("write 1 to 32 of `a-z`, `0-9` and `-`"));
+            return Err(fault(&["upstream"], message).help("write 1 to 32 of `a-z`, `0-9` and `-`"));
         }
         if file.file_stem().is_some_and(|stem| stem != id.as_str()) {
-            return Err(
-                Fault::file(file, format!("the file is named otherwise than its `upstream: {id}`")).help(format!("name it `{id}.yaml`"))
-            );
+            let message = format!("the file is named otherwise than its `upstream: {id}`");
+            return Err(fault(&["upstream"], message).help(format!("name it `{id}.yaml`")));
         }
         for (tool, entry) in &manifest.tools {
             if let Some(pointer) = entry.fields.keys().find(|pointer| !pointer.starts_with('/') && !pointer.is_empty()) {
                 let message = format!("`{pointer}` in the fields of `{tool}` is not a JSON Pointer");
-                return Err(Fault::file(file, message).help(format!("write `/{pointer}`")));
+                return Err(fault(&["tools", tool, "fields", pointer], message).help(format!("write `/{pointer}`")));
             }
         }
         Ok(manifest)

@@ -214,3 +214,21 @@ async fn a_member_given_twice_in_the_configuration_is_told_in_an_operators_words
         "{checked:?}"
     );
 }
+
+#[tokio::test]
+async fn what_is_found_wrong_after_reading_is_told_with_its_place() {
+    let upstream = Upstream::offering().await;
+    let site = Site::of(&upstream);
+    let config = std::fs::read_to_string(site.path("doorward.yaml")).unwrap();
+    let lines = config.lines().count();
+    site.write("doorward.yaml", &format!("{config}\npeople:\n  - name: Not A Name\n"));
+    let checked = site.run(&["check", "--offline"]).await;
+    assert!(
+        checked.code == 2 && checked.err.contains(&format!("doorward.yaml:{}:11: `Not A Name` is not a name", lines + 3)),
+        "{checked:?}"
+    );
+    site.write("doorward.yaml", &config);
+    site.write("tool-manifests/other.yaml", "transport: { http: { url: \"http://127.0.0.1:1\" } }\nupstream: Other\n");
+    let checked = site.run(&["check", "--offline"]).await;
+    assert!(checked.code == 2 && checked.err.contains("other.yaml:2:11: `upstream: Other` is not an id"), "{checked:?}");
+}
