@@ -60,7 +60,8 @@ impl Wrap {
 
     fn ask(&mut self, id: u64, method: &str, params: Value) -> Value {
         self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
-        let answer = self.receive();
+        // What a list has become may be told in between.
+        let answer = std::iter::repeat_with(|| self.receive()).find(|message| message.get("method").is_none()).unwrap();
         assert_eq!(answer["id"], id, "{answer}");
         answer
     }
