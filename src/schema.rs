@@ -5,8 +5,10 @@
 //!
 //! INVARIANT: nothing is fetched: a reference that leaves the schema's own text does not compile.
 //! INVARIANT: what cannot be compiled validates nothing: its tool is withheld, never let through.
+//! INVARIANT: no number is valid that is compared as another than it is forwarded as (`number`).
 
 mod expect;
+mod number;
 mod shape;
 
 use std::borrow::Cow;
@@ -109,8 +111,11 @@ impl Schema {
     /// Validates the value at `node`.
     ///
     /// # Errors
-    /// The broken rules, at most eight, without values.
+    /// The broken rules, at most eight, without values; or the first number that cannot be compared.
     pub fn check(&self, node: &Node<'_>) -> Result<(), Vec<Detail>> {
+        if let Some(inexact) = number::inexact(node) {
+            return Err(vec![inexact]);
+        }
         if self.validator.is_valid(node) {
             return Ok(());
         }

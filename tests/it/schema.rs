@@ -2,6 +2,7 @@
 
 use doorward::mcp::json::{Limits, parse};
 use doorward::schema::{Formats, Schema, Schemas};
+use proptest::prelude::*;
 
 fn compile(schema: &str) -> Result<Schema, String> {
     Schema::compile(schema.as_bytes(), Formats::Assert).map_err(|fault| fault.to_string())
@@ -70,6 +71,41 @@ fn numbers_are_compared_by_their_digits() {
     assert!(!accepts(r#"{"type":"integer"}"#, "1.5"));
     assert!(accepts(r#"{"enum":[1]}"#, "1.0"));
     assert!(!accepts(r#"{"maximum":10}"#, "123456789012345678901234567890"));
+}
+
+#[test]
+fn a_number_of_more_digits_than_can_be_compared_is_refused_with_its_place() {
+    for (schema, value) in [
+        (r#"{"properties":{"a/b":{"items":{"type":"integer"}}}}"#, r#"{"a/b":[1,3.0000000000000000000001]}"#),
+        (r#"{"properties":{"a/b":{"items":{"maximum":100}}}}"#, r#"{"a/b":[1,100.00000000000000000001]}"#),
+        (r#"{"properties":{"a/b":{"items":{"const":1}}}}"#, r#"{"a/b":[1,1.00000000000000000000001]}"#),
+        ("{}", r#"{"a/b":[1,1e-400]}"#),
+    ] {
+        let Err(details) = compile(schema).unwrap().check(&parse(value.as_bytes(), Limits::default()).unwrap()) else { panic!("{value}") };
+        assert_eq!((&*details[0].pointer, &*details[0].keyword), ("/a~1b/1", "type"), "{details:?}");
+        assert_eq!(details[0].got, "a number with more digits than can be compared exactly");
+    }
+}
+
+/// As JavaScript prints a number (ECMA-262, Number::toString).
+fn in_javascript(double: f64) -> String {
+    if double == 0.0 || (1e-6..1e21).contains(&double.abs()) {
+        double.to_string()
+    } else {
+        format!("{double:e}").replace('e', "e+").replace("e+-", "e-")
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_double_in_its_shortest_form_is_a_number(bits: u64, small in -1_000_000_000_000_i64..1_000_000_000_000) {
+        for double in [f64::from_bits(bits), small as f64 / 1_000.0] {
+            prop_assume!(double.is_finite());
+            for text in [format!("{double:?}"), format!("{double}"), format!("{double:e}"), serde_json::to_string(&double).unwrap(), in_javascript(double)] {
+                prop_assert!(accepts(r#"{"type":"number"}"#, &text), "{text}");
+            }
+        }
+    }
 }
 
 #[test]
