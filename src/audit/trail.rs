@@ -30,7 +30,7 @@ use crate::config::{self, DurabilityByTier};
 use crate::error::{Category, Code, Effect, Error};
 use crate::invocation::{Caller, Invocation};
 use crate::limit::Floods;
-use crate::limit::flood::{Coalesced, Coalescer, Verdict};
+use crate::limit::flood::{Coalesced, Coalescer, Source, Verdict};
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Meta, Retry};
@@ -364,7 +364,7 @@ impl Audit {
         let upstream = record.upstream.as_deref().unwrap_or_default();
         let call = record.call_id.as_deref().unwrap_or_default();
         let (now, count) = (self.clock.unix_nanos(), record.count.unwrap_or(1));
-        let verdict = self.floods.load().note_many(now, upstream, (Code::UpstreamProtocolError, sort), call, count);
+        let verdict = self.floods.load().note_many(now, Source::Upstream(upstream), (Code::UpstreamProtocolError, sort), call, count);
         if verdict == Verdict::Record {
             self.note(record);
         }
@@ -403,6 +403,7 @@ impl Audit {
         self.note(&Record {
             kind: Kind::Coalesced,
             agent: words(&flood.agent),
+            upstream: words(&flood.upstream),
             target: words(&flood.target),
             code: flood.code.map(|code| code.facts().code.into()),
             count: Some(flood.count),

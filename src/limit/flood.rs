@@ -20,11 +20,33 @@ pub enum Verdict {
     Count,
 }
 
+/// Whose flood it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source<'a> {
+    /// An agent, or what stands for a caller nobody knows.
+    Agent(&'a str),
+    /// A tool server.
+    Upstream(&'a str),
+}
+
+impl<'a> Source<'a> {
+    fn agent(self) -> Option<&'a str> {
+        if let Self::Agent(name) = self { Some(name) } else { None }
+    }
+
+    fn upstream(self) -> Option<&'a str> {
+        if let Self::Upstream(id) = self { Some(id) } else { None }
+    }
+}
+
 /// Refusals that were counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coalesced {
-    /// The agent, or what stands for a caller nobody knows; `None` when too many were refused to tell them apart.
+    /// The agent, or what stands for a caller nobody knows; `None` where it is a tool server's, or too many were refused to tell
+    /// them apart.
     pub agent: Option<Box<str>>,
+    /// The tool server, where it is one's.
+    pub upstream: Option<Box<str>>,
     /// The code; `None` when the agent's refusals were too many to tell apart.
     pub code: Option<Code>,
     /// The target; `None` as with the code.
@@ -72,18 +94,19 @@ impl Coalescer {
 
     /// Takes note of a refusal. `reason` is kept of the first that is only counted.
     pub fn note(&self, unix_nanos: i64, agent: &str, code: Code, target: &str, reason: &str) -> Verdict {
-        self.note_many(unix_nanos, agent, (code, target), reason, 1)
+        self.note_many(unix_nanos, Source::Agent(agent), (code, target), reason, 1)
     }
 
     /// Takes note of several that were counted before; the record of them, if it is to be written, says how many.
-    pub fn note_many(&self, unix_nanos: i64, agent: &str, (code, target): (Code, &str), reason: &str, count: u64) -> Verdict {
+    pub fn note_many(&self, unix_nanos: i64, source: Source<'_>, (code, target): (Code, &str), reason: &str, count: u64) -> Verdict {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let whole = self.hasher.hash_one((agent, code, target));
+        let whole = self.hasher.hash_one((source, code, target));
         let (room, more) = (state.windows.len() < self.max_keys, state.windows.len() < 2 * self.max_keys);
-        let by_agent = self.hasher.hash_one(agent);
-        let (key, agent, code, target) = match (state.windows.contains_key(&whole) || room, state.windows.contains_key(&by_agent) || more) {
-            (true, _) => (whole, Some(agent), Some(code), Some(target)),
-            (false, true) => (by_agent, Some(agent), None, None),
+        let by_source = self.hasher.hash_one(source);
+        let (key, source, code, target) = match (state.windows.contains_key(&whole) || room, state.windows.contains_key(&by_source) || more)
+        {
+            (true, _) => (whole, Some(source), Some(code), Some(target)),
+            (false, true) => (by_source, Some(source), None, None),
             (false, false) => (0, None, None, None),
         };
         let State { windows, ended } = &mut *state;
@@ -99,7 +122,8 @@ impl Coalescer {
             return Verdict::Record;
         }
         let counted = window.counted.get_or_insert_with(|| Coalesced {
-            agent: agent.map(Into::into),
+            agent: source.and_then(Source::agent).map(Into::into),
+            upstream: source.and_then(Source::upstream).map(Into::into),
             code,
             target: target.map(Into::into),
             first: reason.into(),

@@ -38,6 +38,15 @@ async fn a_flood_of_late_answers_is_recorded_by_its_number() {
     assert!(site.of_kind("coalesced").iter().all(|record| record["target"] == "late answers"));
 }
 
+#[tokio::test]
+async fn a_flood_of_a_server_is_recorded_under_its_own_name() {
+    let site = site(&format!("for n in $(seq 100); do {FINE}; done"));
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__save", json!({})).await.code(), "ok");
+    let coalesced = until("the flood", async || site.of_kind("coalesced").pop()).await;
+    assert_eq!((&coalesced["upstream"], coalesced.get("agent")), (&json!("up"), None), "{coalesced}");
+}
+
 /// What a server did unasked, of this sort: its single records, and the number of all.
 fn unasked(site: &Site, words: &str) -> (usize, u64) {
     let late: Vec<_> = site.of_kind("late").into_iter().filter(|record| record["note"].as_str().unwrap().contains(words)).collect();
