@@ -33,7 +33,7 @@ use crate::schema::Schemas;
 use crate::seal::{self, Seal};
 use crate::state::{State, StateError};
 use crate::telemetry::Telemetry;
-use crate::upstream::{BadTransport, Dialect, Event, Report, Spec, Upstream};
+use crate::upstream::{Asking, BadTransport, Dialect, Event, Report, Spec, Upstream};
 
 /// Which origin of the audit log a process writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,28 +316,36 @@ impl Assembly {
             }
             // The log has it already, with the time of the next attempt.
             Event::Lost { .. } => {}
-            Event::Late { tag } => {
-                let call_id = uuid::Uuid::from_u128(tag).to_string();
-                let note = Some("an answer came after its call had ended, and was dropped".into());
-                let upstream = Some(upstream.into());
-                let late = Record { call_id: Some(call_id.into()), upstream, note, ..Record::new(Kind::Late) };
-                self.shared.audit.note_upstream("late answers", &late);
+            Event::Late { calls } => {
+                let (first, more) = calls.take();
+                let note = "an answer came after its call had ended, and was dropped";
+                first.iter().for_each(|call| self.did(upstream, "late answers", note, (Some(*call), 1)));
+                self.did(upstream, "late answers", note, (None, more));
             }
             Event::Unasked { answers } => {
-                let count = answers.take();
-                if count > 0 {
-                    let note = Some("the server answered a request that it was never sent, or long ago".into());
-                    let lie = Record { upstream: Some(upstream.into()), count: Some(count), note, ..Record::new(Kind::Late) };
-                    self.shared.audit.note_upstream("answers nobody asked for", &lie);
-                }
+                let (first, more) = answers.take();
+                let note = "the server answered a request that it was never sent, or long ago";
+                self.did(upstream, "answers nobody asked for", note, (None, more + first.len() as u64));
             }
             Event::Updated { uri } => self.tell(Change::Updated { upstream: Arc::clone(&report.upstream), uri: uri.into() }),
-            Event::Refused { method, call } => {
-                let note = Some(format!("the server asked `{method}`, which this gateway did not offer").into());
-                let call_id = call.map(|tag| uuid::Uuid::from_u128(tag).to_string().into());
-                let asked = Record { call_id, upstream: Some(upstream.into()), note, ..Record::new(Kind::Late) };
-                self.shared.audit.note_upstream("requests of a server", &asked);
+            Event::Refused { requests } => {
+                let (first, more) = requests.take();
+                for Asking { method, call } in &first {
+                    let note = format!("the server asked `{method}`, which this gateway did not offer");
+                    self.did(upstream, "requests of a server", &note, (*call, 1));
+                }
+                self.did(upstream, "requests of a server", "the server asked what this gateway did not offer", (None, more));
             }
+        }
+    }
+
+    /// Records what a server did unasked, so often, and of which call where that is known.
+    fn did(&self, upstream: &str, sort: &'static str, note: &str, (call, times): (Option<u128>, u64)) {
+        if times > 0 {
+            let call_id = call.map(|tag| uuid::Uuid::from_u128(tag).to_string().into());
+            let count = (times > 1).then_some(times);
+            let (upstream, note) = (Some(upstream.into()), Some(note.into()));
+            self.shared.audit.note_upstream(sort, &Record { call_id, upstream, note, count, ..Record::new(Kind::Late) });
         }
     }
 

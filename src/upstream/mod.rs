@@ -63,7 +63,7 @@ pub use elicit::input_request;
 pub use era::Dialect;
 pub use park::lost;
 pub use request::{Forwarded, Notice, Outcome, Part, Reply, Request, Resume, Sent};
-pub use shared::{Definition, Event, Listing, Report, Tally};
+pub use shared::{Asking, Definition, Event, Listing, Report, Tally};
 
 pub use watch::{Watch, is_within};
 

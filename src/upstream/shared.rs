@@ -1,12 +1,13 @@
 //! What one upstream tells the gateway, and what its parts share to do so.
 //!
-//! INVARIANT: a report from a reader never waits for whoever reads the reports: over the channel's bound it is dropped and
-//! logged. `Listed` and `Lost` are waited for, by the task that has nothing else to do.
+//! INVARIANT: a reader never waits for whoever reads the reports. What it reports is kept until then, at most [`MAX_TOLD`] of a sort
+//! one by one and the rest by number, and is one event: a server that does much takes no more room than others.
+//! `Listed` and `Lost` are waited for, by the task that has nothing else to do.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,22 +43,20 @@ pub enum Event {
         /// Why, for the operator.
         reason: String,
     },
-    /// An answer to a call that had ended, or a second one.
+    /// Answers to calls that had ended, or second ones.
     Late {
-        /// The call's [`super::Request::tag`].
-        tag: u128,
+        /// The calls' [`super::Request::tag`]s.
+        calls: Arc<Tally<u128>>,
     },
     /// A server asked us for something that we do not do, and was refused.
     Refused {
-        /// The method that it asked for.
-        method: String,
-        /// The [`super::Request::tag`] of the call that it asked for, where that is known.
-        call: Option<u128>,
+        /// What it asked for.
+        requests: Arc<Tally<Asking>>,
     },
     /// A server answered what it was never asked.
     Unasked {
-        /// How often, since it was last asked for.
-        answers: Arc<Tally>,
+        /// How often.
+        answers: Arc<Tally<()>>,
     },
     /// A resource that we watch has changed.
     Updated {
@@ -66,20 +65,54 @@ pub enum Event {
     },
 }
 
-/// A number that grows while the report of it waits to be read: a server may do the same ten thousand times a second, and the
-/// reports of all upstreams wait in one channel.
-#[derive(Debug, Default)]
-pub struct Tally {
-    count: AtomicU64,
-    is_reported: AtomicBool,
+/// A request of a server that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// The method.
+    pub method: String,
+    /// The [`super::Request::tag`] of the call that it asked for, where that is known.
+    pub call: Option<u128>,
 }
 
-impl Tally {
-    /// What was counted since the last time.
-    pub fn take(&self) -> u64 {
-        // In this order: what is counted in between has a report of its own, and perhaps nothing left to tell.
-        self.is_reported.store(false, Ordering::SeqCst);
-        self.count.swap(0, Ordering::SeqCst)
+/// What a server has done of one sort while the report of it waits to be read: it may do the same ten thousand times a second, and
+/// the reports of all upstreams wait in one channel.
+#[derive(Debug)]
+pub struct Tally<T>(Mutex<Inner<T>>);
+
+#[derive(Debug)]
+struct Inner<T> {
+    first: Vec<T>,
+    more: u64,
+    is_reported: bool,
+}
+
+impl<T> Default for Tally<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Inner { first: Vec::new(), more: 0, is_reported: false }))
+    }
+}
+
+impl<T> Tally<T> {
+    /// What was noted since the last time: the first ones, and how many more.
+    pub fn take(&self) -> (Vec<T>, u64) {
+        let mut inner = self.inner();
+        inner.is_reported = false;
+        (std::mem::take(&mut inner.first), std::mem::take(&mut inner.more))
+    }
+
+    /// Takes note of one; whether that is to be reported, since no report waits.
+    fn note(&self, one: T) -> bool {
+        let mut inner = self.inner();
+        if inner.first.len() < MAX_TOLD {
+            inner.first.push(one);
+        } else {
+            inner.more = inner.more.saturating_add(1);
+        }
+        !std::mem::replace(&mut inner.is_reported, true)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,6 +148,8 @@ pub struct Definition {
     pub json: Bytes,
 }
 
+/// So many of one sort are told one by one while their report waits.
+const MAX_TOLD: usize = 16;
 /// Longest method that is reported; a stranger chooses it.
 const MAX_METHOD: usize = 128;
 /// Notifications and answers to the server under way at once over HTTP; further ones are left out.
@@ -138,7 +173,9 @@ pub(super) struct Shared {
     pub(super) hurry: CancellationToken,
     pub(super) side: Arc<Semaphore>,
     pub(super) watched: Watched,
-    unasked: Arc<Tally>,
+    late: Arc<Tally<u128>>,
+    refused: Arc<Tally<Asking>>,
+    unasked: Arc<Tally<()>>,
     events: mpsc::Sender<Report>,
 }
 
@@ -161,19 +198,21 @@ impl Shared {
             hurry: CancellationToken::new(),
             side: Arc::new(Semaphore::new(MAX_SIDE_POSTS)),
             watched: Watched::default(),
+            late: Arc::default(),
+            refused: Arc::default(),
             unasked: Arc::default(),
             events,
         }
     }
 
-    /// Reports without waiting; false when it could not.
-    pub(super) fn report(&self, event: Event) -> bool {
+    /// Reports without waiting. There is one such event of each sort at most, so a full channel can be waited for elsewhere.
+    fn report(&self, event: Event) {
         let report = Report { upstream: Arc::clone(&self.id), event };
-        let sent = self.events.try_send(report);
-        if let Err(error) = &sent {
-            tracing::debug!(upstream = %self.id, %error, "an event of the upstream could not be reported");
-        }
-        sent.is_ok()
+        let (Err(mpsc::error::TrySendError::Full(report)), Ok(runtime)) = (self.events.try_send(report), Handle::try_current()) else {
+            return;
+        };
+        let (events, stop) = (self.events.clone(), self.stop.clone());
+        self.tasks.spawn_on(async move { drop(stop.run_until_cancelled(events.send(report)).await) }, &runtime);
     }
 
     /// Reports, waiting for room; false when nobody reads any more.
@@ -182,23 +221,57 @@ impl Shared {
     }
 
     pub(super) fn late(&self, tag: Option<u128>) {
-        if let Some(tag) = tag {
-            self.report(Event::Late { tag });
+        if tag.is_some_and(|tag| self.late.note(tag)) {
+            self.report(Event::Late { calls: Arc::clone(&self.late) });
         }
     }
 
     /// The server answered what it was never asked.
     pub(super) fn unasked(&self) {
-        let answers = &self.unasked;
-        answers.count.fetch_add(1, Ordering::SeqCst);
-        if !answers.is_reported.swap(true, Ordering::SeqCst) && !self.report(Event::Unasked { answers: Arc::clone(answers) }) {
-            // The next one tries again, for both.
-            answers.is_reported.store(false, Ordering::SeqCst);
+        if self.unasked.note(()) {
+            self.report(Event::Unasked { answers: Arc::clone(&self.unasked) });
         }
     }
 
     pub(super) fn refused(&self, method: &str, call: Option<u128>) {
         let method = method.chars().take(MAX_METHOD).flat_map(char::escape_debug).collect();
-        self.report(Event::Refused { method, call });
+        if self.refused.note(Asking { method, call }) {
+            self.report(Event::Refused { requests: Arc::clone(&self.refused) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_does_much_takes_no_room_from_the_reports_of_others() {
+        let (events, mut read) = mpsc::channel(2);
+        let of = |id| Shared::new(id, 1, Capabilities::default(), events.clone(), CancellationToken::new());
+        let (flood, other) = (of("flood"), of("other"));
+        for call in 0..10_000 {
+            flood.late(Some(call));
+            flood.refused("ping", Some(call));
+        }
+        other.late(Some(7));
+        other.refused("x/y", None);
+
+        let mut told = Vec::new();
+        for _ in 0..4 {
+            let Report { upstream, event } = read.recv().await.unwrap();
+            let (first, more) = match event {
+                Event::Late { calls } => calls.take(),
+                Event::Refused { requests } => {
+                    let (first, more) = requests.take();
+                    (first.iter().map(|asking| asking.call.unwrap_or_default()).collect(), more)
+                }
+                _ => panic!("another event"),
+            };
+            told.push((upstream.to_string(), first.len() as u64 + more, first[0]));
+        }
+        told.sort();
+        let all = [("flood", 10_000, 0), ("flood", 10_000, 0), ("other", 1, 0), ("other", 1, 7)];
+        assert_eq!(told, all.map(|(upstream, number, first)| (upstream.to_owned(), number, first)));
     }
 }

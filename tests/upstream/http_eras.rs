@@ -85,8 +85,8 @@ async fn a_legacy_server_that_asks_is_answered_and_refused() {
     .await;
     let mut fixture = Fixture::connected(spec(&server.transport())).await;
     fixture.call("echo").await.unwrap();
-    let Event::Refused { method, .. } = fixture.event().await else { panic!("not refused") };
-    assert_eq!(method, "elicitation/create");
+    let Event::Refused { requests } = fixture.event().await else { panic!("not refused") };
+    assert_eq!(requests.take().0[0].method, "elicitation/create");
     fixture.upstream.stop().await;
     let asked = server.asked.lock().unwrap().clone();
     let answers: Vec<&Value> =
