@@ -119,6 +119,7 @@ impl Gateway {
         // Do the arguments match the reviewed schema? Conditions of the policy read valid ones only.
         let schemas = target.schemas(&self.shared.schemas).map_err(|standing| withheld(target, &standing))?;
         let arguments = Arguments::validate(&schemas.input, request.arguments, message)?;
+        trail.validated();
         param_header::check(&target.headers, request)?;
         let context = request.context.map(|context| context.text(message));
         let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context };

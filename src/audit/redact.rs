@@ -1,7 +1,8 @@
 //! How argument values stand in a record: by the manifest's field rules, keyed where nothing is said.
 //!
 //! INVARIANT: no value is stored in clear unless its field is declared `plain`, and no member name unless the reviewed schema
-//! or a field rule has it: a secret can be put in a name too.
+//! or a field rule has it: a secret can be put in a name too. What the schema has not accepted is in clear only where a scalar
+//! stands in the field itself: nobody has declared what else may be put there.
 //! INVARIANT: the view is bounded whatever the arguments are: what does not fit is counted, and the digest covers it.
 
 use std::borrow::Cow;
@@ -65,6 +66,8 @@ pub struct Declared<'a> {
     pub fields: &'a [(String, Treatment)],
     /// The member names that may stand in clear, sorted.
     pub names: &'a [Box<str>],
+    /// Whether the tool's schema has accepted the arguments.
+    pub are_valid: bool,
 }
 
 impl Declared<'_> {
@@ -104,7 +107,11 @@ impl Writer<'_> {
     /// A rule holds for its value and everything below it; the longest rule wins.
     fn treatment(&self) -> Treatment {
         let holds = |rule: &str| self.pointer.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        self.declared.fields.iter().find(|(rule, _)| holds(rule)).map_or(Treatment::Keyed, |(_, treatment)| *treatment)
+        match self.declared.fields.iter().find(|(rule, _)| holds(rule)) {
+            Some((rule, Treatment::Plain)) if !self.declared.are_valid && *rule != self.pointer => Treatment::Keyed,
+            Some((_, treatment)) => *treatment,
+            None => Treatment::Keyed,
+        }
     }
 
     fn value(&mut self, node: &Node<'_>) {
@@ -214,10 +221,14 @@ mod tests {
     use crate::mcp::json::{Limits, parse};
 
     fn shown(arguments: &str) -> String {
+        shown_if(true, arguments)
+    }
+
+    fn shown_if(are_valid: bool, arguments: &str) -> String {
         let names = ["path".into(), "to".into()];
         let fields = [("/path".to_owned(), Treatment::Plain)];
         let node = parse(arguments.as_bytes(), Limits::default()).unwrap();
-        view(Some(&node), Declared { fields: &fields, names: &names }, &ValueKey::new(&[7; 32])).text
+        view(Some(&node), Declared { fields: &fields, names: &names, are_valid }, &ValueKey::new(&[7; 32])).text
     }
 
     #[test]
@@ -226,6 +237,14 @@ mod tests {
         assert!(text.contains(r#""path":"a""#) && text.contains(r#""to":"hmac:"#), "{text}");
         assert!(!text.contains("sk-live") && !text.contains("zz"), "{text}");
         assert_eq!(text, shown(r#"{"zz":2,"sk-live-1":{"sk-live-2":[],"to":1},"path":"a"}"#));
+    }
+
+    #[test]
+    fn what_is_nested_in_a_plain_field_is_keyed_unless_the_schema_accepts_it() {
+        let (nested, list, scalar) = (r#"{"path":{"to":"SECRET"}}"#, r#"{"path":["SECRET"]}"#, r#"{"path":"clear"}"#);
+        assert!(shown(nested).contains("SECRET") && shown(list).contains("SECRET"));
+        assert!(!shown_if(false, nested).contains("SECRET") && !shown_if(false, list).contains("SECRET"));
+        assert_eq!(shown_if(false, scalar), scalar);
     }
 
     #[test]

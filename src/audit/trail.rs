@@ -90,6 +90,7 @@ pub struct Trail<'d> {
     named: Option<&'d str>,
     tool: Option<&'d Target>,
     arguments: Option<(&'d Node<'d>, usize)>,
+    valid: bool,
     answers: Option<&'d [u8]>,
     rules: Vec<RuleId>,
     policy_version: &'d str,
@@ -123,6 +124,11 @@ impl<'d> Trail<'d> {
     pub fn resolved(&mut self, tool: &'d Target, arguments: Option<&'d Node<'d>>) {
         self.tool = Some(tool);
         self.arguments = arguments.map(|node| (node, node.span().len()));
+    }
+
+    /// Notes that the tool's schema accepts the arguments.
+    pub fn validated(&mut self) {
+        self.valid = true;
     }
 
     /// Notes what the agent answers to what a server has asked.
@@ -185,8 +191,8 @@ impl<'d> Trail<'d> {
         if let Some(tool) = self.tool {
             record.tier_claimed = tool.tier_claimed;
             record.tool_def_hash = Some(text(&tool.hash_text));
-            let view =
-                redact::view(self.arguments.map(|(node, _)| node), Declared { fields: &tool.fields, names: &tool.argument_names }, key);
+            let declared = Declared { fields: &tool.fields, names: &tool.argument_names, are_valid: self.valid };
+            let view = redact::view(self.arguments.map(|(node, _)| node), declared, key);
             record.args = Some(Cow::Owned(view.text));
             record.args_hash = Some(Cow::Owned(view.digest));
             record.args_bytes = Some(self.arguments.map_or(0, |(_, bytes)| bytes) as u64);
@@ -228,6 +234,7 @@ impl Audit {
             named: None,
             tool: None,
             arguments: None,
+            valid: false,
             answers: None,
             rules: Vec::new(),
             policy_version,

@@ -135,6 +135,22 @@ async fn equal_values_show_as_equal_and_plain_fields_as_they_are() {
 }
 
 #[tokio::test]
+async fn what_a_refused_call_nests_in_a_plain_field_is_not_stored() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    let transport = format!("transport: {{ http: {{ url: \"{}\" }} }}", upstream.url());
+    let site = site.manifest("up", &format!("{transport}\ntools:\n  echo: {{ tier: read, fields: {{ /text: plain }} }}\n"));
+    let gateway = site.serve().await;
+    for text in [json!({ "text": VALUE }), json!([VALUE])] {
+        assert_eq!(gateway.client().call("up__echo", json!({ "text": text })).await.code(), "invalid_arguments");
+    }
+    assert_eq!(gateway.client().call("up__echo", json!({ "text": "clear", "amount": -1 })).await.code(), "invalid_arguments");
+    let refusals = site.of_kind("refusal");
+    assert!(!refusals.iter().any(|refusal| refusal.to_string().contains(VALUE)), "{refusals:?}");
+    assert_eq!(refusals[2]["args"]["text"], "clear");
+}
+
+#[tokio::test]
 async fn long_member_names_are_stored_like_values_so_that_records_stay_small() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream);
