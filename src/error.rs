@@ -158,6 +158,9 @@ codes! {
     /// The credential lacks a scope.
     InsufficientScope = "insufficient_scope", Authentication, -31001, 403, exit 3, Never,
         "ask for a token that has the scopes named in the challenge";
+    /// The `Origin` or the `Host` is not one of those allowed: mostly a web page that was not asked for.
+    OriginNotAllowed = "origin_not_allowed", Authentication, -31005, 403, exit 3, Never,
+        "connect from a program, by a loopback name; an operator allows others in `listen.allowed_origins` and `listen.allowed_hosts`";
     /// The bytes are not one sound JSON-RPC message.
     MalformedRequest = "malformed_request", Request, -32600, 400, exit 2, Never,
         "send one JSON-RPC 2.0 message as the protocol describes it";

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE,
 };
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -38,6 +39,10 @@ use crate::mcp::revision::Revision;
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 pub(super) const VERSION: HeaderName = headers::VERSION;
+/// Bytes of a head beyond the operator's bound that are read, so that it is refused in words.
+const HEAD_ROOM: usize = 8_192;
+/// Characters of an `Origin` or a `Host` that a record keeps.
+const MAX_PLACE: usize = 120;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Accepts connections until the service stops, then lets the open ones finish.
@@ -94,17 +99,13 @@ async fn connection(service: Service, socket: impl AsyncRead + AsyncWrite + Unpi
     server
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_millis(bounds.header_timeout_ms.value()))
-        .max_buf_size(bounds.max_header_bytes.size().max(8192));
-    let peer_text: Arc<str> = peer.to_string().into();
+        // Room for a head that is somewhat too large, so that we and not the library refuse it.
+        .max_buf_size(bounds.max_header_bytes.size() + HEAD_ROOM);
+    let exchange = Exchange { service, peer, peer_text: peer.to_string().into(), local };
+    let unread = exchange.clone();
     let respond = service_fn(move |request| {
-        let fault = ambiguous(&request);
-        let exchange = Exchange { service: service.clone(), peer, peer_text: Arc::clone(&peer_text), local };
-        async move {
-            Ok::<_, std::convert::Infallible>(match fault {
-                Some(fault) => last(plain(StatusCode::BAD_REQUEST, fault)),
-                None => exchange.answer(request).await,
-            })
-        }
+        let exchange = exchange.clone();
+        async move { Ok::<_, std::convert::Infallible>(exchange.answer(request).await) }
     });
     let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(socket), respond));
     let ended = tokio::select! {
@@ -116,16 +117,44 @@ async fn connection(service: Service, socket: impl AsyncRead + AsyncWrite + Unpi
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection ended early");
+        // The library has answered already, with the same status and no body.
+        if error.is_parse_too_large() {
+            unread.stranger(&unread.service.gateway(), &HeaderMap::new(), large_head()).await;
+        }
     }
 }
 
 /// What a proxy in front may have understood otherwise (RFC 9112, 3.2).
-fn ambiguous(request: &Request<Incoming>) -> Option<&'static str> {
-    let hosts = request.headers().get_all(HOST).iter().count();
-    (hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11)).then_some("send one `Host`\n")
+fn ambiguous(head: &Parts) -> bool {
+    let hosts = head.headers.get_all(HOST).iter().count();
+    hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11)
+}
+
+fn unaccepted(message: &'static str, suggestion: &'static str) -> Error {
+    Error::new(Code::MalformedRequest, message).wire(-32600, 406).suggest(suggestion)
+}
+
+fn large_head() -> Error {
+    Error::new(Code::PayloadTooLarge, "the headers are larger than the gateway takes")
+        .wire(-31004, 431)
+        .suggest("send fewer or shorter headers")
+}
+
+/// Says to the operator where the request says that it comes from, and to whom: the page, and the name that led here.
+fn foreign(headers: &HeaderMap) -> Error {
+    let said = |name: &HeaderName| match headers.get(name) {
+        Some(value) => value.as_bytes().escape_ascii().to_string().chars().take(MAX_PLACE).collect(),
+        None => "-".to_owned(),
+    };
+    Error::new(Code::OriginNotAllowed, "the `Origin` or `Host` of the request is not one of those allowed").operator(format_args!(
+        "Origin {}, Host {}",
+        said(&ORIGIN),
+        said(&HOST)
+    ))
 }
 
 /// One HTTP request.
+#[derive(Clone)]
 pub(super) struct Exchange {
     pub service: Service,
     peer: SocketAddr,
@@ -137,14 +166,20 @@ impl Exchange {
     async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
         let gateway = self.service.gateway();
         let (parts, body) = request.into_parts();
+        if ambiguous(&parts) {
+            let error = Error::new(Code::MalformedRequest, "the request does not have one `Host`").suggest("send one `Host`");
+            return last(self.stranger(&gateway, &parts.headers, error).await);
+        }
         if parts.uri.path() != self.service.bounds().path {
+            // Neither recorded nor counted: nothing of the gateway stands there that could be refused, and browsers that look
+            // for an icon would fill the log.
             return plain(StatusCode::NOT_FOUND, "there is nothing here; MCP is served at another path\n");
         }
         if headers::bytes(&parts.headers) > self.service.bounds().max_header_bytes.size() {
-            return plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are larger than the gateway takes\n");
+            return self.stranger(&gateway, &parts.headers, large_head()).await;
         }
         if !headers::is_from_allowed_place(&parts.headers, self.service.bounds(), self.local) {
-            return plain(StatusCode::FORBIDDEN, "the `Origin` or `Host` of the request is not one of those allowed\n");
+            return self.stranger(&gateway, &parts.headers, foreign(&parts.headers)).await;
         }
         let principal = match self.who(&gateway, &parts.headers).await {
             Ok(principal) => principal,
@@ -200,6 +235,17 @@ impl Exchange {
         }
     }
 
+    /// Records the refusal of a head before its credential is looked at.
+    async fn stranger(&self, gateway: &Gateway, headers: &HeaderMap, error: Error) -> Response<Answer> {
+        self.unfit(gateway, &self.caller(Principal::unknown(), headers), error).await
+    }
+
+    /// Records a refusal whose error has the status.
+    async fn unfit(&self, gateway: &Gateway, caller: &Caller, error: Error) -> Response<Answer> {
+        let status = StatusCode::from_u16(error.http()).unwrap_or(StatusCode::BAD_REQUEST);
+        self.refusal(gateway, caller, error, status).await
+    }
+
     /// Records a refusal that came before any message was understood.
     async fn refusal(&self, gateway: &Gateway, caller: &Caller, error: Error, status: StatusCode) -> Response<Answer> {
         let answer = gateway.refuse(caller, "http", None, error).await;
@@ -234,7 +280,9 @@ impl Exchange {
             return plain(StatusCode::NOT_FOUND, "there is no such session\n");
         };
         if !headers::accepts(headers, "text/event-stream") {
-            return plain(StatusCode::NOT_ACCEPTABLE, "send `Accept: text/event-stream`\n");
+            let caller = Caller { session: Some(session.name), ..self.caller(principal, headers) };
+            let error = unaccepted("the client takes no event stream", "send `Accept: text/event-stream`");
+            return self.unfit(gateway, &caller, error).await;
         }
         if headers::text(headers, &VERSION).is_some_and(|named| named != session.revision.as_str()) {
             return plain(StatusCode::BAD_REQUEST, "`MCP-Protocol-Version` is not the revision that the session began with\n");
@@ -259,13 +307,15 @@ impl Exchange {
     async fn post(self, gateway: Arc<Gateway>, principal: Principal, headers: HeaderMap, body: Incoming) -> Response<Answer> {
         let caller = self.caller(principal, &headers);
         if !headers::is_json(&headers) {
-            return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send `Content-Type: application/json`\n");
+            let error = Error::new(Code::MalformedRequest, "the body is not declared to be JSON").wire(-32600, 415);
+            return self.unfit(&gateway, &caller, error.suggest("send `Content-Type: application/json`")).await;
         }
         if headers::is_encoded(&headers) {
             return self.encoded(&gateway, &caller).await;
         }
         if !headers::accepts(&headers, "application/json") {
-            return plain(StatusCode::NOT_ACCEPTABLE, "send `Accept: application/json, text/event-stream`\n");
+            let error = unaccepted("the client takes no JSON", "send `Accept: application/json, text/event-stream`");
+            return self.unfit(&gateway, &caller, error).await;
         }
         let bounds = self.service.bounds();
         let patience = Duration::from_millis(bounds.body_timeout_ms.value());

@@ -26,6 +26,7 @@ mod policy;
 mod policy_live;
 mod policy_pitfalls;
 mod rates;
+mod refused_heads;
 mod samples_load;
 mod schema;
 mod secrets_stay_inside;
