@@ -6,6 +6,7 @@
 
 mod bound;
 mod place;
+mod settled;
 
 use std::fmt;
 use std::io::Read;

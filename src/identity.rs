@@ -16,6 +16,9 @@ use crate::error::{Code, Error};
 use crate::seal::{hex, random, sha256};
 use crate::state::{State, StateError, StoredKey};
 
+/// Keys of which a record of a reload says each that they are new or out.
+const MAX_CHANGES: usize = 16;
+
 /// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
@@ -118,6 +121,22 @@ impl Identity {
             "anonymous" => self.anonymous.is_some(),
             id => self.keys.contains_key(id),
         }
+    }
+
+    /// What differs from an earlier one, in words for the record; empty when everybody is let in as before.
+    pub fn changes_since(&self, before: &Self) -> Vec<String> {
+        let keyless = (self.anonymous != before.anonymous).then(|| match &self.anonymous {
+            Some(who) => format!("callers without a key are {}", who.id),
+            None => "callers without a key are refused".to_owned(),
+        });
+        let words = |id: &str, agent: &str, what: &str| format!("key {id} of {agent} {what}");
+        let new = self.keys.iter().filter(|(id, key)| before.keys.get(*id) != Some(key)).map(|(id, (agent, _))| words(id, agent, "is new"));
+        let out = before.keys.iter().filter(|(id, key)| self.keys.get(*id) != Some(key)).map(|(id, (agent, _))| words(id, agent, "is out"));
+        let mut keys: Vec<String> = new.chain(out).collect();
+        keys.sort_unstable();
+        let more = keys.len().saturating_sub(MAX_CHANGES);
+        keys.truncate(MAX_CHANGES);
+        keyless.into_iter().chain(keys).chain((more > 0).then(|| format!("{more} more keys"))).collect()
     }
 
     fn keyless(&self, shown: &Credentials<'_>) -> Result<Principal, Error> {

@@ -53,6 +53,8 @@ pub(super) struct Running {
     pub assembly: Arc<Assembly>,
     /// What listeners share.
     pub service: Service,
+    /// The configuration that the gateway began with.
+    began: Config,
     config: Config,
     file: Option<PathBuf>,
 }
@@ -62,18 +64,30 @@ impl Running {
     pub fn new(assembly: Assembly, gateway: Gateway, config: Config, file: Option<PathBuf>) -> Result<Self, Failure> {
         let seal = Arc::clone(&assembly.shared().seal);
         let service = Service::new(Arc::new(gateway), config.listen.clone(), seal, Clock::system());
-        Ok(Self { assembly: Arc::new(assembly), service, config, file })
+        Ok(Self { assembly: Arc::new(assembly), service, began: config.clone(), config, file })
     }
 
     /// Reads all files again and swaps the snapshot; with a fault anywhere the old one stays.
     pub async fn reload(&mut self, who: &str) -> Result<String, Vec<Fault>> {
+        let before = self.assembly.shared().identity.load_full();
         let outcome = self.rebuilt();
-        let (action, note) = match &outcome {
+        let (action, mut note) = match &outcome {
             Ok(version) => ("reload", version.clone()),
             Err(faults) => ("reload_refused", faults.first().map(ToString::to_string).unwrap_or_default()),
         };
-        let record =
-            Record { actor: Some(who.into()), action: Some(action.into()), note: Some(note.into()), ..Record::new(Kind::PolicyChange) };
+        // Keys are read even where a file has a fault, so either record may have to tell of it.
+        let changes = self.assembly.shared().identity.load().changes_since(&before).join("; ");
+        if !changes.is_empty() {
+            tracing::warn!("who is let in has changed: {changes}");
+            note = format!("{note}; {changes}");
+        }
+        let record = Record {
+            actor: Some(who.into()),
+            action: Some(action.into()),
+            subject: (!changes.is_empty()).then(|| "identity".into()),
+            note: Some(note.into()),
+            ..Record::new(Kind::PolicyChange)
+        };
         if let Err(error) = self.assembly.shared().audit.event(&record).await {
             tracing::error!(%error, "the reload could not be recorded");
         }
@@ -82,10 +96,18 @@ impl Running {
 
     fn rebuilt(&mut self) -> Result<String, Vec<Fault>> {
         if let Some(file) = &self.file {
-            // Listeners are bound once; what else the file says holds from now on.
-            self.config = Config::load(file).map_err(|fault| vec![fault])?;
+            let loaded = Config::load(file);
+            if let Ok(config) = &loaded {
+                let names = config.needs_restart(&self.began).join(", ");
+                if !names.is_empty() {
+                    tracing::warn!("changed in {}, and in force only after a restart: {names}", file.display());
+                }
+                self.config = config.clone();
+            }
+            // Whatever the file has come to say, a key that was revoked is out.
             let reloaded = self.assembly.reload_identity(&self.config);
             reloaded.map_err(|error| vec![Fault::file(file, error.to_string())])?;
+            loaded.map_err(|fault| vec![fault])?;
         }
         let (gateway, warnings) = self.assembly.build()?;
         for warning in warnings {
@@ -234,7 +256,7 @@ async fn attend(
 
 fn tell_reload(outcome: &Result<String, Vec<Fault>>) {
     match outcome {
-        Ok(version) => tracing::info!(version, "policy, limits and manifests are read again"),
+        Ok(version) => tracing::info!(version, "policy, limits, manifests and keys are read again"),
         Err(faults) => {
             faults.iter().for_each(|fault| tracing::error!("{fault}"));
             tracing::error!("the files have faults: what was in force before stays in force");

@@ -27,6 +27,7 @@ mod policy_live;
 mod policy_pitfalls;
 mod rates;
 mod refused_heads;
+mod reload;
 mod samples_load;
 mod schema;
 mod secrets_stay_inside;

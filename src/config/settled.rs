@@ -1,0 +1,27 @@
+//! What of the configuration is settled at the start: listeners, folders and the log are opened once.
+
+use serde_json::Value;
+
+use super::Config;
+
+/// The members of the file that a reload does not take up.
+const SETTLED: [&str; 6] = ["listen", "console", "manifests", "policies", "state", "audit"];
+
+impl Config {
+    /// The settled fields that differ from those that the gateway began with, by name.
+    pub fn needs_restart(&self, began: &Self) -> Vec<String> {
+        let [now, then] = [self, began].map(|config| serde_json::to_value(config).unwrap_or_default());
+        SETTLED.iter().flat_map(|member| differing(member, &now[member], &then[member])).collect()
+    }
+}
+
+fn differing(name: &str, now: &Value, then: &Value) -> Vec<String> {
+    match (now, then) {
+        (Value::Object(now), Value::Object(then)) => {
+            let changed = now.iter().filter(|(field, value)| then.get(*field) != Some(value));
+            changed.map(|(field, _)| format!("{name}.{field}")).collect()
+        }
+        _ if now == then => Vec::new(),
+        _ => vec![name.to_owned()],
+    }
+}
