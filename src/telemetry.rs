@@ -37,6 +37,7 @@ pub struct Telemetry {
     /// In the order of [`Code::ALL`].
     codes: Vec<Counter>,
     duration: Histogram,
+    connections_refused: Counter,
     running: Gauge,
     audit_open: Gauge,
     audit_records: Gauge<u64, AtomicU64>,
@@ -69,6 +70,9 @@ impl Default for Telemetry {
         let duration = Histogram::new(DURATIONS);
         registry.register("calls", "Messages answered, by how they ended: ok, tool_error or an error code", calls);
         registry.register("call_duration_seconds", "Time from a tools/call to its answer", duration.clone());
+        let connections_refused = Counter::default();
+        let help = "Connections closed at once because their address held its share of them";
+        registry.register("connections_refused", help, connections_refused.clone());
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::<i64>::default();
             registry.register(name, help, gauge.clone());
@@ -81,7 +85,19 @@ impl Default for Telemetry {
         registry.register("audit_refused", "Records that could not be stored since the start", audit_refused.clone());
         let connected = Family::default();
         registry.register("upstream_connected", "1 while the upstream is connected", connected.clone());
-        Self { registry, ok, tool_error, codes, duration, running, audit_open, audit_records, audit_refused, connected }
+        Self {
+            registry,
+            ok,
+            tool_error,
+            codes,
+            duration,
+            connections_refused,
+            running,
+            audit_open,
+            audit_records,
+            audit_refused,
+            connected,
+        }
     }
 }
 
@@ -101,6 +117,11 @@ impl Telemetry {
         if let Some(counter) = Code::ALL.iter().position(|known| *known == code).and_then(|at| self.codes.get(at)) {
             counter.inc();
         }
+    }
+
+    /// Counts a connection that was closed before it said anything.
+    pub fn connection_refused(&self) {
+        self.connections_refused.inc();
     }
 
     /// All metrics in the OpenMetrics text format.

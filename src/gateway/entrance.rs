@@ -35,6 +35,11 @@ impl Gateway {
         limit::count_failure(&self.limits, peer)
     }
 
+    /// Counts a connection that was closed before it said anything. It is no message, so there is no record of it.
+    pub fn connection_refused(&self) {
+        self.shared.telemetry.connection_refused();
+    }
+
     /// Records and returns the refusal of a message that is no call, or was refused before it became one.
     pub async fn refuse(&self, caller: &Caller, method: &str, id: Option<&Id>, error: Error) -> Answer {
         let trail = self.shared.audit.trail(caller, method, id, Meta::of(None), self.policy.version());

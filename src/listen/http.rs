@@ -64,7 +64,8 @@ pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAccep
             }
         };
         let Some(place) = places.take(free, peer.ip()) else {
-            tracing::debug!(%peer, "the address holds its share of the connections");
+            service.gateway().connection_refused();
+            places.turned_away(peer.ip());
             continue;
         };
         let _ = socket.set_nodelay(true);

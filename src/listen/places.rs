@@ -5,11 +5,15 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Listen;
 use crate::identity::network;
+
+/// Between two lines of the log about connections that were turned away.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// The places for connections.
 #[derive(Debug)]
@@ -17,6 +21,15 @@ pub struct Places {
     free: Arc<Semaphore>,
     share: usize,
     held: Arc<Held>,
+    turned: Arc<Mutex<Turned>>,
+}
+
+/// Connections that were turned away and not told of yet.
+#[derive(Debug, Default)]
+struct Turned {
+    count: u64,
+    /// Whether the pause after a line of the log still lasts.
+    is_pause: bool,
 }
 
 /// How many places each network holds; those that hold none are not listed.
@@ -36,7 +49,7 @@ impl Places {
     pub fn new(bounds: &Listen) -> Self {
         let all = bounds.max_connections.size();
         let share = (all * bounds.address_share_percent.size()).div_ceil(100);
-        Self { free: Arc::new(Semaphore::new(all)), share, held: Arc::default() }
+        Self { free: Arc::new(Semaphore::new(all)), share, held: Arc::default(), turned: Arc::default() }
     }
 
     /// Waits until there is a place for anybody.
@@ -58,10 +71,49 @@ impl Places {
     }
 }
 
+impl Places {
+    /// Notes that a connection was turned away, and has the log say so: at once, then after each pause how many more they were.
+    pub fn turned_away(&self, peer: IpAddr) {
+        let peer = network(peer);
+        let Some(count) = lock(&self.turned).note() else { return };
+        warn(peer, count);
+        let turned = Arc::clone(&self.turned);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PAUSE).await;
+                let Some(count) = lock(&turned).end_pause() else { return };
+                warn(peer, count);
+            }
+        });
+    }
+}
+
+fn warn(peer: IpAddr, count: u64) {
+    tracing::warn!(count, %peer, "connections were closed at once: their address holds its share of the connections (`listen.address_share_percent`)");
+}
+
+impl Turned {
+    /// How many are to be told of now; `None` within the pause.
+    fn note(&mut self) -> Option<u64> {
+        self.count += 1;
+        (!std::mem::replace(&mut self.is_pause, true)).then(|| std::mem::take(&mut self.count))
+    }
+
+    /// How many came in the pause, after which another begins; without any, none does.
+    fn end_pause(&mut self) -> Option<u64> {
+        self.is_pause = self.count > 0;
+        self.is_pause.then(|| std::mem::take(&mut self.count))
+    }
+}
+
 impl Held {
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Place {
@@ -95,5 +147,13 @@ mod tests {
         drop(first);
         assert!(take("2001:db8::3").await.is_some());
         assert_eq!(places.held.lock().len(), 1, "who holds nothing is forgotten");
+    }
+
+    #[test]
+    fn those_turned_away_are_told_at_once_and_then_by_their_number_after_each_pause() {
+        let mut turned = Turned::default();
+        assert_eq!([turned.note(), turned.note(), turned.note()], [Some(1), None, None]);
+        assert_eq!((turned.end_pause(), turned.note(), turned.end_pause()), (Some(2), None, Some(1)));
+        assert_eq!((turned.end_pause(), turned.note()), (None, Some(1)), "after a quiet pause the next is told at once");
     }
 }

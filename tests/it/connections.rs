@@ -90,3 +90,22 @@ async fn one_address_holds_no_more_than_its_share_of_the_connections() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn connections_beyond_a_share_are_told_in_one_line_and_counted() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).listen("max_connections: 5").listen("address_share_percent: 40").listen("header_timeout_ms: 600000");
+    let mut gateway = site.serve().await;
+    let _held = [connect(&gateway, [127, 0, 0, 2]).await, connect(&gateway, [127, 0, 0, 2]).await];
+
+    for _ in 0..20 {
+        let mut further = connect(&gateway, [127, 0, 0, 2]).await;
+        assert_eq!(soon("the end", further.read(&mut [0])).await.unwrap(), 0);
+    }
+
+    let said = gateway.says("share of the connections").await;
+    let lines: Vec<_> = said.lines().filter(|line| line.contains("share of the connections")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("WARN") && lines[0].contains("127.0.0.2"), "{lines:?}");
+    let metrics = gateway.console("/metrics").await.1;
+    assert!(metrics.contains("doorward_connections_refused_total 20"), "{metrics}");
+}
