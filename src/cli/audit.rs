@@ -121,6 +121,9 @@ pub enum Error {
         "there is no log in `{0}`, so nothing was checked; before the first start that is as it should be, else see --dir, or the log was taken away"
     )]
     NoLog(String),
+    /// Nothing is recorded under the name that was asked for.
+    #[error("no such call or record{0}")]
+    Nothing(String),
     /// The answer cannot be written.
     #[error("the answer cannot be written: {0}")]
     Output(#[from] io::Error),
@@ -167,8 +170,11 @@ pub fn run(args: &Args, audit_dir: &Path, json: bool, out: &mut dyn Write) -> Re
         }
         Verb::Show { what } => {
             let answer = logs.show(&asked(what)).map_err(unreadable)?;
+            if answer.records.is_empty() {
+                return Err(Error::Nothing(perhaps(what, answer.unreadable)));
+            }
             print.in_full(out, &answer)?;
-            Ok(u8::from(answer.records.is_empty()))
+            Ok(0)
         }
         Verb::Verify => {
             let reports = if dir.try_exists().map_err(unreadable)? { verify_all(dir).map_err(unreadable)? } else { Vec::new() };
@@ -232,6 +238,17 @@ fn asked(what: &str) -> Asked {
         None => place(None, what),
     };
     found.unwrap_or_else(|| Asked::Call(what.to_owned()))
+}
+
+/// Where the call may be although nothing has its id. The id of an invocation tells when it began (RFC 9562, 5.7).
+fn perhaps(what: &str, unreadable: u64) -> String {
+    let damaged =
+        if unreadable == 0 { String::new() } else { format!("; {unreadable} lines are not records, see `doorward audit verify`") };
+    let begun =
+        uuid::Uuid::try_parse(what).ok().and_then(|id| Timestamp::from_second(id.get_timestamp()?.to_unix().0.try_into().ok()?).ok());
+    let Some(begun) = begun else { return damaged };
+    let find = format!("`doorward audit find --kind coalesced --since {begun} --oldest --limit 20`");
+    format!("{damaged}; if it was refused in a flood it was only counted: {find}, with --agent and --code where they are known")
 }
 
 fn kind(word: &str) -> Result<Kind, String> {
@@ -310,9 +327,6 @@ impl Printer {
     }
 
     fn in_full(&self, out: &mut dyn Write, answer: &Answer) -> io::Result<()> {
-        if answer.records.is_empty() && !self.json {
-            writeln!(out, "no such call or record")?;
-        }
         for stored in &answer.records {
             if self.json {
                 writeln!(out, "{}", stored.line)?;

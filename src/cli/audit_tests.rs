@@ -92,7 +92,8 @@ async fn show_tells_a_whole_call_by_id_or_by_record() {
     assert_eq!((by_id.0, by_id.1.lines().count()), (0, 2));
     assert_eq!(ask(dir.path(), &["show", "4", "--json"]), by_id);
     assert_eq!(ask(dir.path(), &["show", "main:3", "--json"]), by_id);
-    assert_eq!(ask(dir.path(), &["show", "nobody"]).0, 1);
+    let nobody = Line::try_parse_from(["audit", "show", "nobody"]).unwrap();
+    assert!(matches!(run(&nobody.args, dir.path(), false, &mut Vec::new()), Err(Error::Nothing(_))));
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ pub async fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         Verb::List { .. } => list(context, &found),
         Verb::Diff { .. } => diff(context, &found),
         Verb::Pin { again, .. } => pin(context, &config, found, *again).await,
-        Verb::Approve { tool, .. } => approve(&config, found, tool.as_deref()).await,
+        Verb::Approve { tool, .. } => approve(context, &config, found, tool.as_deref()).await,
     }
 }
 
@@ -245,24 +245,43 @@ fn diff(context: &Context, found: &[Found]) -> Result<u8, Failure> {
 }
 
 async fn pin(context: &Context, config: &Config, found: Vec<Found>, again: bool) -> Result<u8, Failure> {
+    let (mut answer, mut text) = (Vec::new(), Vec::new());
     for found in found {
         let upstream = &found.manifest.upstream;
         let file = lock::file(config.manifests.as_ref(), upstream);
+        let shown = file.display();
         if file.exists() && !again {
-            println!("{} exists; see `doorward tools diff {upstream}`, then `tools approve` or `tools pin --again`", file.display());
+            let what = format!("{shown} exists; see `doorward tools diff {upstream}`, then `tools approve` or `tools pin --again`");
+            answer.push(serde_json::json!({ "upstream": upstream, "file": file, "pinned": null, "note": what }));
+            text.push(what);
             continue;
         }
         let missing: Vec<_> = found.live.keys().filter(|name| !found.manifest.tools.contains_key(*name)).cloned().collect();
         let pinned = found.live.len();
         person::record(config, "tools_pin", &format!("{upstream} {pinned} tools")).await.map_err(person::undone)?;
         Lock { tools: found.live.clone(), waiver: None }.save(&file, upstream)?;
-        println!("pinned {pinned} tools of {upstream} in {}; review the file before you commit it", file.display());
-        if !missing.is_empty() && !context.json {
-            println!("not in the manifest, so not callable; add what agents may use:\n{}", suggested(&found, &missing));
+        answer.push(serde_json::json!({ "upstream": upstream, "file": file, "pinned": pinned, "not_in_manifest": missing }));
+        text.push(format!("pinned {pinned} tools of {upstream} in {shown}; review the file before you commit it"));
+        if !missing.is_empty() {
+            let lines = suggested(&found, &missing);
+            text.push(format!("not in the manifest, so not callable; add what agents may use:\n{lines}"));
         }
     }
-    admin::ask(config.state.as_ref(), &Command::Reload).await?;
-    Ok(0)
+    done(context, config, answer, &text).await
+}
+
+/// Has a running gateway read the locks, and says what was done.
+async fn done(context: &Context, config: &Config, answer: Vec<serde_json::Value>, text: &[String]) -> Result<u8, Failure> {
+    let told = admin::ask(config.state.as_ref(), &Command::Reload).await;
+    if context.json {
+        println!("{}", serde_json::Value::Array(answer));
+    } else {
+        text.iter().for_each(|line| println!("{line}"));
+    }
+    if let Err(error) = &told {
+        eprintln!("doorward: the running gateway was not told: {error}");
+    }
+    Ok(u8::from(told.is_err()))
 }
 
 /// Manifest lines for tools that have none, with the tier that their annotations claim.
@@ -274,23 +293,29 @@ fn suggested(found: &Found, names: &[String]) -> String {
     names.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-async fn approve(config: &Config, found: Vec<Found>, tool: Option<&str>) -> Result<u8, Failure> {
+async fn approve(context: &Context, config: &Config, found: Vec<Found>, tool: Option<&str>) -> Result<u8, Failure> {
+    let (mut answer, mut text) = (Vec::new(), Vec::new());
     for mut found in found {
-        let differing = differences(&found);
-        if let Some(tool) = tool.filter(|tool| differing.iter().all(|(name, _)| name != tool)) {
+        let mut differing = differences(&found);
+        differing.retain(|(name, _)| tool.is_none_or(|tool| tool == name));
+        if let Some(tool) = tool.filter(|_| differing.is_empty()) {
             return Err(Failure::Usage(format!("the definition of `{}` does not differ from the reviewed one", table::safe(tool))));
         }
         let upstream = found.manifest.upstream.clone();
-        for (name, _) in differing.iter().filter(|(name, _)| tool.is_none_or(|tool| tool == name)) {
+        if differing.is_empty() {
+            text.push(format!("nothing to approve: every live definition of {upstream} is the reviewed one"));
+            continue;
+        }
+        for (name, _) in &differing {
             match found.live.get(name) {
                 Some(live) => drop(found.reviewed.tools.insert(name.clone(), live.clone())),
                 None => drop(found.reviewed.tools.remove(name)),
             }
             person::record(config, "tools_approve", &format!("{upstream}__{name}")).await.map_err(person::undone)?;
-            println!("approved {upstream} {}", table::safe(name));
+            answer.push(serde_json::json!({ "upstream": upstream, "tool": name }));
+            text.push(format!("approved {upstream} {}", table::safe(name)));
         }
         found.reviewed.save(&lock::file(config.manifests.as_ref(), &upstream), &upstream)?;
     }
-    admin::ask(config.state.as_ref(), &Command::Reload).await?;
-    Ok(0)
+    done(context, config, answer, &text).await
 }

@@ -7,6 +7,7 @@ mod architecture;
 mod arguments;
 mod audit_log;
 mod audit_verify_cli;
+mod cli_answers;
 mod connections;
 mod demo_server;
 mod denies_by_default;
