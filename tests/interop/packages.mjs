@@ -1,5 +1,9 @@
 // Loads the installed packages from target/interop, which Node's own search from this folder would not find.
 
 import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
 
-export const packaged = createRequire(new URL('../../target/interop/node/', import.meta.url));
+const folder = new URL('../../target/interop/node/', import.meta.url);
+
+export const installed = fileURLToPath(folder);
+export const packaged = createRequire(folder);

@@ -29,6 +29,8 @@ class Row:
     upstream_era: str
     exercised: str
     fault: str | None = None
+    # False where the client does not run on this machine.
+    ran: bool = True
 
 
 Cases = Iterable[Callable[[], list[Row]]]
@@ -49,7 +51,7 @@ def direct(work: Path) -> list[Row]:
     for client in CLIENTS:
         for upstream in upstreams:
             revision = client.revision(upstream.eras)
-            if revision is None or (upstream.over == SSE and not client.speaks_sse):
+            if revision is None or not client.is_tried_at(upstream.name) or (upstream.over == SSE and not client.speaks_sse):
                 continue
             cases.append(lambda client=client, upstream=upstream, revision=revision: _meet(
                 client, [upstream], upstream.over, _straight_to(upstream, notes), revision, lambda _: "", behind_gateway=False
@@ -75,11 +77,14 @@ def through_gateway(work: Path) -> list[Row]:
 
     for client in CLIENTS:
         # Half of them with a key, half as the anonymous local agent.
-        with_key = client.sdk.startswith("typescript")
+        with_key = client.sdk.startswith(("typescript", "inspector"))
         meet(client, "http, key" if with_key else "http", {"url": url, **({"key": key} if with_key else {})}, shared=True)
-        meet(client, "stdio", {"command": alone.stdio()}, shared=False)
+        # A process for each request would each time start every server; such a client is met beside `serve`.
+        if client.meets is None:
+            meet(client, "stdio", {"command": alone.stdio()}, shared=False)
     # Beside a running gateway of the same folder, which then answers.
-    meet(CLIENTS[0], "stdio, beside serve", {"command": serving.stdio()}, shared=True)
+    for client in (CLIENTS[0], *(client for client in CLIENTS if client.meets)):
+        meet(client, "stdio, beside serve", {"command": serving.stdio()}, shared=True)
     rows = run(cases)
     for service in (gateway, *services):
         service.stop()
@@ -100,7 +105,9 @@ def wrapped(work: Path) -> list[Row]:
     # As everybody writes it. In the folder of the installed packages npx takes the pinned one and asks no registry.
     command = ["npx", "-y", "@modelcontextprotocol/server-filesystem", str(files)]
     cases = []
-    for number, (client, options) in enumerate([*((client, []) for client in CLIENTS), (CLIENTS[0], ["--prefix", "none"])]):
+    # A process for each request would each time start a gateway.
+    clients = [client for client in CLIENTS if client.meets is None]
+    for number, (client, options) in enumerate([*((client, []) for client in clients), (clients[0], ["--prefix", "none"])]):
         home = work / f"home-{number}"
         home.mkdir()
         entry = {"command": places.doorward(), "args": ["wrap", "fs", *options, "--", *command], "env": {"HOME": str(home)}}
@@ -114,7 +121,7 @@ def wrapped(work: Path) -> list[Row]:
     services = []
 
     def over(transport: str, upstream: Upstream, name: str, where: dict[str, Any]) -> None:
-        for client in CLIENTS:
+        for client in clients:
             revision = client.revision(BOTH) or ""
             cases.append(lambda client=client, revision=revision: _meet(
                 client, [upstream], transport, where, revision, lambda _: f"{name}__", behind_gateway=True
@@ -148,7 +155,12 @@ def _meet(
     behind_gateway: bool,
     shared: bool = False,
 ) -> list[Row]:
-    calls = [upstream.call(prefix(upstream), behind_gateway, shared) for upstream in upstreams]
+    upstreams = [upstream for upstream in upstreams if client.is_tried_at(upstream.name)]
+    against = lambda upstream: f"{upstream.over} {'/'.join(sorted(upstream.eras))}"
+    if client.unfit:
+        row = lambda name, server: Row(client.sdk, client.mode, transport, name, server, f"not run: {client.unfit}", ran=False)
+        return [row(upstream.name, against(upstream)) for upstream in upstreams]
+    calls = [upstream.call(prefix(upstream), behind_gateway, shared, client.lacks) for upstream in upstreams]
     asks = any(step["step"] in QUESTIONS for call in calls for step in call["more"])
     report = client.run({**where, "calls": calls, "strict": behind_gateway, "asks": asks})
     fault = report.get("fault")
@@ -158,8 +170,8 @@ def _meet(
     rows = []
     for upstream in upstreams:
         call = done.get(upstream.name, {"steps": [], "fault": fault or "not reached"})
-        against = f"{upstream.over} {'/'.join(sorted(upstream.eras))}"
-        row = Row(client.sdk, f"{client.mode} {report.get('revision') or '-'}", transport, upstream.name, against, ", ".join(call["steps"]))
+        era = f"{client.mode} {report.get('revision') or '-'}"
+        row = Row(client.sdk, era, transport, upstream.name, against(upstream), ", ".join(call["steps"]))
         # A fault of the connection is every row's fault; what the client wrote about it is told once.
         if row_fault := call["fault"] or fault:
             row.fault = row_fault + (f"\n  the client said:\n{report['stderr'][-3000:]}" if not rows else "")

@@ -35,6 +35,16 @@ class Client:
     command: tuple[str, ...]
     # Whether it can be told to connect over HTTP+SSE; the gateway is never reached that way.
     speaks_sse: bool = False
+    # The steps that it has no way to take.
+    lacks: frozenset[str] = frozenset()
+    # The servers that it is tried at, where not all.
+    meets: frozenset[str] | None = None
+    # Why it does not run on this machine.
+    unfit: str | None = None
+
+    def is_tried_at(self, upstream: str) -> bool:
+        """Whether it meets this server at all."""
+        return self.meets is None or upstream in self.meets
 
     def revision(self, server: frozenset[str]) -> str | None:
         """What it must agree on with a server of these revisions, of each era its newest; None when they cannot meet."""
@@ -60,9 +70,25 @@ def _script(name: str) -> str:
     return str(places.HERE / "clients" / name)
 
 
+def _inspector(mode: str) -> Client:
+    return Client(
+        "inspector",
+        mode,
+        (places.NODE_22, _script("inspector.mjs")),
+        # A refused tool is not in the list, so it is not called either.
+        lacks=frozenset({"progress", "denied", "completion"}),
+        # It is a process for each request, which takes its time.
+        meets=frozenset({"everything-http", "fast-http"}),
+        unfit="wants Node 22.19" if places.node_22_is_older_than((22, 19)) else None,
+    )
+
+
 CLIENTS = [
     Client("typescript 1.x", "legacy", (places.NODE, _script("ts-old.mjs")), speaks_sse=True),
     *(Client("typescript 2.x", mode, (places.NODE, _script("ts-new.mjs"))) for mode in ("legacy", "auto", "modern")),
     Client("python 1.x", "legacy", (places.PY_OLD, _script("py_old.py")), speaks_sse=True),
     *(Client("python 2.x", mode, (places.PY_NEW, _script("py_new.py"))) for mode in ("legacy", "auto", "modern")),
+    Client("fastmcp", "legacy", (places.PY_FAST, _script("fast.py")), speaks_sse=True),
+    Client("fastmcp", "auto", (places.PY_FAST, _script("fast.py")), speaks_sse=True, lacks=frozenset({"updated", "changed"})),
+    *(_inspector(mode) for mode in ("legacy", "auto")),
 ]

