@@ -32,7 +32,17 @@ class Row:
     # False where the client does not run on this machine.
     ran: bool = True
 
+    def pair(self) -> "Pair":
+        """Who met whom, in whatever way."""
+        return self.client, self.era.split()[0], self.upstream
 
+    def failed_at(self) -> str | None:
+        """The step that went wrong, or how the connection did."""
+        return self.fault and self.fault.split(":")[0]
+
+
+# A client, its mode, and the name of an upstream.
+Pair = tuple[str, str, str]
 Cases = Iterable[Callable[[], list[Row]]]
 
 
@@ -42,8 +52,8 @@ def run(cases: Cases) -> list[Row]:
         return [row for rows in pool.map(lambda case: case(), cases) for row in rows]
 
 
-def direct(work: Path) -> list[Row]:
-    """Every client against every server with nothing in between: shows whose fault it is not."""
+def direct(work: Path, only: set[Pair] | None = None) -> list[Row]:
+    """Every client, or those of `only`, against its server with nothing in between: shows whose fault it is not."""
     upstreams, services = all_upstreams(work)
     notes = work / "direct"
     notes.mkdir()
@@ -52,6 +62,8 @@ def direct(work: Path) -> list[Row]:
         for upstream in upstreams:
             revision = client.revision(upstream.eras)
             if revision is None or not client.is_tried_at(upstream.name) or (upstream.over == SSE and not client.speaks_sse):
+                continue
+            if only is not None and (client.sdk, client.mode, upstream.name) not in only:
                 continue
             cases.append(lambda client=client, upstream=upstream, revision=revision: _meet(
                 client, [upstream], upstream.over, _straight_to(upstream, notes), revision, lambda _: "", behind_gateway=False
