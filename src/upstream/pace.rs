@@ -49,15 +49,15 @@ pub(super) struct Pace {
     upstream: Arc<str>,
     unusable: Spent,
     messages: Spent,
-    /// Messages since the last warning that came too fast, and when that was.
-    slowed: (u64, Option<Instant>),
+    /// Messages since the last warning, and when that was.
+    said: (u64, Option<Instant>),
 }
 
 impl Pace {
     /// The whole budget.
     pub(super) fn new(upstream: &Arc<str>) -> Self {
-        let slowed = (0, None);
-        Self { upstream: Arc::clone(upstream), unusable: Spent::new(UNUSABLE_RATE), messages: Spent::new(MESSAGE_RATE), slowed }
+        let said = (0, None);
+        Self { upstream: Arc::clone(upstream), unusable: Spent::new(UNUSABLE_RATE), messages: Spent::new(MESSAGE_RATE), said }
     }
 
     /// Takes note of what was read, and waits until more may be. `greeted` says that the server has introduced itself.
@@ -90,15 +90,15 @@ impl Pace {
     }
 
     async fn messages(&mut self, messages: u32, more: u32) {
+        self.said.0 = self.said.0.saturating_add(u64::from(messages));
         let over = self.messages.spend(messages.saturating_add(more), MESSAGES);
         if over.is_zero() {
             return;
         }
-        self.slowed.0 += u64::from(messages);
-        if self.slowed.1.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
-            let messages = std::mem::take(&mut self.slowed.0);
+        if self.said.1.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+            let messages = std::mem::take(&mut self.said.0);
             tracing::warn!(upstream = %self.upstream, messages, "the tool server says more than anybody waits for, and is read more slowly");
-            self.slowed.1 = Some(Instant::now());
+            self.said.1 = Some(Instant::now());
         }
         // Boxed, since it is rare and would make the state of every call larger.
         Box::pin(sleep(over.max(PAUSE))).await;
@@ -169,5 +169,7 @@ mod tests {
             pace.after(Said::Unasked(0), &[b'x'; 1 << 20], true).await.unwrap();
         }
         assert!(begun.elapsed().abs_diff(Duration::from_secs(3)) <= 2 * PAUSE, "{:?}", begun.elapsed());
+        // All but those that the one warning told of, the first that was too many among them.
+        assert_eq!(pace.said.0, u64::from(3 * MESSAGE_RATE - 1));
     }
 }
