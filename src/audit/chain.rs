@@ -17,6 +17,7 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 
 use super::encode::{Entry, push_digits, push_hex};
 use super::record::Kind;
+use super::tree::Hash;
 
 /// The chain after some record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,28 +32,30 @@ impl Chain {
         Self::from_digest(context.finish().as_ref())
     }
 
-    /// Appends the finished line to `out`, line feed included; returns the chain after it.
-    pub fn seal(self, entry: &Entry, seq: u64, out: &mut Vec<u8>) -> Self {
+    /// Appends the finished line to `out`, line feed included; returns the chain after it and the record's leaf.
+    pub fn seal(self, entry: &Entry, seq: u64, out: &mut Vec<u8>) -> (Self, Hash) {
         let start = out.len();
         out.extend_from_slice(entry.head());
         push_digits(out, seq);
         out.extend_from_slice(entry.tail());
-        let next = self.after(&out[start..]);
+        let leaf = leaf(&out[start..]);
+        let next = self.link(leaf);
         out.extend_from_slice(FIELD);
         push_hex(out, &next.0);
         out.extend_from_slice(b"\"}\n");
-        next
+        (next, leaf)
     }
 
     /// The chain after a record whose body, without its closing brace, is `open_body`.
     pub fn after(self, open_body: &[u8]) -> Self {
-        let mut context = Context::new(&SHA256);
-        context.update(&[0x00]);
-        context.update(open_body);
-        context.update(b"}");
+        self.link(leaf(open_body))
+    }
+
+    /// The chain after a record that has this leaf.
+    pub fn link(self, leaf: Hash) -> Self {
         let mut link = [0x02; 65];
         link[1..33].copy_from_slice(&self.0);
-        link[33..].copy_from_slice(context.finish().as_ref());
+        link[33..].copy_from_slice(&leaf.0);
         Self::from_digest(digest(&SHA256, &link).as_ref())
     }
 
@@ -63,12 +66,34 @@ impl Chain {
         String::from_utf8_lossy(&out).into_owned()
     }
 
+    /// The chain that has these 64 lower-case digits.
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        Self::from_digits(digits.as_bytes())
+    }
+
+    fn from_digits(digits: &[u8]) -> Option<Self> {
+        let mut chain = [0; 32];
+        for (byte, pair) in chain.iter_mut().zip(Some(digits).filter(|digits| digits.len() == 64)?.as_chunks::<2>().0) {
+            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        }
+        Some(Self(chain))
+    }
+
     fn from_digest(bytes: &[u8]) -> Self {
         let mut chain = [0; 32];
         // SHA-256 gives 32 bytes, always.
         chain.copy_from_slice(bytes);
         Self(chain)
     }
+}
+
+/// The leaf of a record whose body, without its closing brace, is `open_body`.
+pub fn leaf(open_body: &[u8]) -> Hash {
+    let mut context = Context::new(&SHA256);
+    context.update(&[0x00]);
+    context.update(open_body);
+    context.update(b"}");
+    Hash(Chain::from_digest(context.finish().as_ref()).0)
 }
 
 /// A line taken apart, its chain not yet checked.
@@ -87,11 +112,7 @@ impl<'a> Line<'a> {
     pub fn split(line: &'a [u8]) -> Option<Self> {
         let open_body = line.len().checked_sub(FIELD_BYTES).map(|at| &line[..at])?;
         let hex = line[open_body.len()..].strip_prefix(FIELD)?.strip_suffix(b"\"}")?;
-        let mut chain = [0; 32];
-        for (byte, pair) in chain.iter_mut().zip(hex.as_chunks::<2>().0) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-        }
-        Some(Self { open_body, chain: Chain(chain), seq: number(open_body, b",\"seq\":")? })
+        Some(Self { open_body, chain: Chain::from_digits(hex)?, seq: number(open_body, b",\"seq\":")? })
     }
 
     /// What the record reports.
@@ -154,14 +175,15 @@ mod tests {
     fn the_format_is_as_documented() {
         let entry = Record::new(Kind::Refusal).encode("main", 0);
         let mut out = Vec::new();
-        let chain = Chain::first("main").seal(&entry, 1, &mut out);
+        let (chain, sealed) = Chain::first("main").seal(&entry, 1, &mut out);
         let body = br#"{"kind":"refusal","origin":"main","seq":1,"time":"1970-01-01T00:00:00.000000000Z","v":1}"#;
         let leaf = digest(&SHA256, &[&[0x00], &body[..]].concat());
         let first = digest(&SHA256, b"\x03main");
         let expected = digest(&SHA256, &[&[0x02], first.as_ref(), leaf.as_ref()].concat());
         let mut hex = Vec::new();
         push_hex(&mut hex, expected.as_ref());
-        assert_eq!(chain.to_hex().as_bytes(), hex);
+        assert_eq!((chain.to_hex().as_bytes(), &sealed.0[..]), (&hex[..], leaf.as_ref()));
+        assert_eq!((Chain::from_hex(&chain.to_hex()), Chain::from_hex("00")), (Some(chain), None));
         assert_eq!(out, [&body[..body.len() - 1], FIELD, &hex, b"\"}\n"].concat());
     }
 

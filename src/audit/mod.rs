@@ -1,17 +1,20 @@
 //! What happened, stored before it happens: the durable, hash-chained log and the questions it answers.
 //!
-//! Owns: the record's form (`record`, `encode`), the chain (`chain`), all file work (`storage` and its two makers), the
-//! writer (`log`, `queue`, `writer`, `repair`), what a start does after a crash (`recovery`), the check (`verify`) and the questions (`find`).
+//! Owns: the record's form (`record`, `encode`), the chain (`chain`), the tree and its proofs (`tree`), what is signed and how (`checkpoint`,
+//! `note`), all file work (`storage` and its two makers), the writer (`log`, `queue`, `writer`, `repair`), what a start does after a crash
+//! (`recovery`), the check (`verify`) and the questions (`find`).
 //! Leaves to others: what a call is and when it is recorded.
 //!
 //! INVARIANT: what was acknowledged is in the chain, and what was refused is not, unless an end follows it.
 //! INVARIANT: every intent has exactly one end, if need be an `unresolved` one.
 
 pub mod chain;
+pub mod checkpoint;
 pub mod disk;
 pub mod encode;
 pub mod find;
 pub mod log;
+pub mod note;
 mod queue;
 pub mod record;
 pub mod recovery;
@@ -20,6 +23,7 @@ mod repair;
 pub mod simulated;
 pub mod storage;
 pub mod trail;
+pub mod tree;
 pub mod verify;
 mod writer;
 

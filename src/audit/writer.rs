@@ -168,7 +168,7 @@ impl Core {
                 self.refuse(tail, item, AppendError::NoSpace);
                 continue;
             }
-            chain = chain.seal(&item.entry, seq, &mut tail.lines);
+            (chain, _) = chain.seal(&item.entry, seq, &mut tail.lines);
             seq += 1;
             running += u64::from(is_intent);
             tail.sealed.push(item);
