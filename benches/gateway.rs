@@ -15,7 +15,7 @@ use harness::{
     floor, process,
     report::{self, DOORWARD, FLOOR, Footprint},
     run::{self, Contestant, Pace, Server, Shape},
-    scale,
+    scale, sessions,
     upstream::{self, Upstream},
 };
 
@@ -50,6 +50,9 @@ struct Options {
     /// Compare Doorward with itself: many tools, rows and agents.
     #[arg(long)]
     scale: bool,
+    /// What 10,000 idle sessions and 1,000 open streams hold in memory.
+    #[arg(long)]
+    sessions: bool,
     /// Print a process id and keep it under load, for a profiler.
     #[arg(long)]
     profile: bool,
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Some(part) => play(part),
         None if !options.bench => return ExitCode::SUCCESS,
         None if options.scale => scale::run(options.eras()[0], options.pace(), &options.durability),
+        None if options.sessions => sessions::run(&options.durability),
         None => compare(&options),
     };
     match done {

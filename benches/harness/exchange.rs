@@ -129,6 +129,11 @@ pub fn initialized(peer: &Peer, session: Option<&str>) -> Vec<u8> {
     post(peer, Era::Legacy, session, "", &json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }))
 }
 
+/// A session's stream, which stays open.
+pub fn stream(peer: &Peer, session: &str) -> Vec<u8> {
+    request("GET", peer, Era::Legacy, Some(session), "", "")
+}
+
 /// The end of a session.
 pub fn delete(peer: &Peer, session: &str) -> Vec<u8> {
     request("DELETE", peer, Era::Legacy, Some(session), "", "")

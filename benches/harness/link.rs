@@ -10,7 +10,7 @@ use super::{
     Era, Result,
     client::Job,
     exchange::{Ask, Exchange, Peer, delete, initialize, initialized, shown},
-    wire::{Frame, frame},
+    wire::{Frame, find, frame},
 };
 
 /// A connection and what has arrived on it.
@@ -24,7 +24,8 @@ pub struct Link {
 }
 
 impl Link {
-    fn open(peer: &Peer) -> Result<Link> {
+    /// Connects.
+    pub fn open(peer: &Peer) -> Result<Link> {
         let stream = TcpStream::connect(peer.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -35,20 +36,37 @@ impl Link {
     pub fn ready(job: &Job, index: usize) -> Result<(Link, Exchange)> {
         let mut link = Link::open(&job.peer)?;
         if job.era == Era::Legacy {
-            link.stream.write_all(&initialize(&job.peer))?;
-            let mut session = None;
-            link.receive(|answer| {
-                let named = answer.field("mcp-session-id").ok_or_else(|| shown("no session", answer))?;
-                session = Some(String::from_utf8(named.to_vec())?);
-                Ok(())
-            })?;
-            link.session = session;
-            link.stream.write_all(&initialized(&job.peer, link.session.as_deref()))?;
-            link.receive(|answer| if answer.line().starts_with(b"HTTP/1.1 202 ") { Ok(()) } else { Err(shown("not 202", answer).into()) })?;
+            link.begin(&job.peer)?;
         }
         let first = FIRST + index as u64 * 10_000_000;
         let exchange = Exchange::new(&job.peer, job.era, job.ask, link.session.as_deref(), job.tools, first);
         Ok((link, exchange))
+    }
+
+    /// The handshake of the legacy era.
+    pub fn begin(&mut self, peer: &Peer) -> Result<()> {
+        self.stream.write_all(&initialize(peer))?;
+        let mut session = None;
+        self.receive(|answer| {
+            let named = answer.field("mcp-session-id").ok_or_else(|| shown("no session", answer))?;
+            session = Some(String::from_utf8(named.to_vec())?);
+            Ok(())
+        })?;
+        self.session = session;
+        self.stream.write_all(&initialized(peer, self.session.as_deref()))?;
+        self.receive(|answer| if answer.line().starts_with(b"HTTP/1.1 202 ") { Ok(()) } else { Err(shown("not 202", answer).into()) })
+    }
+
+    /// Waits for the head of an answer whose body does not end.
+    pub fn begun(&mut self) -> Result<()> {
+        let mut chunk = [0; 1024];
+        while find(&self.input, b"\r\n\r\n").is_none() {
+            match self.stream.read(&mut chunk)? {
+                0 => return Err("the connection was closed".into()),
+                read => self.input.extend_from_slice(&chunk[..read]),
+            }
+        }
+        if self.input.starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(String::from_utf8_lossy(&self.input).into()) }
     }
 
     /// Waits for one answer and has it checked.

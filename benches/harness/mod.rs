@@ -9,6 +9,7 @@ pub mod process;
 pub mod report;
 pub mod run;
 pub mod scale;
+pub mod sessions;
 pub mod tools;
 pub mod upstream;
 pub mod wire;

@@ -40,7 +40,8 @@ impl Exchange {
         let tasks = self.service.0.tasks.clone();
         let (back, service) = (Arc::clone(&downstream), self.service.clone());
         let mut running =
-            Enduring::new(&tasks, async move { Exchange::message(&self, gateway, caller, &headers, &body, &back, &cancel).await });
+            // Boxed by itself, its state of some 8 KB is made where it stays; in the task it would first be made here, then copied there.
+            Enduring::new(&tasks, async move { Box::pin(Exchange::message(&self, gateway, caller, &headers, &body, &back, &cancel)).await });
         let first = tokio::select! {
             biased;
             // What was said in the same moment goes before the answer.
