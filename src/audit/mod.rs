@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod disk;
 pub mod encode;
 pub mod find;
+pub mod kept;
 pub mod log;
 pub mod note;
 mod queue;

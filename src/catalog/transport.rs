@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::config::FromEnv;
+
 /// One of the ways to a tool server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -54,14 +56,6 @@ pub enum Variable {
 pub enum Inherit {
     /// Doorward's own value.
     Inherit,
-}
-
-/// A value that stands in Doorward's environment, so that no secret stands in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FromEnv {
-    /// The variable's name.
-    pub from_env: String,
 }
 
 /// Confinement of a command.

@@ -17,6 +17,7 @@ use super::listing::Listings;
 use super::rounds::Rounds;
 use super::{Gateway, Shared};
 use crate::audit::disk::Disk;
+use crate::audit::kept::{Kept, Sort};
 use crate::audit::log::{Log, OpenError, Opened, Options as LogOptions};
 use crate::audit::record::{Kind, Record};
 use crate::audit::redact::ValueKey;
@@ -154,6 +155,7 @@ pub struct Assembly {
     plan: Box<dyn Plan>,
     state: Arc<State>,
     shared: Arc<Shared>,
+    kept: Kept,
     base: PathBuf,
     lives: Mutex<HashMap<String, Arc<Live>>>,
     running: Mutex<HashMap<String, (String, Upstream)>>,
@@ -192,6 +194,7 @@ impl Assembly {
             plan,
             state: Arc::new(state),
             shared: Arc::new(shared),
+            kept: Kept::in_dir(config.audit.dir.as_ref()),
             base,
             lives: Mutex::default(),
             running: Mutex::default(),
@@ -224,6 +227,7 @@ impl Assembly {
         let upstreams = self.connect(&loaded.catalog)?;
         *lock(&self.limits) = Some(Arc::clone(&limits));
         self.shared.audit.count_by(limits.floods());
+        self.keep(&loaded.catalog, loaded.policy.bundle(limits.text()));
         let gateway = Gateway {
             catalog: loaded.catalog,
             policy: loaded.policy,
@@ -233,6 +237,22 @@ impl Assembly {
             shared: Arc::clone(&self.shared),
         };
         Ok((gateway, loaded.warnings))
+    }
+
+    /// Keeps what records will name by a hash, off the way of the start.
+    fn keep(&self, catalog: &Catalog, policy: Vec<u8>) {
+        let locks = catalog.sources().iter().flat_map(|source| source.lock.tools.values());
+        let tools: Vec<Box<[u8]>> = locks.map(|definition| definition.text.clone()).collect();
+        let kept = self.kept.clone();
+        tokio::task::spawn_blocking(move || {
+            let tools = tools.iter().map(|text| (Sort::Tool, &**text));
+            for (sort, bytes) in [(Sort::Policy, &*policy)].into_iter().chain(tools) {
+                if let Err(error) = kept.keep(sort, bytes) {
+                    // The records stand without it; a responder has the folders of policies and locks, or their history.
+                    return tracing::warn!(%error, "what records name by a hash could not be kept beside the audit log");
+                }
+            }
+        });
     }
 
     /// Reads the keys of agents anew.

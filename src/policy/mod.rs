@@ -24,8 +24,6 @@ pub mod watch;
 use std::path::Path;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
-
 pub use authorize::Permit;
 pub use equivalence::Equivalence;
 pub use index::{Lack, Near};
@@ -41,6 +39,8 @@ pub use crate::catalog::TargetIndex;
 
 use crate::catalog::tier::Tier;
 use crate::config::{Fault, read_text};
+use crate::mcp::canonical::write_string;
+use crate::seal::{hex, sha256};
 use index::Index;
 use roles::Roles;
 use table::Table;
@@ -127,8 +127,9 @@ impl Policy {
         let table = Table::compile(&rows.rules, &roles, targets);
         let table = table.map_err(|_| "the policy is too large: it needs more than a gigabyte for its decision table")?;
         let sorted = table::by_name(targets);
+        let at = |position: &u32| (targets[*position as usize].name, targets[*position as usize].tier);
         Ok(Self {
-            version: version(&rows, targets, &sorted, limits),
+            version: version(&bundle(&rows, sorted.iter().map(at), limits)),
             index: Index::new(&rows.rules, &roles),
             targets: targets.iter().map(|target| (target.name.into(), target.tier)).collect(),
             rows,
@@ -141,6 +142,12 @@ impl Policy {
     /// `sha256:` and the hash of all that decides: model, rows, limits, targets and their tiers.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// All that decides, with the limits that the policy was loaded with: lines of canonical JSON whose SHA-256 is the version.
+    pub fn bundle(&self, limits: &str) -> Vec<u8> {
+        let targets = self.sorted.iter().filter_map(|position| self.targets.get(*position as usize));
+        bundle(&self.rows, targets.map(|(name, tier)| (&**name, *tier)), limits)
     }
 
     /// The class of a principal, by its name in rows: `agent:NAME`. Ask at every call: another policy numbers otherwise.
@@ -251,26 +258,29 @@ impl Policy {
     }
 }
 
-/// The hash of the canonical bundle: each part with its length in front, so no two bundles read alike.
-fn version(rows: &Rows, targets: &[TargetFacts<'_>], sorted: &[u32], limits: &str) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    let mut part = |text: &str| {
-        context.update(&(text.len() as u64).to_be_bytes());
-        context.update(text.as_bytes());
+/// All that decides, as lines of canonical JSON: model, rows, targets by name with their tiers, limits. Its SHA-256 is the version.
+fn bundle<'t>(rows: &Rows, targets: impl Iterator<Item = (&'t str, Tier)>, limits: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(4096);
+    let mut line = |parts: &[&str]| {
+        for (index, part) in parts.iter().enumerate() {
+            out.push(if index == 0 { b'[' } else { b',' });
+            write_string(part, &mut out);
+        }
+        out.extend_from_slice(b"]\n");
     };
-    part("doorward policy 1");
-    part(MODEL);
-    part(&format!("{} {} {}", rows.rules.len(), rows.grants.len(), targets.len()));
-    rows.rules.iter().flat_map(|rule| rule.fields()).for_each(|field| part(&field));
-    rows.grants.iter().flat_map(|grant| [&grant.member, &grant.role]).for_each(|name| part(name));
-    for target in sorted.iter().map(|position| &targets[*position as usize]) {
-        part(target.name);
-        part(target.tier.as_str());
+    line(&["doorward policy 2"]);
+    line(&["model", MODEL]);
+    for [id, subject, target, tier, condition, effect] in rows.rules.iter().map(Rule::fields) {
+        line(&["p", &id, &subject, &target, &tier, &condition, &effect]);
     }
-    part(limits);
-    let hash = context.finish();
-    let hex = hash.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(digit.into(), 16));
-    "sha256:".chars().chain(hex).collect()
+    rows.grants.iter().for_each(|grant| line(&["g", &grant.member, &grant.role]));
+    targets.for_each(|(name, tier)| line(&["target", name, tier.as_str()]));
+    line(&["limits", limits]);
+    out
+}
+
+fn version(bundle: &[u8]) -> String {
+    format!("sha256:{}", hex(&sha256(bundle)))
 }
 
 fn text_of(file: &Path) -> Result<String, Fault> {

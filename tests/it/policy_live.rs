@@ -1,6 +1,7 @@
 //! An edit of the policy is in force while the gateway runs, as a whole or not at all.
 
-use serde_json::json;
+use doorward::audit::kept::Sort;
+use serde_json::{Value, json};
 
 use crate::support::{Serving, Site, Upstream, until};
 
@@ -231,4 +232,27 @@ async fn what_is_found_wrong_after_reading_is_told_with_its_place() {
     site.write("tool-manifests/other.yaml", "transport: { http: { url: \"http://127.0.0.1:1\" } }\nupstream: Other\n");
     let checked = site.run(&["check", "--offline"]).await;
     assert!(checked.code == 2 && checked.err.contains("other.yaml:2:11: `upstream: Other` is not an id"), "{checked:?}");
+}
+
+#[tokio::test]
+async fn the_policy_and_the_definition_that_a_record_names_stay_beside_the_log() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(ALLOW);
+    let gateway = site.serve().await;
+    assert_eq!(code(&gateway).await, "ok");
+    site.write("policies/policy.csv", "p, R7, agent:demo, up__echo, read, -, allow\n");
+    let now = site.recorded("policy_change", "action", "reload").await["note"].clone();
+
+    let intent = &site.of_kind("intent")[0];
+    let kept = doorward::audit::kept::Kept::in_dir(&site.path("var/audit"));
+    let find = async |sort, hash: &Value| {
+        let hash = hash.as_str().unwrap();
+        until(hash, async || kept.find(sort, hash).map(|bytes| String::from_utf8(bytes).unwrap())).await
+    };
+    let before = find(Sort::Policy, &intent["policy_version"]).await;
+    assert!(before.contains(r#"["p","R1","agent:demo","up__*","reversible","-","allow"]"#), "{before}");
+    let after = find(Sort::Policy, &now).await;
+    assert!(after.contains(r#"["p","R7","#) && !after.contains(r#"["p","R1","#), "{after}");
+    let tool = find(Sort::Tool, &intent["tool_def_hash"]).await;
+    assert!(tool.contains(r#""name":"echo""#), "{tool}");
 }
