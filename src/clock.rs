@@ -1,12 +1,31 @@
-//! Wall time, in one replaceable place. Durations use tokio's time, which tests pause.
+//! Wall time and the time since boot, in one replaceable place. Durations use tokio's time, which tests pause.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where the wall time comes from. Cheap to clone.
+use rustix::time::{ClockId, clock_gettime};
+
+/// Where the time comes from. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Clock(Option<Arc<AtomicI64>>);
+pub struct Clock(Option<Arc<Fixed>>);
+
+#[derive(Debug)]
+struct Fixed {
+    unix_nanos: AtomicI64,
+    boot_micros: AtomicU64,
+}
+
+/// One look at both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Nanoseconds since 1970-01-01T00:00:00Z, as the wall clock has it: it can be set, also back.
+    pub unix_nanos: i64,
+    /// Microseconds since the machine started, sleep included: this one only grows.
+    pub boot_micros: u64,
+    /// Which start of the machine that was; `None` where the system does not say.
+    pub boot_id: Option<&'static str>,
+}
 
 impl Clock {
     /// The machine's clock.
@@ -16,20 +35,36 @@ impl Clock {
 
     /// A clock that stands at `unix_nanos` until [`Clock::set`] moves it; for tests.
     pub fn fixed(unix_nanos: i64) -> Self {
-        Self(Some(Arc::new(AtomicI64::new(unix_nanos))))
+        Self(Some(Arc::new(Fixed { unix_nanos: AtomicI64::new(unix_nanos), boot_micros: AtomicU64::new(0) })))
     }
 
-    /// Moves a fixed clock, forward or back; the machine's clock is left alone.
+    /// Sets a fixed wall clock, forward or back, as somebody who sets the machine's does: no time passes by that.
     pub fn set(&self, unix_nanos: i64) {
-        if let Some(time) = &self.0 {
-            time.store(unix_nanos, Ordering::Relaxed);
+        if let Some(fixed) = &self.0 {
+            fixed.unix_nanos.store(unix_nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets time pass on a fixed clock; the machine's is left alone.
+    pub fn pass(&self, time: Duration) {
+        if let Some(fixed) = &self.0 {
+            fixed.unix_nanos.fetch_add(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX), Ordering::Relaxed);
+            fixed.boot_micros.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// Both clocks now.
+    pub fn now(&self) -> Moment {
+        match &self.0 {
+            Some(fixed) => Moment { unix_nanos: self.unix_nanos(), boot_micros: fixed.boot_micros.load(Ordering::Relaxed), boot_id: None },
+            None => Moment { unix_nanos: self.unix_nanos(), boot_micros: boot_micros(), boot_id: boot_id() },
         }
     }
 
     /// Nanoseconds since 1970-01-01T00:00:00Z; 0 before it.
     pub fn unix_nanos(&self) -> i64 {
         match &self.0 {
-            Some(time) => time.load(Ordering::Relaxed),
+            Some(fixed) => fixed.unix_nanos.load(Ordering::Relaxed),
             None => SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or(0),
         }
     }
@@ -38,6 +73,16 @@ impl Clock {
     pub fn unix_seconds(&self) -> i64 {
         self.unix_nanos() / 1_000_000_000
     }
+}
+
+fn boot_micros() -> u64 {
+    let since = clock_gettime(ClockId::Boottime);
+    u64::try_from(since.tv_sec).unwrap_or(0).saturating_mul(1_000_000) + u64::try_from(since.tv_nsec / 1_000).unwrap_or(0)
+}
+
+fn boot_id() -> Option<&'static str> {
+    static READ: OnceLock<Option<String>> = OnceLock::new();
+    READ.get_or_init(|| Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())).as_deref()
 }
 
 /// `unix_nanos` as RFC 3339 in UTC with nanoseconds, the form of records: `2026-11-21T10:00:00.000000000Z`.

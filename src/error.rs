@@ -293,6 +293,7 @@ struct Inner {
     suggestion: Cow<'static, str>,
     retry_after_ms: Option<u64>,
     rules: Vec<String>,
+    reason: Option<&'static str>,
     details: Vec<Detail>,
     data: Vec<(&'static str, String)>,
     operator: Option<String>,
@@ -313,6 +314,7 @@ impl Error {
             suggestion: Cow::Borrowed(facts.suggestion),
             retry_after_ms: None,
             rules: Vec::new(),
+            reason: None,
             details: Vec::new(),
             data: Vec::new(),
             operator: None,
@@ -344,6 +346,13 @@ impl Error {
     #[must_use]
     pub fn retry_after_ms(mut self, wait: u64) -> Self {
         self.0.retry_after_ms = Some(wait);
+        self
+    }
+
+    /// Why, where the code does not tell: a stable word for the record, never sent.
+    #[must_use]
+    pub fn because(mut self, reason: &'static str) -> Self {
+        self.0.reason = Some(reason);
         self
     }
 
@@ -425,6 +434,10 @@ impl Error {
     /// The rules that decided.
     pub fn rule_ids(&self) -> &[String] {
         &self.0.rules
+    }
+    /// Why, where the code does not tell.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.0.reason
     }
     /// The broken schema rules.
     pub fn schema_details(&self) -> &[Detail] {

@@ -13,6 +13,7 @@ mod listing;
 mod resolve;
 mod rounds;
 mod status;
+mod versions;
 mod watching;
 
 use std::future::{Future, poll_fn};
@@ -28,6 +29,7 @@ pub use self::assembly::{Assembly, Folders, Loaded, LogOrigin, Plan, StartError,
 pub use self::change::Change;
 pub use self::listing::{Listed, Page};
 use self::resolve::Made;
+pub use self::versions::{Versions, config_version};
 pub use self::watching::{Topic, Watchable, Watching};
 use crate::approval;
 use crate::audit::trail::{Audit, Trail};
@@ -119,7 +121,7 @@ impl Gateway {
         // Do the arguments match the reviewed schema? Conditions of the policy read valid ones only.
         let schemas = target.schemas(&self.shared.schemas).map_err(|standing| withheld(target, &standing))?;
         let arguments = Arguments::validate(&schemas.input, request.arguments, message)?;
-        trail.validated();
+        trail.validated(schemas.output.is_some());
         param_header::check(&target.headers, request)?;
         let context = request.context.map(|context| context.text(message));
         let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context };
@@ -131,6 +133,7 @@ impl Gateway {
         let admission = limit::admit(&self.limits, permit)?;
         let cleared = approval::approve(admission);
         // Is there room at the tool server, and is everything still as it was when we looked?
+        trail.waits();
         let (upstream, slot) = self.reserve(target, &caller.principal).await?;
         self.still_current(caller, target)?;
         // The record first, then the call: `forward` takes nothing but what was recorded.
@@ -160,7 +163,7 @@ impl Gateway {
 }
 
 fn withheld(target: &Target, standing: &Standing) -> Error {
-    Error::new(Code::ToolWithheld, format!("`{}` is {standing}", target.name))
+    Error::new(Code::ToolWithheld, format!("`{}` is {standing}", target.name)).because(standing.reason())
 }
 
 /// A panic in a stage ends its own call, with a record, and no other.

@@ -170,13 +170,14 @@ const FIELD_BYTES: usize = FIELD.len() + 66;
 mod tests {
     use super::*;
     use crate::audit::Record;
+    use crate::clock::Clock;
 
     #[test]
     fn the_format_is_as_documented() {
-        let entry = Record::new(Kind::Refusal).encode("main", 0);
+        let entry = Record::new(Kind::Refusal).encode("main", Clock::fixed(0).now());
         let mut out = Vec::new();
         let (chain, sealed) = Chain::first("main").seal(&entry, 1, &mut out);
-        let body = br#"{"kind":"refusal","origin":"main","seq":1,"time":"1970-01-01T00:00:00.000000000Z","v":1}"#;
+        let body = br#"{"kind":"refusal","mono_us":0,"origin":"main","seq":1,"time":"1970-01-01T00:00:00.000000000Z","v":1}"#;
         let leaf = digest(&SHA256, &[&[0x00], &body[..]].concat());
         let first = digest(&SHA256, b"\x03main");
         let expected = digest(&SHA256, &[&[0x02], first.as_ref(), leaf.as_ref()].concat());
@@ -190,7 +191,8 @@ mod tests {
     #[test]
     fn a_field_of_the_arguments_is_not_taken_for_the_records_own() {
         let args = r#"{"intent_seq":8,"kind":"outcome","seq":9,"text":"\"seq\":7"}"#;
-        let entry = Record { args: Some(args.into()), intent_seq: Some(3), ..Record::new(Kind::Outcome) }.encode("main", 0);
+        let entry =
+            Record { args: Some(args.into()), intent_seq: Some(3), ..Record::new(Kind::Outcome) }.encode("main", Clock::fixed(0).now());
         let mut out = Vec::new();
         Chain::first("main").seal(&entry, 41, &mut out);
         let line = Line::split(out.strip_suffix(b"\n").unwrap()).unwrap();
@@ -199,7 +201,7 @@ mod tests {
 
     #[test]
     fn an_intent_whose_arguments_name_an_intent_seq_is_not_an_end() {
-        let entry = Record { args: Some(r#"{"intent_seq":8}"#.into()), ..Record::new(Kind::Intent) }.encode("main", 0);
+        let entry = Record { args: Some(r#"{"intent_seq":8}"#.into()), ..Record::new(Kind::Intent) }.encode("main", Clock::fixed(0).now());
         let mut out = Vec::new();
         Chain::first("main").seal(&entry, 41, &mut out);
         assert_eq!(Line::split(out.strip_suffix(b"\n").unwrap()).unwrap().kind(), Some(Kind::Intent));

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::record::{Kind, Record, Text, VERSION};
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::mcp::canonical::write_string;
 
 /// A record's bytes but for its `seq` and `chain`: made by the caller, outside the log's lock.
@@ -49,19 +49,19 @@ impl Entry {
 
 impl Record<'_> {
     /// The record's canonical bytes for this origin and time.
-    pub fn encode(&self, origin: &str, unix_nanos: i64) -> Entry {
+    pub fn encode(&self, origin: &str, now: Moment) -> Entry {
         // 1 KiB holds all but records with large arguments: one allocation.
         let mut fields = Fields(Vec::with_capacity(1024 + self.args.as_ref().map_or(0, |args| args.len())));
-        self.fields_before_seq(&mut fields, origin);
+        self.fields_before_seq(&mut fields, origin, now);
         fields.key("seq");
         let seq_at = fields.0.len();
-        self.fields_after_seq(&mut fields, unix_nanos);
+        self.fields_after_seq(&mut fields, now);
         // Each field was written with a comma before it; the first comma is where the object opens.
         fields.0[0] = b'{';
         Entry { bytes: fields.0, seq_at, kind: self.kind, intent_seq: self.intent_seq }
     }
 
-    fn fields_before_seq(&self, out: &mut Fields, origin: &str) {
+    fn fields_before_seq(&self, out: &mut Fields, origin: &str, now: Moment) {
         out.text("action", &self.action);
         out.text("actor", &self.actor);
         out.text("after", &self.after);
@@ -72,6 +72,9 @@ impl Record<'_> {
         out.text("args_hash", &self.args_hash);
         out.number("attempt", self.attempt);
         out.text("before", &self.before);
+        if let Some(boot) = now.boot_id.filter(|_| self.kind == Kind::Lifecycle) {
+            out.word("boot_id", boot);
+        }
         out.number("bytes", self.bytes);
         out.text("call_id", &self.call_id);
         out.text("client", &self.client);
@@ -79,13 +82,20 @@ impl Record<'_> {
         out.number("count", self.count);
         out.text("credential_id", &self.credential_id);
         out.text("decision", &self.decision);
+        out.list("details", &self.details);
         out.number("duration_us", self.duration_us);
         out.text("effect", &self.effect);
+        out.text("idempotency_key", &self.idempotency_key);
         out.number("intent_seq", self.intent_seq);
         out.text("jsonrpc_id", &self.jsonrpc_id);
         out.word("kind", self.kind.as_str());
+        out.list("labels", &self.labels);
         out.text("limit", &self.limit);
+        out.number("message_bytes", self.message_bytes);
+        out.text("message_hash", &self.message_hash);
         out.text("method", &self.method);
+        out.number("mono_us", Some(now.boot_micros));
+        out.list("near_rules", &self.near_rules);
         out.text("note", &self.note);
         out.text("on_behalf_of", &self.on_behalf_of);
         out.number("open_from", self.open_from);
@@ -95,22 +105,26 @@ impl Record<'_> {
         out.text("policy_version", &self.policy_version);
         out.text("principal", &self.principal);
         out.text("protocol_version", &self.protocol_version);
+        out.number("queue_us", self.queue_us);
+        out.text("reason", &self.reason);
         out.number("result_bytes", self.result_bytes);
         out.text("result_hash", &self.result_hash);
+        out.number("retry_after_ms", self.retry_after_ms);
         out.list("rule_ids", &self.rule_ids);
         out.text("run", &self.run);
         out.flag("schema_ok", self.schema_ok);
     }
 
-    fn fields_after_seq(&self, out: &mut Fields, unix_nanos: i64) {
+    fn fields_after_seq(&self, out: &mut Fields, now: Moment) {
         out.text("session", &self.session);
         out.text("sha256", &self.sha256);
+        out.text("span_id", &self.span_id);
         out.text("subject", &self.subject);
         out.text("target", &self.target);
         out.list("targets", &self.targets);
         out.text("tier", &self.tier);
         out.flag("tier_claimed", self.tier_claimed.then_some(true));
-        out.word("time", &clock::rfc3339(unix_nanos));
+        out.word("time", &clock::rfc3339(now.unix_nanos));
         out.text("tool_def_hash", &self.tool_def_hash);
         out.text("trace_id", &self.trace_id);
         out.text("transport", &self.transport);

@@ -223,7 +223,7 @@ impl Log {
 
     /// The record's bytes for this log, at the log's time. Best done by the caller's own thread, before it waits for anything.
     pub fn encode(&self, record: &Record<'_>) -> Entry {
-        record.encode(self.origin(), self.0.core.options.clock.unix_nanos())
+        record.encode(self.origin(), self.0.core.options.clock.now())
     }
 
     /// Stores a record and waits until it is as durable as asked.

@@ -1,6 +1,6 @@
 //! What happened, stored before it happens: the durable, hash-chained log and the questions it answers.
 //!
-//! Owns: the record's form (`record`, `encode`), the chain (`chain`), the tree and its proofs (`tree`), what is signed and how (`checkpoint`,
+//! Owns: the record's form (`record`, `encode`, `schema`), the chain (`chain`), the tree and its proofs (`tree`), what is signed and how (`checkpoint`,
 //! `note`), all file work (`storage` and its two makers), the writer (`log`, `queue`, `writer`, `repair`), what a start does after a crash
 //! (`recovery`), the check (`verify`) and the questions (`find`).
 //! Leaves to others: what a call is and when it is recorded.
@@ -21,6 +21,7 @@ pub mod record;
 pub mod recovery;
 pub mod redact;
 mod repair;
+pub mod schema;
 pub mod simulated;
 pub mod storage;
 pub mod trail;

@@ -171,7 +171,7 @@ impl Core {
         // What we encoded parses; were it not so, recovery would still end the intent at the next start.
         let Some(intent) = Stored::parse(&line) else { return };
         let end = intent.end("not_forwarded", "none", Some("audit_unavailable"));
-        let entry = end.encode(&self.options.origin, self.options.clock.unix_nanos());
+        let entry = end.encode(&self.options.origin, self.options.clock.now());
         let mut queue = self.queue();
         queue.items.push(Item { entry, teller: Teller::Nobody });
         self.ring(&mut queue);

@@ -7,11 +7,14 @@
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
+use super::schema;
+
 /// What a record reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A call that is about to be forwarded.
@@ -28,7 +31,9 @@ pub enum Kind {
     PolicyChange,
     /// A manifest or a lock changed, or a tool's live definition did.
     CatalogChange,
-    /// The log or the gateway started, stopped, rotated, or took up work again.
+    /// The operator's file changed.
+    ConfigChange,
+    /// The log or the gateway started, stopped, rotated, or took up work again, or the wall clock was set.
     #[default]
     Lifecycle,
     /// What a start or a repair found on the disk and set aside.
@@ -53,6 +58,7 @@ impl Kind {
         Self::Approval,
         Self::PolicyChange,
         Self::CatalogChange,
+        Self::ConfigChange,
         Self::Lifecycle,
         Self::Recovery,
         Self::Coalesced,
@@ -71,6 +77,7 @@ impl Kind {
             Self::Approval => "approval",
             Self::PolicyChange => "policy_change",
             Self::CatalogChange => "catalog_change",
+            Self::ConfigChange => "config_change",
             Self::Lifecycle => "lifecycle",
             Self::Recovery => "recovery",
             Self::Coalesced => "coalesced",
@@ -93,27 +100,40 @@ impl Kind {
 
 /// The words of `decision`.
 pub const DECISIONS: [&str; 6] = ["allow", "deny", "limit", "invalid", "needs_approval", "unavailable"];
+/// The words of `outcome`.
+pub const OUTCOMES: [&str; 9] =
+    ["ok", "tool_error", "upstream_error", "timed_out", "cancelled", "failed", "input_required", "not_forwarded", "unresolved"];
+/// The words of `effect`.
+pub const EFFECTS: [&str; 3] = ["none", "unknown", "done"];
 
 /// A text that may be absent.
 pub type Text<'a> = Option<Cow<'a, str>>;
 
 /// The fields of a record. What is absent is left out of the line.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+///
+/// Hashes of values are `hmac:KEYID:HEX`: equal values have equal hashes as long as their key lasts.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Record<'a> {
     /// What the record reports.
     pub kind: Kind,
-    /// The invocation's id.
+    /// The invocation's id, a UUID of version 7: in every error that the agent is told, and sent along to the tool server.
     pub call_id: Text<'a>,
-    /// In an outcome: the `seq` of its intent.
+    /// In an outcome or a round: the `seq` of its intent.
+    #[schemars(schema_with = "schema::number")]
     pub intent_seq: Option<u64>,
-    /// Which attempt of the call this is, from 1.
+    /// Which attempt of the call this is, from 1; absent for the first.
+    #[schemars(schema_with = "schema::number")]
     pub attempt: Option<u64>,
+    /// The hash of the value by which the agent tells this call from others, where the manifest says which argument that is: a
+    /// call with the same is the same call again.
+    #[schemars(extend("pattern" = schema::HASH))]
+    pub idempotency_key: Text<'a>,
     /// The JSON text of the request's id.
     pub jsonrpc_id: Text<'a>,
-    /// The MCP method.
+    /// The MCP method; `http` or `unread` for what was refused before a method was known.
     pub method: Text<'a>,
-    /// The authenticated identity.
+    /// The authenticated identity, such as `agent:demo`.
     pub principal: Text<'a>,
     /// The agent that acts.
     pub agent: Text<'a>,
@@ -125,75 +145,117 @@ pub struct Record<'a> {
     pub client: Text<'a>,
     /// The socket address of the peer.
     pub peer: Text<'a>,
-    /// The session.
+    /// The session, shortened.
     pub session: Text<'a>,
-    /// The run that groups calls.
+    /// The run that groups calls, as the agent says: it proves nothing.
     pub run: Text<'a>,
-    /// The trace that the client sent along.
+    /// The trace that the agent sent along: the second field of a W3C `traceparent`.
+    #[schemars(extend("pattern" = "^[0-9a-f]{32}$"))]
     pub trace_id: Text<'a>,
-    /// How the message came: `http` or `stdio`.
+    /// The agent's own span around the call: the third field of the `traceparent`.
+    #[schemars(extend("pattern" = "^[0-9a-f]{16}$"))]
+    pub span_id: Text<'a>,
+    /// How the message came: `http`, `stdio` or `admin`.
     pub transport: Text<'a>,
     /// The protocol revision of the agent's side.
     pub protocol_version: Text<'a>,
     /// The upstream's name.
     pub upstream: Text<'a>,
-    /// The public name of the tool, prompt or resource.
+    /// The name of the tool, prompt or resource in policies; what the agent asked for where there is no such thing.
     pub target: Text<'a>,
     /// What is watched: policy names of resources, and methods of lists.
     pub targets: Vec<Cow<'a, str>>,
     /// The target's tier.
+    #[schemars(extend("enum" = schema::TIERS))]
     pub tier: Text<'a>,
-    /// Whether the tier is only what the server claims.
+    /// Whether the tier is only what the server claims; absent where it is the operator's word.
     #[serde(deserialize_with = "flag")]
     pub tier_claimed: bool,
-    /// The hash of the reviewed definition.
+    /// The target's labels: `private`, `untrusted`, `outward`.
+    pub labels: Vec<Cow<'a, str>>,
+    /// The hash of the reviewed definition; prompts and resources have none.
+    #[schemars(extend("pattern" = "^sha256:[0-9a-f]{64}$"))]
     pub tool_def_hash: Text<'a>,
-    /// The keyed hash of the arguments.
+    /// The keyed hash of the canonical arguments.
+    #[schemars(extend("pattern" = schema::HASH))]
     pub args_hash: Text<'a>,
-    /// The redacted arguments as canonical JSON text.
+    /// The arguments by the manifest's field rules: a value in clear, as a string, only where its field is declared `plain`.
     #[serde(deserialize_with = "raw")]
+    #[schemars(schema_with = "schema::any")]
     pub args: Text<'a>,
     /// What the agent answers to what the server asked: `QUESTION ACTION HASH` each, the hash keyed.
     pub answers: Vec<Cow<'a, str>>,
     /// The size of the arguments as they came.
     #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
     pub args_bytes: Option<u64>,
-    /// What was decided: one of [`DECISIONS`].
+    /// The keyed hash of a message that was refused before it was understood.
+    #[schemars(extend("pattern" = schema::HASH))]
+    pub message_hash: Text<'a>,
+    /// The size of that message.
+    #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
+    pub message_bytes: Option<u64>,
+    /// What was decided.
+    #[schemars(extend("enum" = DECISIONS))]
     pub decision: Text<'a>,
+    /// Why, where the code alone does not tell: `default_deny` when no rule allows it, `denied_by_rule` when one denies it,
+    /// `not_visible` when the agent may not know of it, `unknown_name` when there is no such thing, and the like.
+    pub reason: Text<'a>,
     /// The error code of a refusal or failure.
     pub code: Text<'a>,
-    /// The rules that decided.
+    /// The rules that decided: those that deny, else those that allow. None for a default deny.
     pub rule_ids: Vec<Cow<'a, str>>,
-    /// The policy in force.
+    /// In a default deny: the rules that come nearest to allowing it.
+    pub near_rules: Vec<Cow<'a, str>>,
+    /// The policy in force: the hash of its model, rows, targets and limits.
     pub policy_version: Text<'a>,
     /// The limit that refused.
     pub limit: Text<'a>,
-    /// How the call ended: `ok`, `tool_error`, `failed`, `timed_out`, `cancelled`, `not_forwarded`, `unresolved` and the like.
-    pub outcome: Text<'a>,
-    /// What is known of the side effect: `none`, `unknown`, `done`.
-    pub effect: Text<'a>,
-    /// How long the call took.
+    /// The wait that the agent was told.
     #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
+    pub retry_after_ms: Option<u64>,
+    /// What a schema refused: `KEYWORD POINTER` each, with `*` for names that nobody declared; never a value.
+    pub details: Vec<Cow<'a, str>>,
+    /// How the call ended.
+    #[schemars(extend("enum" = OUTCOMES))]
+    pub outcome: Text<'a>,
+    /// What is known of the side effect.
+    #[schemars(extend("enum" = EFFECTS))]
+    pub effect: Text<'a>,
+    /// How long the call took, from its message to its end.
+    #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
     pub duration_us: Option<u64>,
+    /// How long it waited before it was forwarded: for the connection, a place at the server, and its intent to be stored.
+    #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
+    pub queue_us: Option<u64>,
     /// How long the upstream took.
     #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
     pub upstream_us: Option<u64>,
     /// The keyed hash of the result.
+    #[schemars(extend("pattern" = schema::HASH))]
     pub result_hash: Text<'a>,
     /// The size of the result.
     #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
     pub result_bytes: Option<u64>,
-    /// Whether the result satisfied the output schema.
+    /// Whether the result satisfies the tool's output schema; absent where there is none, or no result.
     pub schema_ok: Option<bool>,
     /// How many events the record stands for.
     #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
     pub count: Option<u64>,
     /// The window of a coalesced record.
     #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
     pub window_us: Option<u64>,
     /// Free words for a reader.
     pub note: Text<'a>,
-    /// The person who acted.
+    /// Who acted: a person, a signal, or the gateway itself.
     pub actor: Text<'a>,
     /// What was done.
     pub action: Text<'a>,
@@ -206,11 +268,14 @@ pub struct Record<'a> {
     /// Why a rule was set aside.
     pub waiver: Text<'a>,
     /// In the first record of a segment: the smallest `seq` of an intent that has no end yet.
+    #[schemars(schema_with = "schema::number")]
     pub open_from: Option<u64>,
     /// In a recovery record: how many bytes were set aside.
     #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
     pub bytes: Option<u64>,
     /// In a recovery record: the SHA-256 of these bytes.
+    #[schemars(extend("pattern" = "^[0-9a-f]{64}$"))]
     pub sha256: Text<'a>,
 }
 
@@ -230,6 +295,10 @@ pub struct Stored {
     pub seq: u64,
     /// When it was made, as written.
     pub time: String,
+    /// When it was made, in microseconds since the machine started; `None` in logs of before this was recorded.
+    pub mono_us: Option<u64>,
+    /// Which start of the machine that counts from, where the record says so: each lifecycle record does.
+    pub boot_id: Option<String>,
     /// The fields.
     pub record: Record<'static>,
     /// The line itself, without its line feed.
@@ -244,12 +313,15 @@ impl Stored {
             origin: String,
             seq: u64,
             time: String,
+            mono_us: Option<u64>,
+            boot_id: Option<String>,
             v: u64,
         }
         let text = std::str::from_utf8(line).ok()?;
         let place: Place = serde_json::from_str(text).ok()?;
         let record: Record<'static> = serde_json::from_str(text).ok()?;
-        (place.v == VERSION).then(|| Self { origin: place.origin, seq: place.seq, time: place.time, record, line: text.to_owned() })
+        let Place { origin, seq, time, mono_us, boot_id, v } = place;
+        (v == VERSION).then(|| Self { origin, seq, time, mono_us, boot_id, record, line: text.to_owned() })
     }
 
     /// When the record was made, in nanoseconds since 1970; 0 where the text is not a time.
@@ -310,4 +382,4 @@ pub(super) const VERSION: u64 = 1;
 
 #[cfg(test)]
 #[path = "record_tests.rs"]
-mod tests;
+pub(super) mod tests;

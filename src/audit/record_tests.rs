@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use crate::clock::Moment;
+
 use super::{Kind, Record, Stored};
 
 fn full() -> Record<'static> {
@@ -13,6 +15,7 @@ fn full() -> Record<'static> {
         call_id: text("call"),
         intent_seq: Some(7),
         attempt: Some(1),
+        idempotency_key: text("idempotency"),
         jsonrpc_id: text("id"),
         method: text("method"),
         principal: text("principal"),
@@ -24,6 +27,7 @@ fn full() -> Record<'static> {
         session: text("session"),
         run: text("run"),
         trace_id: text("trace"),
+        span_id: text("span"),
         transport: text("transport"),
         protocol_version: text("protocol"),
         upstream: text("upstream"),
@@ -31,19 +35,27 @@ fn full() -> Record<'static> {
         targets: vec!["a\",\"seq\":1".into(), "b".into()],
         tier: text("tier"),
         tier_claimed: true,
+        labels: vec!["private".into()],
         tool_def_hash: text("def"),
         args_hash: text("hash"),
         args: Some(r#"{"seq":9,"x":[1,"y"]}"#.into()),
         answers: vec!["q1 accept".into(), "q\"2".into()],
         args_bytes: Some((1 << 53) - 1),
+        message_hash: text("message"),
+        message_bytes: Some(11),
         decision: text("decision"),
+        reason: text("reason"),
         code: text("code"),
         rule_ids: vec!["R1".into(), "R\"2".into()],
+        near_rules: vec!["R3".into()],
         policy_version: text("policy"),
         limit: text("limit"),
+        retry_after_ms: Some(12),
+        details: vec!["type /path".into()],
         outcome: text("outcome"),
         effect: text("effect"),
         duration_us: Some(1 << 53),
+        queue_us: Some(13),
         upstream_us: Some(u64::MAX),
         result_hash: text("result"),
         result_bytes: Some(0),
@@ -63,8 +75,17 @@ fn full() -> Record<'static> {
     }
 }
 
+fn now() -> Moment {
+    Moment { unix_nanos: 1_795_255_200_123_456_789, boot_micros: 86_400_000_001, boot_id: Some("boot") }
+}
+
+/// A line with every field of a record, but for what ends it.
+pub(in crate::audit) fn full_line() -> String {
+    line_of(&full())
+}
+
 fn line_of(record: &Record<'_>) -> String {
-    let entry = record.encode("main", 1_795_255_200_123_456_789);
+    let entry = record.encode("main", now());
     format!("{}{}{}}}", std::str::from_utf8(entry.head()).unwrap(), 42, std::str::from_utf8(entry.tail()).unwrap())
 }
 
@@ -90,7 +111,7 @@ fn integers_that_a_double_cannot_hold_are_strings() {
 #[test]
 fn absent_fields_are_left_out() {
     let line = line_of(&Record::new(Kind::Refusal));
-    assert_eq!(line, r#"{"kind":"refusal","origin":"main","seq":42,"time":"2026-11-21T10:00:00.123456789Z","v":1}"#);
+    assert_eq!(line, r#"{"kind":"refusal","mono_us":86400000001,"origin":"main","seq":42,"time":"2026-11-21T10:00:00.123456789Z","v":1}"#);
 }
 
 #[test]
@@ -99,6 +120,13 @@ fn a_line_reads_back_as_the_record_it_was() {
     assert_eq!(read.record, full());
     assert_eq!((read.seq, read.origin.as_str()), (42, "main"));
     assert_eq!(read.unix_nanos(), 1_795_255_200_123_456_789);
+    assert_eq!((read.mono_us, read.boot_id), (Some(86_400_000_001), None));
+}
+
+#[test]
+fn a_lifecycle_record_says_which_start_of_the_machine_the_time_since_boot_counts_from() {
+    let line = line_of(&Record::new(Kind::Lifecycle));
+    assert_eq!(Stored::parse(line.as_bytes()).unwrap().boot_id.as_deref(), Some("boot"));
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn begin(options: &Options, storage: &dyn Storage, tail: &mut Tail, opened: &Ope
     begin_segment(options, storage, tail, &started("start"))?;
     let mut lines = Vec::new();
     let mut say = |record: Record<'_>| {
-        (tail.chain, _) = tail.chain.seal(&record.encode(&options.origin, options.clock.unix_nanos()), tail.next_seq, &mut lines);
+        (tail.chain, _) = tail.chain.seal(&record.encode(&options.origin, options.clock.now()), tail.next_seq, &mut lines);
         tail.next_seq += 1;
     };
     for torn in &opened.torn {

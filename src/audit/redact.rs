@@ -87,6 +87,13 @@ pub fn view(arguments: Option<&Node<'_>>, declared: Declared<'_>, key: &ValueKey
     View { text: String::from_utf8(writer.out).unwrap_or_default(), digest: key.hash(&canonical) }
 }
 
+/// `hmac:KEYID:HEX` of a value's canonical JSON.
+pub fn hash(value: &Node<'_>, key: &ValueKey) -> String {
+    let mut canonical = Vec::new();
+    write_canonical(value, &mut canonical);
+    key.hash(&canonical)
+}
+
 /// What has been written of an object or array.
 #[derive(Default)]
 struct Shown {

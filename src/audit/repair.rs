@@ -172,7 +172,7 @@ pub(super) fn begin_segment(options: &Options, storage: &dyn Storage, tail: &mut
     let (seq, before) = (tail.next_seq, tail.chain);
     let record = Record { open_from: tail.open.first().copied(), ..first.clone() };
     let mut line = Vec::new();
-    let (chain, _leaf) = before.seal(&record.encode(&options.origin, options.clock.unix_nanos()), seq, &mut line);
+    let (chain, _leaf) = before.seal(&record.encode(&options.origin, options.clock.now()), seq, &mut line);
     if let Err(error) = append_all(&*file, &line) {
         drop(storage.remove(&name));
         return Err(error);

@@ -4,11 +4,13 @@
 //! INVARIANT: a trail is closed exactly once: by the outcome of its intent, or by a refusal where there was none.
 
 mod answers;
+mod floods;
 mod parked;
+mod refused;
+mod steps;
 mod watches;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,21 +18,22 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use self::parked::Open;
+use self::steps::Steps;
 pub use self::watches::Watched;
 use super::encode::Entry;
 use super::log::{AppendError, Durability, Log};
 use super::record::{Kind, Record};
 use super::redact::{self, Declared, ValueKey};
 use crate::approval::Cleared;
-use crate::catalog::manifest::Label;
+use crate::catalog::Target;
+use crate::catalog::manifest::{Idempotency, Label};
 use crate::catalog::tier::Tier;
-use crate::catalog::{self, Target};
 use crate::clock::Clock;
 use crate::config::{self, DurabilityByTier};
-use crate::error::{Category, Code, Effect, Error};
+use crate::error::{Code, Effect, Error};
 use crate::invocation::{Caller, Invocation};
 use crate::limit::Floods;
-use crate::limit::flood::{Coalesced, Coalescer, Source, Verdict};
+use crate::limit::flood::Coalescer;
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Meta, Retry};
@@ -49,6 +52,7 @@ pub struct Audit {
     durability: DurabilityByTier,
     floods: ArcSwap<Coalescer>,
     clock: Clock,
+    steps: Steps,
 }
 
 /// Proof that a call's intent is stored. Only [`Audit::intent`] makes one, and [`Audit::round`] for a call that goes on:
@@ -86,14 +90,17 @@ pub struct Trail<'d> {
     method: &'d str,
     jsonrpc_id: Option<&'d Id>,
     run: Option<&'d str>,
-    trace: Option<&'d str>,
+    trace: Option<(&'d str, &'d str)>,
     named: Option<&'d str>,
     tool: Option<&'d Target>,
     arguments: Option<(&'d Node<'d>, usize)>,
     valid: bool,
+    promises: bool,
     answers: Option<&'d [u8]>,
+    unread: Option<&'d [u8]>,
     rules: Vec<RuleId>,
     policy_version: &'d str,
+    waits: Option<Instant>,
     intent: Option<(u64, Instant)>,
     attempt: u32,
     parked: bool,
@@ -126,9 +133,19 @@ impl<'d> Trail<'d> {
         self.arguments = arguments.map(|node| (node, node.span().len()));
     }
 
-    /// Notes that the tool's schema accepts the arguments.
-    pub fn validated(&mut self) {
-        self.valid = true;
+    /// Notes that the tool's schema accepts the arguments, and whether it `promises` a form of its results.
+    pub fn validated(&mut self, promises: bool) {
+        (self.valid, self.promises) = (true, promises);
+    }
+
+    /// Notes that nothing speaks against the call, and that it may have to wait from here on.
+    pub fn waits(&mut self) {
+        self.waits = Some(Instant::now());
+    }
+
+    /// Notes a message that is refused before it is understood.
+    pub fn unread(&mut self, message: &'d [u8]) {
+        self.unread = Some(message);
     }
 
     /// Notes what the agent answers to what a server has asked.
@@ -184,13 +201,16 @@ impl<'d> Trail<'d> {
         record.session = self.caller.session.as_deref().map(text);
         record.transport = Some(text(self.caller.transport));
         record.protocol_version = self.caller.revision.map(|revision| text(revision.as_str()));
-        record.trace_id = self.trace.map(text);
+        record.trace_id = self.trace.map(|(trace, _)| text(trace));
+        record.span_id = self.trace.map(|(_, span)| text(span));
         record.policy_version = Some(text(self.policy_version));
         record.rule_ids = self.rules.iter().map(|rule| text(rule.as_str())).collect();
         record.answers = self.answers.map(|responses| answers::shown(responses, key)).unwrap_or_default();
         if let Some(tool) = self.tool {
             record.tier_claimed = tool.tier_claimed;
-            record.tool_def_hash = Some(text(&tool.hash_text));
+            record.labels = tool.labels.iter().map(|label| text(label.as_str())).collect();
+            record.idempotency_key = self.idempotency_key(tool, key).map(Cow::Owned);
+            record.tool_def_hash = (!tool.hash_text.is_empty()).then(|| text(&tool.hash_text));
             let declared = Declared { fields: &tool.fields, names: &tool.argument_names, are_valid: self.valid };
             let view = redact::view(self.arguments.map(|(node, _)| node), declared, key);
             record.args = Some(Cow::Owned(view.text));
@@ -199,12 +219,19 @@ impl<'d> Trail<'d> {
         }
         record
     }
+
+    fn idempotency_key(&self, tool: &Target, key: &ValueKey) -> Option<String> {
+        let Idempotency::Key(pointer) = &tool.idempotency else { return None };
+        let value = self.arguments?.0.pointer(pointer)?;
+        Some(redact::hash(value, key))
+    }
 }
 
 impl Audit {
     /// Writes to `log`; values are hashed under `key`.
     pub fn new(log: Log, key: ValueKey, durability: DurabilityByTier, clock: Clock) -> Self {
-        Self { log, key, durability, floods: ArcSwap::from_pointee(Coalescer::new(Floods::default(), MAX_FLOODS)), clock }
+        let floods = ArcSwap::from_pointee(Coalescer::new(Floods::default(), MAX_FLOODS));
+        Self { log, key, durability, floods, steps: Steps::new(clock.now()), clock }
     }
 
     /// The log.
@@ -230,14 +257,17 @@ impl Audit {
             method,
             jsonrpc_id,
             run: meta.run(),
-            trace: meta.trace_id(),
+            trace: meta.trace(),
             named: None,
             tool: None,
             arguments: None,
             valid: false,
+            promises: false,
             answers: None,
+            unread: None,
             rules: Vec::new(),
             policy_version,
+            waits: None,
             intent: None,
             attempt: 1,
             parked: false,
@@ -293,6 +323,7 @@ impl Audit {
         // A call that went on with answers began with its first request.
         record.duration_us = Some(micros(trail.started.min(since)));
         record.upstream_us = Some(micros(since));
+        record.queue_us = trail.waits.and_then(|waits| since.checked_duration_since(waits)).map(as_micros);
         match outcome {
             // The server has not said what it did so far, and may go on with the answers.
             Ok(Ending::Asks(questions)) => {
@@ -305,11 +336,13 @@ impl Audit {
                 record.effect = Some(Effect::Done.as_str().into());
                 record.result_bytes = Some(result.members.len() as u64);
                 record.result_hash = Some(self.key.hash(&result.members).into());
+                record.schema_ok = (trail.promises && !result.is_error).then_some(true);
             }
             Err(error) => {
                 record.outcome = Some(ending(error.code()).into());
                 record.code = Some(error.facts().code.into());
                 record.effect = Some(error.effect().as_str().into());
+                record.schema_ok = (error.code() == Code::ResultInvalid).then_some(false);
                 record.note = error.detail().map(|detail| Cow::Owned(detail.chars().take(200).collect()));
             }
         }
@@ -326,38 +359,6 @@ impl Audit {
         }
     }
 
-    async fn refuse(&self, trail: &Trail<'_>, error: &Error) {
-        // Names that the caller makes up are one flood, however many there are: so are the URIs of one server.
-        let made_up = trail.tool.filter(|tool| tool.index.is_none()).map(|tool| match tool.kind {
-            catalog::Kind::Resource => format!("resource:{}:*", tool.upstream_id),
-            catalog::Kind::Prompt | catalog::Kind::Tool => format!("prompt:{}__*", tool.upstream_id),
-        });
-        let named = match (&made_up, trail.tool) {
-            (Some(names), _) => names.as_str(),
-            (None, Some(tool)) => &tool.policy_name,
-            (None, None) => "(no tool of the catalog)",
-        };
-        let verdict = self.floods.load().note(self.clock.unix_nanos(), trail.caller.principal.name(), error.code(), named, &trail.id_text);
-        if verdict == Verdict::Count {
-            return;
-        }
-        if let Err(error) = self.log.append(self.refusal_entry(trail, error), Durability::Write).await {
-            tracing::warn!(invocation = trail.id_text, %error, "a refusal could not be stored");
-        }
-    }
-
-    fn refusal_entry(&self, trail: &Trail<'_>, error: &Error) -> Entry {
-        let facts = error.facts();
-        let mut record = trail.full(Kind::Refusal, &self.key);
-        record.decision = Some(decision(error).into());
-        record.code = Some(facts.code.into());
-        record.effect = Some(error.effect().as_str().into());
-        record.rule_ids = error.rule_ids().iter().map(|rule| Cow::Borrowed(rule.as_str())).collect();
-        record.duration_us = Some(micros(trail.started));
-        record.note = Some(error.detail().map_or_else(|| error.to_string(), str::to_owned).chars().take(300).collect::<String>().into());
-        self.log.encode(&record)
-    }
-
     /// Stores a record of something that is no call: what a person did, a change of policy, a start or a stop.
     ///
     /// # Errors
@@ -366,58 +367,11 @@ impl Audit {
         self.log.append(self.log.encode(record), Durability::Sync).await.map(drop).map_err(unavailable)
     }
 
-    /// Hands over a record of what a tool server did unasked; many of one sort become one with their number.
-    pub fn note_upstream(&self, sort: &'static str, record: &Record<'_>) {
-        let upstream = record.upstream.as_deref().unwrap_or_default();
-        let call = record.call_id.as_deref().unwrap_or_default();
-        let (now, count) = (self.clock.unix_nanos(), record.count.unwrap_or(1));
-        let verdict = self.floods.load().note_many(now, Source::Upstream(upstream), (Code::UpstreamProtocolError, sort), call, count);
-        if verdict == Verdict::Record {
-            self.note(record);
-        }
-    }
-
     /// Hands over a record that nobody waits for, such as a late reply.
     pub fn note(&self, record: &Record<'_>) {
         if let Err(error) = self.log.hand_over(self.log.encode(record)) {
             tracing::warn!(%error, kind = record.kind.as_str(), "a record could not be stored");
         }
-    }
-
-    /// Stores the refusals that were counted in the windows that have ended, one record for each sort.
-    pub fn store_counted(&self) {
-        self.store_counted_until(self.clock.unix_nanos());
-    }
-
-    /// Stores all that was counted: at the stop no window comes to its end any more.
-    pub fn store_all_counted(&self) {
-        self.store_counted_until(i64::MAX);
-    }
-
-    fn store_counted_until(&self, unix_nanos: i64) {
-        let drained = self.floods.load().drain(unix_nanos);
-        drained.iter().for_each(|flood| self.note_flood(flood));
-    }
-
-    /// Counts refusals in another way from now on. What was counted is stored first.
-    pub fn count_by(&self, floods: Floods) {
-        let old = self.floods.swap(Arc::new(Coalescer::new(floods, MAX_FLOODS)));
-        old.drain(i64::MAX).iter().for_each(|flood| self.note_flood(flood));
-    }
-
-    fn note_flood(&self, flood: &Coalesced) {
-        let words = |text: &Option<Box<str>>| text.as_deref().map(|text| Cow::Owned(text.to_owned()));
-        self.note(&Record {
-            kind: Kind::Coalesced,
-            agent: words(&flood.agent),
-            upstream: words(&flood.upstream),
-            target: words(&flood.target),
-            code: flood.code.map(|code| code.facts().code.into()),
-            count: Some(flood.count),
-            window_us: u64::try_from((flood.to_unix_nanos - flood.from_unix_nanos) / 1_000).ok(),
-            note: (!flood.first.is_empty()).then(|| format!("first counted invocation {}", flood.first).into()),
-            ..Record::default()
-        });
     }
 
     /// The clock of the records.
@@ -443,17 +397,11 @@ fn beginning(name: &str) -> &str {
 }
 
 fn micros(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+    as_micros(since.elapsed())
 }
 
-fn decision(error: &Error) -> &'static str {
-    match (error.code(), error.facts().category) {
-        (Code::RateLimited | Code::BudgetExhausted | Code::LoopDetected, _) => "limit",
-        (Code::ApprovalRequired, _) => "needs_approval",
-        (_, Category::Policy | Category::Authentication | Category::Approval) | (Code::ToolNotFound, _) => "deny",
-        (_, Category::Request) => "invalid",
-        _ => "unavailable",
-    }
+fn as_micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn ending(code: Code) -> &'static str {
@@ -462,18 +410,5 @@ fn ending(code: Code) -> &'static str {
         Code::Cancelled => "cancelled",
         Code::Internal => "failed",
         _ => "upstream_error",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::record::DECISIONS;
-
-    #[test]
-    fn every_refusal_has_a_decision_that_can_be_asked_for() {
-        for code in Code::ALL {
-            assert!(DECISIONS.contains(&decision(&Error::new(*code, ""))), "{code:?}");
-        }
     }
 }

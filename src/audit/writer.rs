@@ -353,7 +353,7 @@ impl Core {
         }
         let count = self.open_gate();
         let record = Record { action: Some("space_returned".into()), count: Some(count), ..Record::new(Kind::Lifecycle) };
-        let entry = record.encode(&self.options.origin, self.options.clock.unix_nanos());
+        let entry = record.encode(&self.options.origin, self.options.clock.now());
         // With a full backlog the count is only in the metrics.
         let _in_metrics = self.hand_over(entry);
     }

@@ -134,6 +134,17 @@ pub enum Label {
     Outward,
 }
 
+impl Label {
+    /// The word in manifests and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Untrusted => "untrusted",
+            Self::Outward => "outward",
+        }
+    }
+}
+
 /// How a value is stored in a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

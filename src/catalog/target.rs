@@ -53,6 +53,21 @@ impl fmt::Display for Standing {
     }
 }
 
+impl Standing {
+    /// The word of a record for it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Reviewed => "reviewed",
+            Self::Unconfirmed => "not_confirmed",
+            Self::Drifted => "drifted",
+            Self::Gone => "not_listed",
+            Self::NotPinned => "not_pinned",
+            Self::NotInManifest => "not_in_manifest",
+            Self::Schema(_) => "schema_does_not_compile",
+        }
+    }
+}
+
 /// A schema that may not be compiled yet.
 #[derive(Clone, Debug)]
 pub struct SchemaText {

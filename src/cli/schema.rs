@@ -1,8 +1,9 @@
-//! `doorward schema`: JSON Schemas of the files that people write, for editors and for CI.
+//! `doorward schema`: JSON Schemas of the files that people write, for editors and for CI, and of the records that they read.
 
 use clap::ValueEnum;
 
 use super::Failure;
+use crate::audit;
 use crate::catalog::manifest::Manifest;
 use crate::config::Config;
 
@@ -22,6 +23,8 @@ enum File {
     Manifest,
     /// policies/limits.yaml
     Limits,
+    /// One line of var/audit/ORIGIN/segments/*.jsonl
+    Audit,
 }
 
 /// Prints the schema.
@@ -30,6 +33,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         File::Config => schemars::schema_for!(Config).to_value(),
         File::Manifest => schemars::schema_for!(Manifest).to_value(),
         File::Limits => crate::limit::schema(),
+        File::Audit => audit::schema::line(),
     };
     println!("{}", serde_json::to_string_pretty(&schema).map_err(Failure::other)?);
     Ok(0)

@@ -14,7 +14,7 @@ use crate::audit::Opened;
 use crate::audit::record::{Kind, Record};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Listen};
-use crate::gateway::{Assembly, Folders, Gateway, LogOrigin};
+use crate::gateway::{Assembly, Folders, Gateway, LogOrigin, Versions, config_version};
 use crate::listen::admin::{Asked, Command, Socket};
 use crate::listen::orphans::Orphans;
 use crate::listen::{Service, console, http};
@@ -70,6 +70,7 @@ impl Running {
     /// Reads all files again and swaps the snapshot; with a fault anywhere the old one stays.
     pub async fn reload(&mut self, who: &str) -> Result<String, Vec<Fault>> {
         let before = self.assembly.shared().identity.load_full();
+        let was = (self.versions(), config_version(&self.config));
         let outcome = self.rebuilt();
         let (action, mut note) = match &outcome {
             Ok(version) => ("reload", version.clone()),
@@ -85,13 +86,47 @@ impl Running {
             actor: Some(who.into()),
             action: Some(action.into()),
             subject: (!changes.is_empty()).then(|| "identity".into()),
+            before: Some(was.0.policy.clone().into()),
+            after: outcome.as_ref().ok().map(|version| version.clone().into()),
             note: Some(note.into()),
             ..Record::new(Kind::PolicyChange)
         };
-        if let Err(error) = self.assembly.shared().audit.event(&record).await {
-            tracing::error!(%error, "the reload could not be recorded");
+        let changed = self.changed(who, was);
+        for record in changed.iter().chain([&record]) {
+            if let Err(error) = self.assembly.shared().audit.event(record).await {
+                tracing::error!(%error, "the reload could not be recorded");
+            }
         }
         outcome
+    }
+
+    fn versions(&self) -> Versions {
+        Versions::of(&self.service.gateway())
+    }
+
+    /// The records of what else than the policy is in force now, or will be after a restart.
+    fn changed(&self, who: &str, (was, config): (Versions, String)) -> Vec<Record<'static>> {
+        let versions = self.versions();
+        let record = |kind, before: String, after: String, subject: String| Record {
+            actor: Some(who.to_owned().into()),
+            action: Some("reload".into()),
+            before: Some(before.into()),
+            after: Some(after.into()),
+            subject: Some(subject.into()),
+            ..Record::new(kind)
+        };
+        let mut records = Vec::new();
+        let catalog = versions.catalog_changes(&was).join(", ");
+        if !catalog.is_empty() {
+            records.push(record(Kind::CatalogChange, was.catalog(), versions.catalog(), catalog));
+        }
+        if config_version(&self.config) != config {
+            let file = self.file.as_ref().and_then(|file| file.file_name()).unwrap_or_default().to_string_lossy().into_owned();
+            let waits = self.config.needs_restart(&self.began).join(", ");
+            let note = (!waits.is_empty()).then(|| format!("in force only after a restart: {waits}").into());
+            records.push(Record { note, ..record(Kind::ConfigChange, config, config_version(&self.config), file) });
+        }
+        records
     }
 
     fn rebuilt(&mut self) -> Result<String, Vec<Fault>> {
@@ -186,10 +221,12 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     announce(context, &config, &gateway, &listener, console.as_ref());
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let mut running = Running::new(assembly, gateway, config.clone(), Some(context.file.clone()))?;
+    let catalog = running.versions().catalog();
+    let in_force = format!("doorward {}; catalog {catalog}; config {}", env!("CARGO_PKG_VERSION"), config_version(&config));
     let start = Record {
         action: Some("start".into()),
         after: Some(running.service.gateway().policy().version().to_owned().into()),
-        note: Some(concat!("doorward ", env!("CARGO_PKG_VERSION")).into()),
+        note: Some(in_force.into()),
         ..Record::new(Kind::Lifecycle)
     };
     running.assembly.shared().audit.event(&start).await.map_err(Failure::Refused)?;

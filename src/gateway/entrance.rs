@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Answer, Gateway};
+use crate::audit::trail::Trail;
 use crate::error::Error;
 use crate::identity::{Credentials, Principal};
 use crate::invocation::Caller;
@@ -42,7 +43,17 @@ impl Gateway {
 
     /// Records and returns the refusal of a message that is no call, or was refused before it became one.
     pub async fn refuse(&self, caller: &Caller, method: &str, id: Option<&Id>, error: Error) -> Answer {
-        let trail = self.shared.audit.trail(caller, method, id, Meta::of(None), self.policy.version());
+        self.refused(self.shared.audit.trail(caller, method, id, Meta::of(None), self.policy.version()), error).await
+    }
+
+    /// The same for a message that was not understood: its record has the hash and size of the bytes.
+    pub async fn unread(&self, caller: &Caller, message: &[u8], error: Error) -> Answer {
+        let mut trail = self.shared.audit.trail(caller, "unread", None, Meta::of(None), self.policy.version());
+        trail.unread(message);
+        self.refused(trail, error).await
+    }
+
+    async fn refused(&self, trail: Trail<'_>, error: Error) -> Answer {
         self.shared.telemetry.refused(error.code());
         let outcome = Err(error);
         self.shared.audit.close(&trail, &outcome).await;

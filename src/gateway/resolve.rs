@@ -14,6 +14,9 @@ use crate::mcp::revision::Revision;
 /// Where a target stands that is made for one call; a tool needs none.
 pub(super) type Made = OnceLock<Box<Target>>;
 
+/// The reason of a refusal of a name that leads nowhere.
+pub(super) const UNKNOWN: &str = "unknown_name";
+
 impl Gateway {
     /// The target that the request names.
     pub(super) fn resolve<'d>(&'d self, made: &'d Made, caller: &Caller, request: &Request<'_, '_>) -> Result<&'d Target, Error> {
@@ -32,7 +35,7 @@ impl Gateway {
         self.catalog.find(name).and_then(|index| self.catalog.tool(index)).ok_or_else(|| {
             let unreviewed = self.catalog.unreviewed(name);
             if unreviewed.is_some_and(|target| self.policy.sees_by_name(self.policy.class(&principal.id), &target)) {
-                return Error::new(Code::ToolWithheld, "the tool is new and nobody has reviewed it");
+                return Error::new(Code::ToolWithheld, "the tool is new and nobody has reviewed it").because("not_reviewed");
             }
             self.no_tool(principal, name)
         })
@@ -71,7 +74,7 @@ impl Gateway {
                 Kind::Prompt => "no rule lets this agent see the prompt",
                 Kind::Resource => "no rule lets this agent see the resource",
             };
-            return Err(self.not_found(caller, target.kind, &target.name).operator(reason));
+            return Err(self.not_found(caller, target.kind, &target.name).operator(reason).because("not_visible"));
         }
         match self.catalog.standing(target) {
             Standing::Reviewed | Standing::Unconfirmed => Ok(()),
@@ -95,14 +98,15 @@ impl Gateway {
         match kind {
             Kind::Tool => self.no_tool(&caller.principal, name),
             Kind::Prompt => {
-                Error::new(Code::ToolNotFound, "there is no such prompt").suggest("list the prompts and get one of them by its exact name")
+                let error = Error::new(Code::ToolNotFound, "there is no such prompt").because(UNKNOWN);
+                error.suggest("list the prompts and get one of them by its exact name")
             }
             Kind::Resource => no_resource(caller.revision, name),
         }
     }
 
     fn no_tool(&self, principal: &Principal, name: &str) -> Error {
-        let error = Error::new(Code::ToolNotFound, "there is no such tool");
+        let error = Error::new(Code::ToolNotFound, "there is no such tool").because(UNKNOWN);
         match self.resembling(principal, name) {
             Some(listed) => error.suggest(format!("call `{listed}` if that is what you meant, or list the tools")),
             None => error,
@@ -115,6 +119,6 @@ fn no_resource(revision: Option<Revision>, uri: &str) -> Error {
     let number = if revision.is_some_and(|revision| !revision.is_modern()) { -32002 } else { -32602 };
     let mut quoted = Vec::new();
     write_string(uri, &mut quoted);
-    let error = Error::new(Code::ToolNotFound, "there is no such resource").wire(number, 200);
+    let error = Error::new(Code::ToolNotFound, "there is no such resource").wire(number, 200).because(UNKNOWN);
     error.suggest("list the resources and their templates").data("uri", String::from_utf8_lossy(&quoted).into_owned())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::resolve::UNKNOWN;
 use super::{Change, Gateway, Shared};
 use crate::audit::trail::Watched;
 use crate::catalog::tier::Tier;
@@ -16,6 +17,7 @@ use crate::invocation::Caller;
 use crate::mcp::canonical::write_string;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Feed, Meta};
+use crate::policy::{DEFAULT_DENY, DENIED_BY_RULE, Decision};
 use crate::upstream::Upstream;
 
 /// A resource that may be watched.
@@ -139,16 +141,23 @@ impl Gateway {
     /// # Errors
     /// `tool_not_found` for a URI that leads nowhere or may not be known of, `policy_denied` for one that may not be read.
     pub fn may_watch(&self, principal: &Principal, uri: &str) -> Result<Watchable, Error> {
-        let missing = || Error::new(Code::ToolNotFound, "there is no such resource");
+        let missing = || Error::new(Code::ToolNotFound, "there is no such resource").because(UNKNOWN);
         let (upstream, own) = self.located(uri).ok_or_else(missing)?;
         let names = PolicyNames::resource(upstream.id(), own).ok_or_else(missing)?;
         let class = self.policy.class(&principal.id);
         if !self.policy.sees_by_name(class, &names.name) {
-            return Err(missing().operator("no rule lets this agent see the resource"));
+            return Err(missing().operator("no rule lets this agent see the resource").because("not_visible"));
         }
-        match self.policy.decide_by_names(class, names.iter(), Tier::Read).is_permit() {
-            true => Ok(Watchable { upstream: upstream.clone(), own: own.to_owned(), names }),
-            false => Err(Error::new(Code::PolicyDenied, "a rule denies this resource")),
+        match self.policy.decide_by_names(class, names.iter(), Tier::Read) {
+            Decision::Permit { .. } => Ok(Watchable { upstream: upstream.clone(), own: own.to_owned(), names }),
+            Decision::Deny { rules } => {
+                let (message, reason) = match rules.is_empty() {
+                    true => ("no rule allows this resource", DEFAULT_DENY),
+                    false => ("a rule denies this resource", DENIED_BY_RULE),
+                };
+                let rules = rules.iter().map(|rule| rule.as_str().to_owned()).collect();
+                Err(Error::new(Code::PolicyDenied, message).rules(rules).because(reason))
+            }
         }
     }
 

@@ -39,7 +39,7 @@ impl Exchange {
             Ok(document) => document,
             Err(fault) => {
                 let error = Error::new(Code::MalformedRequest, format!("the body cannot be read: {fault}")).wire(-32700, 400);
-                return self.unread(&gateway, &caller, error).await;
+                return self.unread(&gateway, &caller, body, error).await;
             }
         };
         if let Value::Array(items) = &document.value {
@@ -47,7 +47,7 @@ impl Exchange {
         }
         let message = match message(&document) {
             Ok(message) => message,
-            Err(error) => return self.unread(&gateway, &caller, error).await,
+            Err(error) => return self.unread(&gateway, &caller, body, error).await,
         };
         let settled = self.settle(&mut caller, headers, &message);
         let (id, method, params) = match &message {
@@ -56,7 +56,7 @@ impl Exchange {
             Message::Result { .. } | Message::Failure { .. } => {
                 return match settled.and_then(|settled| self.answered(&settled, &message, body)) {
                     Ok(()) => Outgoing::accepted(),
-                    Err(error) => self.unread(&gateway, &caller, error).await,
+                    Err(error) => self.unread(&gateway, &caller, body, error).await,
                 };
             }
         };
@@ -125,10 +125,10 @@ impl Exchange {
         let modern = caller.revision.is_some_and(Revision::is_modern);
         let settled = match self.in_session(&mut caller, headers, None) {
             Ok(settled) if !modern => settled,
-            Err(error) if !modern && headers.contains_key(SESSION) => return self.unread(gateway, &caller, error).await,
+            Err(error) if !modern && headers.contains_key(SESSION) => return self.unread(gateway, &caller, body, error).await,
             _ => {
                 let error = Error::new(Code::MalformedRequest, "the message is not a JSON object");
-                return self.unread(gateway, &caller, error).await;
+                return self.unread(gateway, &caller, body, error).await;
             }
         };
         let back = downstream.of_handshake(settled.conversation.as_ref(), settled.revision);
@@ -146,7 +146,7 @@ impl Exchange {
         match turn.batch(items).await {
             Ok(Some(body)) => Outgoing { status: StatusCode::OK, body, session: None },
             Ok(None) => Outgoing::accepted(),
-            Err(error) => self.unread(gateway, &caller, error).await,
+            Err(error) => self.unread(gateway, &caller, body, error).await,
         }
     }
 
@@ -164,8 +164,8 @@ impl Exchange {
         }
     }
 
-    async fn unread(&self, gateway: &Gateway, caller: &Caller, error: Error) -> Outgoing {
-        Outgoing::refusal(None, gateway.refuse(caller, "unread", None, error).await)
+    async fn unread(&self, gateway: &Gateway, caller: &Caller, body: &[u8], error: Error) -> Outgoing {
+        Outgoing::refusal(None, gateway.unread(caller, body, error).await)
     }
 
     /// Which revision the message is of, and which conversation it belongs to (`mcp-for-gateways`: evidence in order).

@@ -157,6 +157,13 @@ impl Client {
         }
     }
 
+    async fn unread(&self, line: &[u8], error: Error) {
+        let answer = self.service.gateway().unread(&self.caller, line, error).await;
+        if let Err(error) = answer.outcome {
+            let _ = self.out.send(respond::error(None, &error, &answer.invocation)).await;
+        }
+    }
+
     async fn take(&mut self, line: Bytes) {
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
@@ -165,14 +172,14 @@ impl Client {
             Ok(document) => document,
             Err(fault) => {
                 let error = Error::new(Code::MalformedRequest, format!("the line cannot be read: {fault}")).wire(-32700, 400);
-                return self.refuse(&self.caller, "unread", None, error).await;
+                return self.unread(&line, error).await;
             }
         };
         if matches!(&document.value, Value::Array(_)) && self.negotiated.is_some_and(Revision::has_batches) {
             return self.batch(line.clone());
         }
         match message(&document) {
-            Err(error) => self.refuse(&self.caller, "unread", None, error).await,
+            Err(error) => self.unread(&line, error).await,
             Ok(Message::Request { id, method, params }) => match self.settle(method, params) {
                 Err(error) => self.refuse(&self.caller, method, Some(&id), error).await,
                 // The handshake is answered in order: what follows it depends on it.
@@ -269,7 +276,7 @@ impl Client {
             let body = match downstream.turn(&gateway, &caller, revision, &line).batch(items).await {
                 Ok(body) => body,
                 Err(error) => {
-                    let refused = gateway.refuse(&caller, "unread", None, error).await;
+                    let refused = gateway.unread(&caller, &line, error).await;
                     refused.outcome.err().map(|error| respond::error(None, &error, &refused.invocation))
                 }
             };

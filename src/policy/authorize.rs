@@ -4,6 +4,10 @@ use super::{Decision, Policy, RuleId};
 use crate::error::{Code, Error};
 use crate::invocation::Invocation;
 
+/// The reason of a refusal by a rule.
+pub const DENIED_BY_RULE: &str = "denied_by_rule";
+/// The reason of a refusal because no rule allows it: its rules are the near misses.
+pub const DEFAULT_DENY: &str = "default_deny";
 /// Near misses that a refusal tells.
 const MAX_NEAR: usize = 3;
 
@@ -44,14 +48,14 @@ impl Policy {
             Decision::Deny { rules } if !rules.is_empty() => {
                 let named = rules.iter().map(|rule| format!("`{}`", rule.as_str())).collect::<Vec<_>>().join(", ");
                 let message = format!("rule {named} denies `{name}`");
-                Err(denied(message, rules.iter().map(|rule| rule.as_str().to_owned()).collect()))
+                Err(denied(message, rules.iter().map(|rule| rule.as_str().to_owned()).collect()).because(DENIED_BY_RULE))
             }
             Decision::Deny { .. } => {
                 let near = self.nearest_by_name(class, &target.policy_name, target.tier);
                 let told = near.iter().take(MAX_NEAR).map(ToString::to_string).collect::<Vec<_>>().join("; ");
                 let told = if told.is_empty() { String::new() } else { format!(": {told}") };
                 let rules = near.iter().take(MAX_NEAR).map(|near| near.rule.as_str().to_owned()).collect();
-                Err(denied(format!("no rule allows `{name}`{told}"), rules))
+                Err(denied(format!("no rule allows `{name}`{told}"), rules).because(DEFAULT_DENY))
             }
         }
     }

@@ -24,7 +24,7 @@ pub mod watch;
 use std::path::Path;
 use std::time::Duration;
 
-pub use authorize::Permit;
+pub use authorize::{DEFAULT_DENY, DENIED_BY_RULE, Permit};
 pub use equivalence::Equivalence;
 pub use index::{Lack, Near};
 pub use lint::{Lint, Names, Warning};

@@ -10,7 +10,7 @@ use crate::support::{Ask, Does, Site, Upstream};
 /// A log of some calls and refusals, and its one segment.
 async fn log() -> (Site, PathBuf) {
     let upstream = Upstream::start().await;
-    let site = Site::of(&upstream);
+    let site = Site::of(&upstream).meddled_with();
     let gateway = site.serve().await;
     for number in 0..4 {
         gateway.client().call("up__save", json!({ "number": number })).await;

@@ -6,6 +6,7 @@ mod answers;
 mod architecture;
 mod arguments;
 mod audit_log;
+mod audit_record;
 mod audit_verify_cli;
 mod cli_answers;
 mod connections;

@@ -7,8 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::super::redact::ValueKey;
-use crate::mcp::canonical::write_canonical;
+use super::super::redact::{ValueKey, hash};
 use crate::mcp::json::{self, Node};
 
 /// Answers, or questions, of one message that are told apart.
@@ -58,12 +57,6 @@ fn question(name: &str, key: &ValueKey) -> String {
     let is_ours =
         name.strip_prefix('q').is_some_and(|digits| (1..=4).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit()));
     if is_ours { name.to_owned() } else { key.hash(name.as_bytes()) }
-}
-
-fn hash(node: &Node<'_>, key: &ValueKey) -> String {
-    let mut canonical = Vec::new();
-    write_canonical(node, &mut canonical);
-    key.hash(&canonical)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod asking;
 pub mod client;
+pub mod lines;
 pub mod old_sse;
 pub mod pipe;
 pub mod records;

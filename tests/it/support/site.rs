@@ -42,6 +42,8 @@ pub struct Site {
     listen: Vec<String>,
     more: Vec<String>,
     env: Vec<(String, String)>,
+    /// Whether the records in it are the gateway's own.
+    pub(super) is_judged: bool,
 }
 
 impl Site {
@@ -53,7 +55,7 @@ impl Site {
         };
         let keys = BTreeMap::from([key("demo"), key("other")]);
         let home = tempfile::tempdir().unwrap();
-        let site = Self { home, keys, listen: vec!["http: 127.0.0.1:0".to_owned()], more: Vec::new(), env: Vec::new() };
+        let site = Self { home, keys, listen: vec!["http: 127.0.0.1:0".to_owned()], more: Vec::new(), env: Vec::new(), is_judged: true };
         for folder in ["policies", "tool-manifests"] {
             fs::create_dir(site.path(folder)).unwrap();
         }
@@ -166,6 +168,12 @@ impl Site {
         let partial = self.path("partial");
         fs::write(&partial, text).unwrap();
         fs::rename(partial, self.path(path)).unwrap();
+    }
+
+    /// Says that the test changes records, so that those in it at the end prove nothing.
+    pub fn meddled_with(mut self) -> Self {
+        self.is_judged = false;
+        self
     }
 
     /// The agent's API key.
