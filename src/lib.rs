@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`error`] | every code that an agent may be told, in one table |
 //! | [`clock`], [`telemetry`], [`config`], [`seal`], [`state`] | time, metrics, the operator's file, hashes and seals, the small database |
+//! | [`fetch`] | which addresses are fit for keys and credentials, and how small documents come from there |
 //! | [`mcp`] | the wire: JSON, JSON-RPC, messages, how outcomes are written |
 //! | [`schema`] | which schemas compile, and whether arguments match |
 //! | [`catalog`] | which tools there are, how harmful, and whether they are as reviewed |
@@ -38,6 +39,7 @@
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod fetch;
 pub mod seal;
 pub mod state;
 pub mod telemetry;

@@ -5,7 +5,6 @@
 //! INVARIANT: hyper sends a request again by itself only where it gave the connection nothing of it, not even its head.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,10 +17,10 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Builder};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::ClientConfig;
 
 use super::request::Sent;
 use crate::catalog::transport::{Auth, Endpoint};
+use crate::fetch;
 
 /// How long an unused connection is kept. Node and uvicorn, which most tool servers run on, close theirs after 5 s, and a
 /// call that crosses that close has an unknown effect.
@@ -45,29 +44,12 @@ impl Address {
     /// # Errors
     /// What is wrong with it, for the operator.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
-        let uri: Uri = url.parse().map_err(|error| format!("`{url}` is not a URL: {error}"))?;
-        let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or_else(|| format!("`{url}` names no host"))?;
-        if authority.as_str().contains('@') {
-            return Err("the URL contains a user name; name a credential under `auth`".to_owned());
-        }
-        // `Uri` drops fragments without a word.
-        if url.contains('#') {
-            return Err(format!("`{url}` has a fragment"));
-        }
-        let secure = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") if is_loopback(authority.host()) => false,
-            Some("http") => return Err(format!("`{url}` is plaintext beyond this machine; use https")),
-            _ => return Err(format!("`{url}` is neither https nor http")),
-        };
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| format!("`{url}` names no host"))?;
+        let uri = fetch::parse(url)?;
+        let secure = uri.scheme_str() == Some("https");
+        let host = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let host = host.ok_or_else(|| format!("`{url}` names no host"))?;
         Ok(Self { uri, host, secure })
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// A pooled client for one address.
@@ -162,16 +144,7 @@ fn headers(address: &Address, endpoint: &Endpoint) -> Result<HeaderMap, String> 
 }
 
 fn tls(builder: &Builder, tcp: HttpConnector) -> Result<Pool, String> {
-    // Reading the root certificates takes milliseconds and a megabyte: once for the process.
-    static CONFIG: OnceLock<Result<ClientConfig, String>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        use hyper_rustls::ConfigBuilderExt;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let roots = versions.map_err(|error| error.to_string())?.with_native_roots();
-        Ok(roots.map_err(|error| format!("the system's root certificates cannot be read: {error}"))?.with_no_client_auth())
-    });
-    let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config.clone()?).https_only().enable_http1();
+    let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(fetch::roots()?).https_only().enable_http1();
     Ok(Pool::Tls(builder.build(connector.wrap_connector(tcp))))
 }
 
@@ -215,27 +188,5 @@ impl Body for Once {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.data.as_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plaintext_beyond_loopback_user_names_and_other_schemes_are_refused() {
-        for url in [
-            "http://tools.example/mcp",
-            "https://me:pass@tools.example/",
-            "ftp://127.0.0.1/",
-            "/mcp",
-            "https://x.example/#a",
-            "http://127.0.0.1.nip.io/",
-        ] {
-            assert!(Address::parse(url).is_err(), "{url}");
-        }
-        for url in ["https://tools.example/mcp", "http://127.0.0.1:9/mcp", "http://[::1]:9/mcp", "http://localhost/mcp"] {
-            assert!(Address::parse(url).is_ok(), "{url}");
-        }
     }
 }

@@ -28,6 +28,7 @@ use super::session::{Place, Session, Sessions};
 use super::shared::Shared;
 use super::wire;
 use crate::error::{Code, Effect, Error};
+use crate::fetch::chain;
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::log_level::LogLevel;
 use crate::mcp::revision::{Era, Revision};
@@ -404,18 +405,6 @@ fn no_session(error: &Error) -> Error {
     let code = if error.code() == Code::ConcurrencyLimited { Code::ConcurrencyLimited } else { Code::UpstreamUnavailable };
     let detail = error.detail().unwrap_or_default();
     Error::new(code, "no session could be opened with the tool server").from_upstream().operator(format!("{error}: {detail}"))
-}
-
-/// An error and its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }
 
 /// A legacy call under way; its end without an answer is told to the server, since a disconnect tells nothing.

@@ -19,7 +19,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::answer::{self, Events, Fault, Kind};
 use super::asking::{self, Question};
 use super::http::{Client, Once};
-use super::http_link::chain;
 use super::inbound::{self, Inbound};
 use super::pace::{Flooded, Said};
 use super::pending::{Answer, Owner, Pending};
@@ -28,6 +27,7 @@ use super::salvage;
 use super::shared::Shared;
 use super::wire;
 use crate::error::{Code, Effect, Error};
+use crate::fetch::chain;
 use crate::mcp::log_level::LogLevel;
 use crate::mcp::revision::{Era, Revision};
 

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 /// The modules in import order: each imports only what stands before it.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "error",
     "clock",
     "telemetry",
+    "fetch",
     "config",
     "seal",
     "state",
