@@ -6,6 +6,7 @@
 
 mod audit;
 mod bound;
+mod identity;
 mod place;
 mod settled;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::audit::{Audit, Durability, DurabilityByTier};
 pub use self::bound::Bound;
+pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
 pub use self::place::fault_at;
 
 /// Something wrong in a file of the operator's, and where.
@@ -89,7 +91,7 @@ pub struct Config {
     pub agents: Vec<Agent>,
     /// The people who may act on the gateway.
     pub people: Vec<Person>,
-    /// How agents without an API key are known.
+    /// How agents are known that show no API key.
     pub identity: Identity,
     /// Folder of one manifest and one lock per upstream. Default `tool-manifests`.
     pub manifests: Folder<Manifests>,
@@ -123,6 +125,7 @@ impl Config {
             tls.certificate = folder.join(&tls.certificate);
             tls.key = folder.join(&tls.key);
         }
+        self.identity.jwt.iter_mut().filter_map(|jwt| jwt.jwks.file.as_mut()).for_each(|file| *file = folder.join(&*file));
     }
 
     fn check(&self, file: &Path, text: &str) -> Result<(), Fault> {
@@ -159,9 +162,7 @@ impl Config {
             }
         }
         check_name(&self.stdio.agent).map_err(|message| fault(&["stdio", "agent"], message))?;
-        if let Some(who) = &self.identity.anonymous {
-            check_name(&who.agent).map_err(|message| fault(&["identity", "anonymous", "agent"], message))?;
-        }
+        self.identity.check(&self.listen).map_err(|wrong| fault(&wrong.path(), wrong.message.clone()).help(wrong.help))?;
         Ok(())
     }
 }
@@ -388,32 +389,6 @@ pub struct Person {
     /// `sha256:` and the hex SHA-256 of their key.
     #[serde(default)]
     pub key_hash: Option<String>,
-}
-
-/// How agents without a key are known.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Identity {
-    /// Lets callers without a credential in as one agent; `null` for nobody.
-    pub anonymous: Option<Anonymous>,
-}
-
-/// The keyless agent.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Anonymous {
-    /// The agent's name.
-    pub agent: String,
-    /// From where: only `loopback`; a request with forwarding headers is never let in.
-    pub from: Peers,
-}
-
-/// Where a keyless agent may come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Peers {
-    /// This machine.
-    Loopback,
 }
 
 /// Largest file that people write, in bytes: some hundred thousand rows, or ten thousand definitions.

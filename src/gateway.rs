@@ -27,6 +27,7 @@ use tokio::sync::broadcast;
 
 pub use self::assembly::{Assembly, Folders, Loaded, LogOrigin, Plan, StartError, carried, heard, targets};
 pub use self::change::Change;
+pub use self::entrance::needed_scopes;
 pub use self::listing::{Listed, Page};
 use self::resolve::Made;
 pub use self::versions::{Versions, config_version};
@@ -118,6 +119,7 @@ impl Gateway {
         let target = self.resolve(made, caller, request)?;
         trail.resolved(target, request.arguments);
         self.sees(caller, target)?;
+        entrance::has_scopes(&caller.principal, target.scope.as_deref())?;
         // Do the arguments match the reviewed schema? Conditions of the policy read valid ones only.
         let schemas = target.schemas(&self.shared.schemas).map_err(|standing| withheld(target, &standing))?;
         let arguments = Arguments::validate(&schemas.input, request.arguments, message)?;

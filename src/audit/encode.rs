@@ -64,6 +64,7 @@ impl Record<'_> {
     fn fields_before_seq(&self, out: &mut Fields, origin: &str, now: Moment) {
         out.text("action", &self.action);
         out.text("actor", &self.actor);
+        out.list("actors", &self.actors);
         out.text("after", &self.after);
         out.text("agent", &self.agent);
         out.list("answers", &self.answers);

@@ -139,6 +139,8 @@ pub struct Record<'a> {
     pub agent: Text<'a>,
     /// For whom it acts, if delegated.
     pub on_behalf_of: Text<'a>,
+    /// Who acts for whom in a delegation, the last one first, as the access token says.
+    pub actors: Vec<Cow<'a, str>>,
     /// Which credential was used; never the credential.
     pub credential_id: Text<'a>,
     /// The client program's own name and version, as it claims.

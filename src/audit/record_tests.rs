@@ -21,6 +21,7 @@ fn full() -> Record<'static> {
         principal: text("principal"),
         agent: text("agent"),
         on_behalf_of: text("behalf"),
+        actors: vec!["gateway".into(), "a\"b".into()],
         credential_id: text("credential"),
         client: text("client"),
         peer: text("peer"),

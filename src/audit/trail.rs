@@ -182,6 +182,7 @@ impl<'d> Trail<'d> {
             attempt: (self.attempt > 1).then_some(u64::from(self.attempt)),
             principal: Some(text(&self.caller.principal.id)),
             agent: Some(text(self.caller.principal.name())),
+            on_behalf_of: self.caller.principal.token.as_ref().and_then(|token| token.on_behalf_of.as_deref()).map(text),
             target: tool.map(|tool| text(&tool.policy_name)).or(self.named.map(|name| text(beginning(name)))),
             upstream: tool.map(|tool| text(&tool.upstream_id)),
             tier: tool.map(|tool| text(tool.tier.as_str())),
@@ -196,6 +197,7 @@ impl<'d> Trail<'d> {
         record.jsonrpc_id = self.jsonrpc_id.map(|id| text(id.as_json()));
         record.method = Some(text(beginning(self.method)));
         record.credential_id = Some(text(&self.caller.principal.credential));
+        record.actors = self.caller.principal.token.iter().flat_map(|token| &token.actors).map(|actor| text(actor)).collect();
         record.client = self.caller.client.as_deref().map(text);
         record.peer = self.caller.peer.as_deref().map(text);
         record.session = self.caller.session.as_deref().map(text);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tier::Tier;
 use super::transport::Transport;
-use crate::config::{Bound, Fault, fault_at, parse_yaml, read_text};
+use crate::config::{Bound, Fault, fault_at, is_scope, parse_yaml, read_text};
 use crate::mcp::capabilities::Capabilities;
 use crate::schema::Formats;
 
@@ -108,6 +108,9 @@ pub struct ToolEntry {
     /// The public name of a tool that undoes this one.
     #[serde(default)]
     pub compensation: Option<String>,
+    /// The scope that an agent's access token needs for it, such as `files.write`; API keys have no scopes. Default none.
+    #[serde(default)]
+    pub scope: Option<String>,
     /// Cost units of one call. Default 1.
     #[serde(default)]
     pub cost: Bound<1, 0, 1_000_000>,
@@ -230,6 +233,10 @@ impl Manifest {
             if let Some(pointer) = entry.fields.keys().find(|pointer| !pointer.starts_with('/') && !pointer.is_empty()) {
                 let message = format!("`{pointer}` in the fields of `{tool}` is not a JSON Pointer");
                 return Err(fault(&["tools", tool, "fields", pointer], message).help(format!("write `/{pointer}`")));
+            }
+            if let Some(scope) = entry.scope.as_ref().filter(|scope| !is_scope(scope)) {
+                let message = format!("`{}` of `{tool}` is not one scope", scope.escape_default());
+                return Err(fault(&["tools", tool, "scope"], message).help("write one scope, without spaces or quotes"));
             }
         }
         Ok(manifest)

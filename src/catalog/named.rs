@@ -125,6 +125,7 @@ fn by_name(kind: Kind, at: usize, source: &Source, (name, own): (&str, &str), po
         argument_names: Vec::new(),
         idempotency: Idempotency::None,
         compensation: None,
+        scope: None,
         may_ask: manifest.may_ask(),
         headers: Vec::new(),
         task: TaskSupport::Forbidden,

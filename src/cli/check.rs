@@ -13,6 +13,7 @@ use crate::catalog::manifest::Label;
 use crate::catalog::tier::Tier;
 use crate::catalog::{Catalog, Live, PolicyNames, Source, Standing, Target, prompt_policy_name, template_policy_name};
 use crate::gateway::{Folders, Loaded, Plan};
+use crate::identity::{self, Trusted};
 use crate::limit::Limits;
 use crate::policy::{Decision, Equivalence, Policy, RuleId};
 use crate::schema::Schemas;
@@ -42,7 +43,15 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     if !args.quick {
         Equivalence::exhaustive(&policy).map_err(|difference| Failure::Other(difference.to_string()))?;
     }
+    let trusted = identity::trusted(&config, !args.offline).await;
     let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    for (one, entry) in trusted.iter().zip(&config.identity.jwt) {
+        match &one.keys {
+            Err(fault) if entry.jwks.file.is_some() => return Err(fault.clone().into()),
+            Err(fault) => warnings.push(format!("{fault}; tokens of {} are refused until it can be", table::safe(&one.issuer))),
+            Ok(_) => {}
+        }
+    }
     if !args.offline {
         warnings.extend(ask_servers(context, &catalog).await);
     }
@@ -63,11 +72,12 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         println!(
             "{}",
             serde_json::json!({
-                "policy_version": version, "tools": tools, "offered": offered, "drift": drift, "warnings": warnings, "withheld": withheld,
+                "policy_version": version, "issuers": trusted.iter().map(issuer_json).collect::<Vec<_>>(), "tools": tools, "offered": offered, "drift": drift, "warnings": warnings, "withheld": withheld,
                 "not_in_manifest": unnamed
             })
         );
     } else {
+        print!("{}", issuers(&trusted));
         print!("{}", chains(&catalog, &policy, &limits));
         drift.iter().for_each(|(target, why)| println!("{}: {why}; see `doorward tools diff`", table::safe(target)));
         warnings.iter().for_each(|warning| println!("warning: {warning}"));
@@ -153,6 +163,29 @@ fn chains(catalog: &Catalog, policy: &Policy, limits: &Limits) -> String {
     table::render(&["TARGET", "TIER", "LABELS", "SCHEMA", "RULES", "LIMITS"], &rows)
 }
 
+/// Whose access tokens are taken; nothing where none are.
+fn issuers(trusted: &[Trusted]) -> String {
+    let list = |items: &[String]| if items.is_empty() { "-".to_owned() } else { items.join(" ") };
+    let keys = |one: &Trusted| match &one.keys {
+        Ok(Some(keys)) => list(keys),
+        Ok(None) => "not asked".to_owned(),
+        Err(_) => "none: see below".to_owned(),
+    };
+    let line = |one: &Trusted| vec![one.issuer.clone(), one.audience.clone(), one.agent.clone(), list(&one.scopes), keys(one)];
+    let rows: Vec<_> = trusted.iter().map(line).collect();
+    if rows.is_empty() { String::new() } else { table::render(&["TOKENS OF", "AUDIENCE", "AGENT BY", "SCOPES", "KEYS"], &rows) + "\n" }
+}
+
+fn issuer_json(one: &Trusted) -> serde_json::Value {
+    let (keys, error) = match &one.keys {
+        Ok(keys) => (keys.clone(), None),
+        Err(fault) => (None, Some(fault.to_string())),
+    };
+    serde_json::json!({
+        "issuer": one.issuer, "audience": one.audience, "agent_claim": one.agent, "scopes": one.scopes, "keys": keys, "error": error,
+    })
+}
+
 fn tier(tool: &Target) -> String {
     match (tool.raised_from, tool.tier_claimed) {
         (Some(from), _) => format!("{} (raised from {from} by the server's annotations)", tool.tier),
@@ -180,7 +213,7 @@ fn schema(tool: &Target) -> String {
 fn json(tool: &Target, rules: &[String], limits: &Limits) -> serde_json::Value {
     serde_json::json!({
         "tool": tool.policy_name, "name": tool.name, "upstream": tool.upstream_id, "tier": tool.tier.as_str(), "tier_claimed": tool.tier_claimed,
-        "labels": tool.labels, "definition": format!("sha256:{}", crate::seal::hex(&tool.hash)),
+        "labels": tool.labels, "scope": tool.scope, "definition": format!("sha256:{}", crate::seal::hex(&tool.hash)),
         "withheld": tool.withheld.as_ref().map(ToString::to_string), "rules": rules, "limits": limits.ids_for(&tool.policy_name).collect::<Vec<_>>(),
         "timeout_ms": tool.timeout_ms, "max_result_bytes": tool.max_result_bytes, "compensation": tool.compensation,
     })

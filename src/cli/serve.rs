@@ -141,8 +141,11 @@ impl Running {
             }
             // Whatever the file has come to say, a key that was revoked is out.
             let reloaded = self.assembly.reload_identity(&self.config);
-            reloaded.map_err(|error| vec![Fault::file(file, error.to_string())])?;
+            let unread = reloaded.map_err(|error| vec![Fault::file(file, error.to_string())])?;
             loaded.map_err(|fault| vec![fault])?;
+            if !unread.is_empty() {
+                return Err(unread);
+            }
         }
         let (gateway, warnings) = self.assembly.build()?;
         for warning in warnings {

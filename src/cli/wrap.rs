@@ -131,6 +131,7 @@ impl Wrapped {
             fields: BTreeMap::new(),
             idempotency: Idempotency::None,
             compensation: None,
+            scope: None,
             cost: Bound::default(),
             timeout_ms: None,
             max_result_bytes: None,

@@ -60,6 +60,9 @@ pub enum StartError {
     /// The audit log.
     #[error("{0}")]
     Audit(#[from] OpenError),
+    /// A file with keys of an authorization server.
+    #[error("{0}")]
+    Keys(#[from] Fault),
     /// The cryptographic library.
     #[error("the cryptographic library does not work on this machine")]
     Crypto,
@@ -180,9 +183,13 @@ impl Assembly {
         let state = State::open(config.state.as_ref())?;
         let (log, opened) = open_log(config, origin, &clock)?;
         let values = ValueKey::new(&seal::key(&state.keys_folder(), "values.key")?);
+        let (identity, faults) = Identity::load(config, &state, None)?;
+        if let Some(fault) = faults.into_iter().next() {
+            return Err(fault.into());
+        }
         let shared = Shared {
             audit: Audit::new(log, values, config.audit.durability.clone(), clock),
-            identity: ArcSwap::from_pointee(Identity::load(config, &state)?),
+            identity: ArcSwap::from_pointee(identity),
             schemas: Schemas::default(),
             telemetry: Telemetry::default(),
             seal: Arc::new(Seal::new(&seal::key(&state.keys_folder(), "seal.key")?).ok_or(StartError::Crypto)?),
@@ -255,13 +262,15 @@ impl Assembly {
         });
     }
 
-    /// Reads the keys of agents anew.
+    /// Reads the keys of agents anew, and those of authorization servers. What of the latter cannot be read is a fault, and lets nobody
+    /// in; the rest is in force.
     ///
     /// # Errors
     /// The database's.
-    pub fn reload_identity(&self, config: &Config) -> Result<(), StateError> {
-        self.shared.identity.store(Arc::new(Identity::load(config, &self.state)?));
-        Ok(())
+    pub fn reload_identity(&self, config: &Config) -> Result<Vec<Fault>, StateError> {
+        let (identity, faults) = Identity::load(config, &self.state, Some(&self.shared.identity.load()))?;
+        self.shared.identity.store(Arc::new(identity));
+        Ok(faults)
     }
 
     fn live(&self, id: &str) -> Arc<Live> {

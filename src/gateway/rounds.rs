@@ -302,7 +302,7 @@ fn unsound(what: &'static str) -> Error {
 fn binding(invocation: &Invocation<'_>) -> [u8; 32] {
     let target = invocation.target;
     let mut text = Vec::new();
-    for part in [&*invocation.caller.principal.id, invocation.method.as_str(), &target.upstream_id, &target.policy_name] {
+    for part in [&*invocation.caller.principal.bound(), invocation.method.as_str(), &target.upstream_id, &target.policy_name] {
         write_string(part, &mut text);
     }
     match json::parse(invocation.arguments.text(), LIMITS) {

@@ -12,7 +12,7 @@ use super::methods::is_offered;
 use super::rounds::{self, Asked};
 use super::session::Negotiated;
 use crate::error::{Code, Error};
-use crate::gateway::{Answer, Gateway};
+use crate::gateway::{Answer, Gateway, needed_scopes};
 use crate::invocation::Caller;
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
@@ -62,12 +62,14 @@ pub struct Wire {
     pub body: Bytes,
     /// What `initialize` settled.
     pub negotiated: Option<Negotiated>,
+    /// The scopes that a token lacked some of, in quotes.
+    pub scopes: Option<String>,
 }
 
 impl Wire {
     /// A success.
     pub fn ok(body: Bytes) -> Self {
-        Self { status: 200, body, negotiated: None }
+        Self { status: 200, body, negotiated: None, scopes: None }
     }
 }
 
@@ -155,7 +157,7 @@ impl Turn<'_> {
         };
         let modern = self.revision.is_modern();
         let is_protocols = match error.code() {
-            Code::ToolNotFound | Code::StateInvalid | Code::HeaderMismatch => true,
+            Code::ToolNotFound | Code::StateInvalid | Code::HeaderMismatch | Code::InsufficientScope => true,
             Code::ClientCapabilityMissing => modern,
             _ => error.jsonrpc() == PAGES_FIRST,
         };
@@ -163,8 +165,9 @@ impl Turn<'_> {
             return Wire::ok(respond::tool_error(id, self.revision, &error, &answer.invocation));
         }
         let error = if modern { error } else { as_of_old(error, method) };
-        let status = if modern { error.http() } else { 200 };
-        Wire { status, body: respond::error(Some(id), &error, &answer.invocation), negotiated: None }
+        let scopes = needed_scopes(&error).map(str::to_owned);
+        let status = if modern || scopes.is_some() { error.http() } else { 200 };
+        Wire { status, body: respond::error(Some(id), &error, &answer.invocation), negotiated: None, scopes }
     }
 }
 

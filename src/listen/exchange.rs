@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HeaderValue;
+use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Side, Turn, Wire};
 use super::headers::ParamHeaders;
-use super::http::{Exchange, SESSION, VERSION, json, plain};
+use super::http::{Exchange, SESSION, VERSION, json, plain, step_up};
 use super::stream::{Answer, HttpDownstream};
 use super::subscribe::{self, Listening};
 use super::{headers, level};
@@ -107,7 +107,7 @@ impl Exchange {
         }
         let listening = Listening { service: &self.service, caller, id, downstream, cancel };
         match listening.run(params).await {
-            Ok(body) => Outgoing { status: StatusCode::OK, body, session: None },
+            Ok(body) => Outgoing { status: StatusCode::OK, body, session: None, challenge: None },
             Err(refused) => Outgoing::refusal(Some(id), refused),
         }
     }
@@ -144,7 +144,7 @@ impl Exchange {
             cancel: downstream.cancelled(),
         };
         match turn.batch(items).await {
-            Ok(Some(body)) => Outgoing { status: StatusCode::OK, body, session: None },
+            Ok(Some(body)) => Outgoing { status: StatusCode::OK, body, session: None, challenge: None },
             Ok(None) => Outgoing::accepted(),
             Err(error) => self.unread(gateway, &caller, body, error).await,
         }
@@ -157,10 +157,18 @@ impl Exchange {
     }
 
     fn outgoing(&self, wire: Wire, caller: &Caller) -> Outgoing {
+        let challenge = wire.scopes.and_then(|scopes| step_up(&self.service.gateway(), &scopes));
         let begun = wire.negotiated.map(|settled| self.service.0.sessions.begin(&caller.principal, &settled));
         match begun.transpose() {
-            Ok(session) => Outgoing { status: StatusCode::from_u16(wire.status).unwrap_or(StatusCode::OK), body: wire.body, session },
-            Err(error) => Outgoing { status: StatusCode::INTERNAL_SERVER_ERROR, body: respond::error(None, &error, ""), session: None },
+            Ok(session) => {
+                Outgoing { status: StatusCode::from_u16(wire.status).unwrap_or(StatusCode::OK), body: wire.body, session, challenge }
+            }
+            Err(error) => Outgoing {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                body: respond::error(None, &error, ""),
+                session: None,
+                challenge: None,
+            },
         }
     }
 
@@ -238,12 +246,13 @@ pub(super) struct Outgoing {
     pub status: StatusCode,
     pub body: Bytes,
     session: Option<String>,
+    challenge: Option<HeaderValue>,
 }
 
 impl Outgoing {
     /// Nothing to say, as after a notification.
     fn accepted() -> Self {
-        Self { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None }
+        Self { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None, challenge: None }
     }
 
     /// A refusal as the JSON-RPC error that it is, with its own status.
@@ -251,13 +260,16 @@ impl Outgoing {
         let error = refused.outcome.err();
         let status = error.as_ref().and_then(|error| StatusCode::from_u16(error.http()).ok()).unwrap_or(StatusCode::BAD_REQUEST);
         let body = error.map(|error| respond::error(id, &error, &refused.invocation)).unwrap_or_default();
-        Self { status, body, session: None }
+        Self { status, body, session: None, challenge: None }
     }
 
     pub(super) fn whole(self) -> Response<Answer> {
         let mut response = if self.body.is_empty() { plain(self.status, "") } else { json(self.status, self.body) };
         if let Some(session) = self.session.and_then(|session| HeaderValue::from_str(&session).ok()) {
             response.headers_mut().insert(SESSION, session);
+        }
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response
     }

@@ -142,6 +142,11 @@ fn check_standard(headers: &HeaderMap, version: &str, method: &str, params: Opti
     Ok(())
 }
 
+/// The tool that the headers say is called.
+pub fn tool(headers: &HeaderMap) -> Option<&str> {
+    text(headers, &NAME).filter(|_| text(headers, &METHOD) == Some("tools/call"))
+}
+
 /// The `Mcp-Param-*` headers of a request of 2026-07-28: each NAME in lower case, with its decoded value.
 ///
 /// # Errors

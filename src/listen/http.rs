@@ -29,8 +29,8 @@ use super::places::Places;
 use super::stream::Answer;
 use super::{Service, headers, streaming};
 use crate::error::{Code, Error};
-use crate::gateway::Gateway;
-use crate::identity::{Credentials, Principal};
+use crate::gateway::{Gateway, needed_scopes};
+use crate::identity::{Credentials, Principal, WELL_KNOWN};
 use crate::invocation::Caller;
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::respond;
@@ -172,9 +172,7 @@ impl Exchange {
             return last(self.stranger(&gateway, &parts.headers, error).await);
         }
         if parts.uri.path() != self.service.bounds().path {
-            // Neither recorded nor counted: nothing of the gateway stands there that could be refused, and browsers that look
-            // for an icon would fill the log.
-            return plain(StatusCode::NOT_FOUND, "there is nothing here; MCP is served at another path\n");
+            return self.elsewhere(&gateway, &parts);
         }
         if headers::bytes(&parts.headers) > self.service.bounds().max_header_bytes.size() {
             return self.stranger(&gateway, &parts.headers, large_head()).await;
@@ -198,6 +196,22 @@ impl Exchange {
         }
     }
 
+    /// What stands beside the endpoint: the metadata that a client without a token looks for (RFC 9728).
+    fn elsewhere(&self, gateway: &Gateway, head: &Parts) -> Response<Answer> {
+        let bounds = self.service.bounds();
+        let of = head.uri.path().strip_prefix(WELL_KNOWN);
+        let found = of.filter(|of| of.is_empty() || *of == bounds.path).and_then(|_| gateway.shared().identity.load().metadata().cloned());
+        match found {
+            Some(_) if !headers::is_from_allowed_place(&head.headers, bounds, self.local) => {
+                plain(StatusCode::FORBIDDEN, "the `Origin` or `Host` of the request is not one of those allowed\n")
+            }
+            Some(metadata) if head.method == Method::GET => json(StatusCode::OK, metadata),
+            // Neither recorded nor counted: nothing of the gateway stands there that could be refused, and browsers that look
+            // for an icon would fill the log.
+            _ => plain(StatusCode::NOT_FOUND, "there is nothing here; MCP is served at another path\n"),
+        }
+    }
+
     /// Authentication and the request limits, which need no body.
     async fn who(&self, gateway: &Gateway, headers: &HeaderMap) -> Result<Principal, Response<Answer>> {
         let shown = Credentials {
@@ -207,19 +221,32 @@ impl Exchange {
             // Only asked of callers without a key, so only looked up for them.
             forwarded: !headers.contains_key(AUTHORIZATION) && headers::is_forwarded(headers),
         };
-        let (who, error, status) = match gateway.authenticate(&shown) {
-            Ok(principal) => match gateway.screen(&principal) {
+        let (who, error) = match gateway.authenticate(&shown).await {
+            Ok(principal) => match gateway.screen(&principal).and_then(|()| gateway.entitled(&principal, || headers::tool(headers))) {
                 Ok(()) => return Ok(principal),
-                Err(error) => (principal, error, StatusCode::TOO_MANY_REQUESTS),
+                Err(error) => (principal, error),
             },
             // One that shares an address with somebody who guesses does not suffer: only failures are counted.
             Err(error) => match gateway.count_failure(self.peer.ip()) {
-                Ok(()) => (Principal::unknown(), error, StatusCode::UNAUTHORIZED),
-                Err(limited) => (Principal::unknown(), limited, StatusCode::TOO_MANY_REQUESTS),
+                Ok(()) => (Principal::unknown(), error),
+                Err(limited) => (Principal::unknown(), limited),
             },
         };
         let caller = self.caller(who, headers);
-        Err(self.refusal(gateway, &caller, error, status).await)
+        let challenge = match error.code() {
+            Code::Unauthenticated => {
+                let was_shown = shown.authorization.is_some();
+                HeaderValue::from_str(&gateway.shared().identity.load().challenge(was_shown)).ok()
+            }
+            _ => needed_scopes(&error).and_then(|scopes| step_up(gateway, scopes)),
+        };
+        let status = match error.code() {
+            Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::from_u16(error.http()).unwrap_or(StatusCode::UNAUTHORIZED),
+        };
+        let mut response = self.refusal(gateway, &caller, error, status).await;
+        challenge.into_iter().for_each(|challenge| drop(response.headers_mut().insert(WWW_AUTHENTICATE, challenge)));
+        Err(response)
     }
 
     fn caller(&self, principal: Principal, headers: &HeaderMap) -> Caller {
@@ -252,9 +279,6 @@ impl Exchange {
         let answer = gateway.refuse(caller, "http", None, error).await;
         let Err(error) = answer.outcome else { return plain(status, "") };
         let mut response = json(status, respond::error(None, &error, &answer.invocation));
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"doorward\""));
-        }
         if let Some(wait) = error.wait_ms() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.div_ceil(1_000)));
         }
@@ -341,6 +365,12 @@ impl Exchange {
         response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         response
     }
+}
+
+/// What tells a client to come back with a token that has these scopes, which stand in quotes.
+pub(super) fn step_up(gateway: &Gateway, quoted: &str) -> Option<HeaderValue> {
+    let challenge = gateway.shared().identity.load().step_up(quoted.trim_matches('"'))?;
+    HeaderValue::from_str(&challenge).ok()
 }
 
 /// An MCP message as an answer.

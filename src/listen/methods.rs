@@ -71,7 +71,7 @@ impl Turn<'_> {
         };
         let (version, offered) = (revision.as_str(), capabilities_text(offers, revision));
         let head = format!("\"protocolVersion\":\"{version}\",\"capabilities\":{offered},\"serverInfo\":{SERVER_INFO}");
-        Ok(Wire { status: 200, body: respond::result(id, &[head.as_bytes()]), negotiated: Some(settled) })
+        Ok(Wire { status: 200, body: respond::result(id, &[head.as_bytes()]), negotiated: Some(settled), scopes: None })
     }
 }
 

@@ -72,7 +72,7 @@ impl Sessions {
         let expires = self.clock.unix_seconds().saturating_add(i64::try_from(self.seconds).unwrap_or(i64::MAX));
         let client: String = settled.client.iter().flat_map(|client| client.chars()).filter(|letter| *letter != '\n').collect();
         let (revision, bits) = (settled.revision.as_str(), settled.capabilities.bits());
-        let plain = format!("{revision}\n{}\n{expires}\n{}\n{bits}\n{client}", principal.id, hex(&name));
+        let plain = format!("{revision}\n{}\n{expires}\n{}\n{bits}\n{client}", principal.bound(), hex(&name));
         self.seal.seal(PURPOSE, plain.as_bytes()).ok_or_else(fault)
     }
 
@@ -99,7 +99,7 @@ impl Sessions {
         let plain = self.seal.open(PURPOSE, id)?;
         let mut fields = std::str::from_utf8(&plain).ok()?.splitn(6, '\n');
         let revision = Revision::parse(fields.next()?)?;
-        let bound = fields.next()? == &*principal.id;
+        let bound = fields.next()? == principal.bound();
         let expires = fields.next()?.parse().ok()?;
         let name = fields.next()?.into();
         let capabilities = Capabilities::from_bits(fields.next()?.parse().ok()?);

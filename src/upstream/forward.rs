@@ -44,7 +44,7 @@ impl Upstream {
             Method::Complete => reference(target.kind, &target.own_name),
             _ => Vec::new(),
         };
-        let arguments = invocation.arguments.text();
+        let (arguments, whose) = (invocation.arguments.text(), invocation.caller.principal.bound());
         let (members, used) = members(invocation.method, &target.own_name, &reference, arguments, invocation.context);
         let relayed = asked.meta.relayed(message);
         let token = asked.meta.progress_token();
@@ -60,7 +60,7 @@ impl Upstream {
             capabilities: wanted,
             meta: &relayed,
             headers: &headers,
-            session_key: &invocation.caller.principal.id,
+            session_key: &whose,
             notices: notices.as_ref(),
             log_level,
             cancel: downstream.cancelled(),

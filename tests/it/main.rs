@@ -40,6 +40,7 @@ mod stdio;
 mod subscriptions;
 mod support;
 mod timeouts;
+mod tokens;
 mod tool_servers;
 mod watch;
 mod withheld;

@@ -43,6 +43,7 @@ impl Trail<'_> {
             call_id: owned(record.call_id),
             principal: owned(record.principal),
             agent: owned(record.agent),
+            on_behalf_of: owned(record.on_behalf_of),
             target: owned(record.target),
             upstream: owned(record.upstream),
             tier: owned(record.tier),

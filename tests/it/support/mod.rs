@@ -3,6 +3,7 @@
 
 pub mod asking;
 pub mod client;
+pub mod issuer;
 pub mod lines;
 pub mod old_sse;
 pub mod pipe;
@@ -15,6 +16,7 @@ pub mod upstream;
 use std::time::Duration;
 
 pub use client::{Answer, Ask, Client, Session};
+pub use issuer::Issuer;
 pub use serving::Serving;
 pub use site::Site;
 pub use upstream::{Does, Upstream};
