@@ -26,6 +26,7 @@ pub mod simulated;
 pub mod storage;
 pub mod trail;
 pub mod tree;
+pub mod values;
 pub mod verify;
 mod writer;
 

@@ -38,6 +38,11 @@ impl ValueKey {
         Self { id, key }
     }
 
+    /// What stands in every hash under it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// `hmac:KEYID:HEX` of a canonical text.
     pub fn hash(&self, canonical: &[u8]) -> String {
         let tag = hmac::sign(&self.key, canonical);
@@ -268,5 +273,31 @@ mod tests {
         let many: Vec<String> = (0..10_000).map(|number| format!("\"n{number}\":{{}}")).collect();
         let text = shown(&format!("{{{}}}", many.join(",")));
         assert!(text.len() < 64 * 60 && text.contains("9936 more"), "{}", text.len());
+    }
+
+    #[test]
+    fn each_treatment_stores_what_it_says_and_numbers_keep_their_digits() {
+        let arguments =
+            r#"{"p":12345678901234567890.10,"k":12345678901234567890.10,"kb":true,"c":[1,{"n":-0.0}],"d":"secret","ps":"é","pn":null}"#;
+        let node = parse(arguments.as_bytes(), Limits::default()).unwrap();
+        let names: Vec<Box<str>> = ["c", "d", "k", "kb", "n", "p", "pn", "ps"].map(Into::into).into();
+        let rule = |pointer: &str, treatment| (pointer.to_owned(), treatment);
+        let fields = [
+            rule("/pn", Treatment::Plain),
+            rule("/ps", Treatment::Plain),
+            rule("/p", Treatment::Plain),
+            rule("/c", Treatment::Class),
+            rule("/d", Treatment::Drop),
+        ];
+        let key = ValueKey::new(&[7; 32]);
+        let text = view(Some(&node), Declared { fields: &fields, names: &names, are_valid: true }, &key).text;
+        let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(shown["p"], "12345678901234567890.10", "a plain number has the digits that came");
+        assert_eq!((&shown["ps"], &shown["pn"]), (&serde_json::json!("é"), &serde_json::json!(null)));
+        assert_eq!(shown["k"], key.hash(b"12345678901234567890.10"), "and so has what is hashed");
+        assert_eq!(shown["kb"], key.hash(b"true"));
+        assert_eq!(shown["c"], serde_json::json!(["number of 1 characters", { "n": "number of 4 characters" }]));
+        assert_eq!(shown.get("d"), None);
+        assert!(!text.contains("secret"));
     }
 }

@@ -30,6 +30,8 @@ struct State {
     locked: bool,
     faults: Faults,
     counts: Counts,
+    /// How many of those that are held may go on.
+    passes: u64,
 }
 
 #[derive(Clone, Default)]
@@ -95,6 +97,17 @@ impl SimulatedDisk {
         }
     }
 
+    /// Lets one held append or sync go on while the others stay, and waits until it does.
+    pub fn let_one_through(&self) {
+        let mut state = self.state();
+        state.passes += 1;
+        self.0.changed.notify_all();
+        while state.passes > 0 && state.counts.held > 0 {
+            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.passes = 0;
+    }
+
     /// How many bytes all files hold.
     pub fn used(&self) -> u64 {
         self.state().used()
@@ -139,10 +152,12 @@ impl SimulatedDisk {
         let mut state = self.state();
         state.counts.held += 1;
         self.0.changed.notify_all();
-        while is_held(&state.faults) && state.life == life {
+        while is_held(&state.faults) && state.life == life && state.passes == 0 {
             state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.passes = state.passes.saturating_sub(1);
         state.counts.held -= 1;
+        self.0.changed.notify_all();
         state.alive(life)?;
         Ok(state)
     }

@@ -13,7 +13,6 @@ mod watches;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -24,6 +23,7 @@ use super::encode::Entry;
 use super::log::{AppendError, Durability, Log};
 use super::record::{Kind, Record};
 use super::redact::{self, Declared, ValueKey};
+use super::values::ValueKeys;
 use crate::approval::Cleared;
 use crate::catalog::Target;
 use crate::catalog::manifest::{Idempotency, Label};
@@ -48,9 +48,9 @@ const MAX_FLOODS: usize = 4_096;
 /// The log as the path uses it.
 pub struct Audit {
     log: Log,
-    key: ValueKey,
+    keys: ValueKeys,
     durability: DurabilityByTier,
-    floods: ArcSwap<Coalescer>,
+    floods: Coalescer,
     clock: Clock,
     steps: Steps,
 }
@@ -230,10 +230,10 @@ impl<'d> Trail<'d> {
 }
 
 impl Audit {
-    /// Writes to `log`; values are hashed under `key`.
-    pub fn new(log: Log, key: ValueKey, durability: DurabilityByTier, clock: Clock) -> Self {
-        let floods = ArcSwap::from_pointee(Coalescer::new(Floods::default(), MAX_FLOODS));
-        Self { log, key, durability, floods, steps: Steps::new(clock.now()), clock }
+    /// Writes to `log`; values are hashed under `keys`.
+    pub fn new(log: Log, keys: impl Into<ValueKeys>, durability: DurabilityByTier, clock: Clock) -> Self {
+        let floods = Coalescer::new(Floods::default(), MAX_FLOODS);
+        Self { log, keys: keys.into(), durability, floods, steps: Steps::new(clock.now()), clock }
     }
 
     /// The log.
@@ -293,7 +293,7 @@ impl Audit {
 
     // Entries are made outside of what waits: a record held across a wait would make every call's state larger.
     fn intent_entry(&self, trail: &Trail<'_>) -> Entry {
-        let mut record = trail.full(Kind::Intent, &self.key);
+        let mut record = trail.full(Kind::Intent, &self.keys.current());
         record.decision = Some("allow".into());
         self.log.encode(&record)
     }
@@ -337,7 +337,7 @@ impl Audit {
                 record.outcome = Some(if result.is_error { "tool_error" } else { "ok" }.into());
                 record.effect = Some(Effect::Done.as_str().into());
                 record.result_bytes = Some(result.members.len() as u64);
-                record.result_hash = Some(self.key.hash(&result.members).into());
+                record.result_hash = Some(self.keys.current().hash(&result.members).into());
                 record.schema_ok = (trail.promises && !result.is_error).then_some(true);
             }
             Err(error) => {

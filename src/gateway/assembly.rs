@@ -20,8 +20,8 @@ use crate::audit::disk::Disk;
 use crate::audit::kept::{Kept, Sort};
 use crate::audit::log::{Log, OpenError, Opened, Options as LogOptions};
 use crate::audit::record::{Kind, Record};
-use crate::audit::redact::ValueKey;
 use crate::audit::trail::Audit;
+use crate::audit::values::ValueKeys;
 use crate::catalog::lock::{Definition, changes};
 use crate::catalog::{Catalog, Item, Listing, Live, Source};
 use crate::clock::Clock;
@@ -182,7 +182,7 @@ impl Assembly {
         let clock = Clock::system();
         let state = State::open(config.state.as_ref())?;
         let (log, opened) = open_log(config, origin, &clock)?;
-        let values = ValueKey::new(&seal::key(&state.keys_folder(), "values.key")?);
+        let values = ValueKeys::open(&state.keys_folder(), clock.unix_nanos())?;
         let (identity, faults) = Identity::load(config, &state, None)?;
         if let Some(fault) = faults.into_iter().next() {
             return Err(fault.into());

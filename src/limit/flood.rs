@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Floods;
 use crate::error::Code;
@@ -16,6 +16,9 @@ use crate::error::Code;
 pub enum Verdict {
     /// Write a record of its own.
     Record,
+    /// The same, and say in it that those that follow in its window are counted: were the process killed before the count is written, it is
+    /// known from this that there may have been more.
+    Last,
     /// It is counted; its record comes from [`Coalescer::drain`].
     Count,
 }
@@ -70,6 +73,9 @@ struct Window {
 
 #[derive(Debug, Default)]
 struct State {
+    /// How many of a window are recorded.
+    first: u64,
+    window_nanos: i64,
     windows: HashMap<u64, Window>,
     /// Counts whose window ended before anybody drained it.
     ended: Vec<Coalesced>,
@@ -78,8 +84,6 @@ struct State {
 /// Tells floods from single refusals.
 #[derive(Debug)]
 pub struct Coalescer {
-    first: u64,
-    window_nanos: i64,
     max_keys: usize,
     hasher: RandomState,
     state: Mutex<State>,
@@ -88,8 +92,21 @@ pub struct Coalescer {
 impl Coalescer {
     /// One that records and counts as the file says, and tells `max_keys` sources apart.
     pub fn new(floods: Floods, max_keys: usize) -> Self {
-        let window_nanos = i64::try_from(floods.window_ms.value()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-        Self { first: floods.first.value(), window_nanos, max_keys, hasher: RandomState::new(), state: Mutex::default() }
+        let coalescer = Self { max_keys, hasher: RandomState::new(), state: Mutex::default() };
+        coalescer.count_by(floods);
+        coalescer
+    }
+
+    /// Records and counts in another way from now on; gives what was counted so far.
+    pub fn count_by(&self, floods: Floods) -> Vec<Coalesced> {
+        let mut state = self.state();
+        state.first = floods.first.value();
+        state.window_nanos = i64::try_from(floods.window_ms.value()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        state.drain(i64::MAX)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of a refusal. `reason` is kept of the first that is only counted.
@@ -99,7 +116,7 @@ impl Coalescer {
 
     /// Takes note of several that were counted before; the record of them, if it is to be written, says how many.
     pub fn note_many(&self, unix_nanos: i64, source: Source<'_>, (code, target): (Code, &str), reason: &str, count: u64) -> Verdict {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let whole = self.hasher.hash_one((source, code, target));
         let (room, more) = (state.windows.len() < self.max_keys, state.windows.len() < 2 * self.max_keys);
         let by_source = self.hasher.hash_one(source);
@@ -109,17 +126,17 @@ impl Coalescer {
             (false, true) => (by_source, Some(source), None, None),
             (false, false) => (0, None, None, None),
         };
-        let State { windows, ended } = &mut *state;
+        let State { first, window_nanos, windows, ended } = &mut *state;
         let window = windows.entry(key).or_insert(Window { began: unix_nanos, recorded: 0, counted: None });
         // When nobody drains, a window goes on instead of filling memory.
-        let over = unix_nanos.saturating_sub(window.began) >= self.window_nanos;
+        let over = unix_nanos.saturating_sub(window.began) >= *window_nanos;
         if over && (window.counted.is_none() || ended.len() < self.max_keys) {
             ended.extend(window.counted.take());
             *window = Window { began: unix_nanos, recorded: 0, counted: None };
         }
-        if window.recorded < self.first {
+        if window.recorded < *first {
             window.recorded += 1;
-            return Verdict::Record;
+            return if window.recorded == *first { Verdict::Last } else { Verdict::Record };
         }
         let counted = window.counted.get_or_insert_with(|| Coalesced {
             agent: source.and_then(Source::agent).map(Into::into),
@@ -138,10 +155,31 @@ impl Coalescer {
 
     /// The counts whose window has ended by then, oldest first; for a task that runs every window, and with `i64::MAX` at stop.
     pub fn drain(&self, unix_nanos: i64) -> Vec<Coalesced> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut out = std::mem::take(&mut state.ended);
-        state.windows.retain(|_, window| {
-            let over = unix_nanos.saturating_sub(window.began) >= self.window_nanos;
+        self.state().drain(unix_nanos)
+    }
+
+    /// Takes back a count that could not be stored; the next drain gives it again.
+    pub fn put_back(&self, count: Coalesced) {
+        let mut state = self.state();
+        let same = |known: &&mut Coalesced| known.is_of(&count);
+        if let Some(known) = state.ended.iter_mut().find(same) {
+            known.add(&count);
+        } else if state.ended.len() < 2 * self.max_keys {
+            state.ended.push(count);
+        } else if let Some(last) = state.ended.last_mut() {
+            // Whose it was is lost before its number is.
+            (last.agent, last.upstream, last.code, last.target) = (None, None, None, None);
+            last.add(&count);
+        }
+    }
+}
+
+impl State {
+    fn drain(&mut self, unix_nanos: i64) -> Vec<Coalesced> {
+        let mut out = std::mem::take(&mut self.ended);
+        let window_nanos = self.window_nanos;
+        self.windows.retain(|_, window| {
+            let over = unix_nanos.saturating_sub(window.began) >= window_nanos;
             if over {
                 out.extend(window.counted.take());
             }
@@ -149,5 +187,17 @@ impl Coalescer {
         });
         out.sort_by_key(|counted| counted.from_unix_nanos);
         out
+    }
+}
+
+impl Coalesced {
+    fn is_of(&self, other: &Self) -> bool {
+        (&self.agent, &self.upstream, &self.code, &self.target) == (&other.agent, &other.upstream, &other.code, &other.target)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.from_unix_nanos = self.from_unix_nanos.min(other.from_unix_nanos);
+        self.to_unix_nanos = self.to_unix_nanos.max(other.to_unix_nanos);
     }
 }

@@ -9,6 +9,7 @@ use doorward::audit::record::{DECISIONS, EFFECTS, OUTCOMES, Record};
 use doorward::audit::redact::ValueKey;
 use doorward::audit::simulated::SimulatedDisk;
 use doorward::audit::trail::Audit;
+use doorward::audit::values::{self, ValueKeys};
 use doorward::audit::{Kind, Log, Options};
 use doorward::clock::{Clock, Moment};
 use doorward::config::DurabilityByTier;
@@ -282,4 +283,76 @@ async fn a_wall_clock_that_is_set_is_on_record_and_one_that_runs_is_not() {
     clock.set(clock.unix_nanos() - 86_400_000_000_000);
     assert_eq!(look()[1..], ["the wall clock was set back by 86400.000 s"]);
     assert_eq!(look().len(), 2);
+}
+
+/// A log on a simulated disk with what the path uses on top of it.
+fn audit(disk: &SimulatedDisk, keys: impl Into<ValueKeys>, clock: &Clock) -> Audit {
+    let options = Options { clock: clock.clone(), has_thread: false, reserve_bytes: 0, space_check_ms: 0, ..Options::default() };
+    let log = Log::open(options, Arc::new(disk.clone())).unwrap().0;
+    Audit::new(log, keys, DurabilityByTier::default(), clock.clone())
+}
+
+/// What many a server's late answers leave: a flood of 40 of one sort.
+fn flood(audit: &Audit) {
+    for _ in 0..40 {
+        audit.note_upstream("late answers", &Record { upstream: Some("up".into()), ..Record::new(Kind::Late) });
+    }
+}
+
+#[test]
+fn the_last_record_before_a_count_says_that_more_may_come() {
+    let (disk, clock) = (SimulatedDisk::new(), Clock::fixed(1_795_255_200_000_000_000));
+    let audit = audit(&disk, ValueKey::new(&[7; 32]), &clock);
+    flood(&audit);
+    audit.log().tick();
+    // As a kill would leave it.
+    let said: Vec<_> =
+        read_all(&disk).unwrap().into_iter().skip(1).map(|stored| stored.record.action.unwrap_or_default().into_owned()).collect();
+    assert_eq!(said, ["", "", "", "", "counted_from_here"]);
+}
+
+#[test]
+fn a_count_that_cannot_be_stored_is_stored_later() {
+    let (disk, clock) = (SimulatedDisk::new(), Clock::fixed(1_795_255_200_000_000_000));
+    let audit = audit(&disk, ValueKey::new(&[7; 32]), &clock);
+    for _ in 0..3 {
+        flood(&audit);
+        audit.log().tick();
+        // A failed sync closes the gate; while it is closed a count is not taken.
+        disk.faults(|faults| faults.sync = Some(std::io::ErrorKind::Other));
+        audit.log().rotate();
+        audit.log().tick();
+        assert!(!audit.log().is_open());
+        audit.store_all_counted();
+        disk.faults(|faults| faults.sync = None);
+        audit.log().tick();
+        assert!(audit.log().is_open());
+    }
+    audit.store_all_counted();
+    audit.log().tick();
+    let records = read_all(&disk).unwrap();
+    let counted: u64 = records.iter().filter(|stored| stored.record.kind == Kind::Coalesced).filter_map(|stored| stored.record.count).sum();
+    let single = records.iter().filter(|stored| stored.record.kind == Kind::Late).count() as u64;
+    assert_eq!(single + counted, 120, "{single} recorded and {counted} counted");
+}
+
+#[test]
+fn the_key_of_values_turns_with_the_month_and_its_turn_is_on_record() {
+    let (disk, clock, folder) = (SimulatedDisk::new(), Clock::fixed(1_795_255_200_000_000_000), tempfile::tempdir().unwrap());
+    let keys = ValueKeys::open(folder.path(), clock.unix_nanos()).unwrap();
+    let november = keys.current().hash(b"1");
+    let audit = audit(&disk, keys, &clock);
+    let turns = || {
+        audit.store_counted();
+        audit.log().tick();
+        read_all(&disk).unwrap().into_iter().filter(|stored| stored.record.action.as_deref() == Some("value_key")).collect::<Vec<_>>()
+    };
+    assert!(turns().is_empty());
+    clock.pass(Duration::from_secs(30 * 86_400));
+    let turned = &turns()[0].record;
+    assert!(november.starts_with(&format!("hmac:{}:", turned.before.as_ref().unwrap())));
+    assert_eq!(turned.subject.as_deref(), Some("values-2026-12.key"));
+    assert_eq!(turns().len(), 1);
+    let found = values::all(folder.path()).unwrap().iter().any(|key| key.hash(b"1") == november);
+    assert!(found, "what was hashed in November is still found");
 }

@@ -1,17 +1,17 @@
 //! Refusals in number: the first few of a sort are recorded one by one, the rest with their count.
 //!
-//! INVARIANT: what is counted is stored when its window ends, at a reload, and at the stop.
+//! INVARIANT: what is counted is stored when its window ends, at a reload, and at the stop. A kill loses a count, and never that there was
+//! one: the last record before it says `counted_from_here`, and no `coalesced` one follows.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use super::super::log::Durability;
 use super::super::record::{Kind, Record};
-use super::{Audit, MAX_FLOODS, Trail};
+use super::{Audit, Trail};
 use crate::catalog;
 use crate::error::{Code, Error};
 use crate::limit::Floods;
-use crate::limit::flood::{Coalesced, Coalescer, Source, Verdict};
+use crate::limit::flood::{Coalesced, Source, Verdict};
 
 impl Audit {
     pub(super) async fn refuse(&self, trail: &Trail<'_>, error: &Error) {
@@ -25,11 +25,12 @@ impl Audit {
             (None, Some(tool)) => &tool.policy_name,
             (None, None) => "(no tool of the catalog)",
         };
-        let verdict = self.floods.load().note(self.clock.unix_nanos(), trail.caller.principal.name(), error.code(), named, &trail.id_text);
+        let verdict = self.floods.note(self.clock.unix_nanos(), trail.caller.principal.name(), error.code(), named, &trail.id_text);
         if verdict == Verdict::Count {
             return;
         }
-        if let Err(error) = self.log.append(self.refusal_entry(trail, error), Durability::Write).await {
+        let entry = self.refusal_entry(trail, error, counting(verdict));
+        if let Err(error) = self.log.append(entry, Durability::Write).await {
             tracing::warn!(invocation = trail.id_text, %error, "a refusal could not be stored");
         }
     }
@@ -39,16 +40,19 @@ impl Audit {
         let upstream = record.upstream.as_deref().unwrap_or_default();
         let call = record.call_id.as_deref().unwrap_or_default();
         let (now, count) = (self.clock.unix_nanos(), record.count.unwrap_or(1));
-        let verdict = self.floods.load().note_many(now, Source::Upstream(upstream), (Code::UpstreamProtocolError, sort), call, count);
-        if verdict == Verdict::Record {
-            self.note(record);
+        let verdict = self.floods.note_many(now, Source::Upstream(upstream), (Code::UpstreamProtocolError, sort), call, count);
+        match verdict {
+            Verdict::Count => {}
+            Verdict::Record => self.note(record),
+            Verdict::Last => self.note(&Record { action: counting(verdict).map(Cow::Borrowed), ..record.clone() }),
         }
     }
 
     /// Stores the refusals that were counted in the windows that have ended, one record for each sort, and a step of the wall clock if there
-    /// was one: what somebody has to look at once a second.
+    /// was one, and the turn of the key of values: what somebody has to look at once a second.
     pub fn store_counted(&self) {
         self.look_at_clock();
+        self.turn_keys();
         self.store_counted_until(self.clock.unix_nanos());
     }
 
@@ -58,19 +62,17 @@ impl Audit {
     }
 
     fn store_counted_until(&self, unix_nanos: i64) {
-        let drained = self.floods.load().drain(unix_nanos);
-        drained.iter().for_each(|flood| self.note_flood(flood));
+        self.floods.drain(unix_nanos).into_iter().for_each(|flood| self.note_flood(flood));
     }
 
     /// Counts refusals in another way from now on. What was counted is stored first.
     pub fn count_by(&self, floods: Floods) {
-        let old = self.floods.swap(Arc::new(Coalescer::new(floods, MAX_FLOODS)));
-        old.drain(i64::MAX).iter().for_each(|flood| self.note_flood(flood));
+        self.floods.count_by(floods).into_iter().for_each(|flood| self.note_flood(flood));
     }
 
-    fn note_flood(&self, flood: &Coalesced) {
+    fn note_flood(&self, flood: Coalesced) {
         let words = |text: &Option<Box<str>>| text.as_deref().map(|text| Cow::Owned(text.to_owned()));
-        self.note(&Record {
+        let record = Record {
             kind: Kind::Coalesced,
             agent: words(&flood.agent),
             upstream: words(&flood.upstream),
@@ -80,6 +82,16 @@ impl Audit {
             window_us: u64::try_from((flood.to_unix_nanos - flood.from_unix_nanos) / 1_000).ok(),
             note: (!flood.first.is_empty()).then(|| format!("first counted invocation {}", flood.first).into()),
             ..Record::default()
-        });
+        };
+        let entry = self.log.encode(&record);
+        if let Err(error) = self.log.hand_over(entry) {
+            tracing::warn!(%error, count = flood.count, "a count of refusals could not be stored, and is kept for later");
+            self.floods.put_back(flood);
+        }
     }
+}
+
+/// The action of the last record before a count.
+fn counting(verdict: Verdict) -> Option<&'static str> {
+    (verdict == Verdict::Last).then_some("counted_from_here")
 }

@@ -60,7 +60,7 @@ impl Audit {
     /// `audit_unavailable` when it could not be stored in time. The call itself may have done anything by then.
     pub async fn round<'d>(&self, trail: &mut Trail<'_>, cleared: Cleared<'d>, open: Open) -> Result<Recorded<'d>, Error> {
         trail.intent = Some((open.seq, open.since));
-        let mut record = trail.full(Kind::Round, &self.key);
+        let mut record = trail.full(Kind::Round, &self.keys.current());
         record.intent_seq = Some(open.seq);
         record.decision = Some("allow".into());
         record.action = Some("answered".into());
@@ -95,8 +95,8 @@ impl Audit {
     }
 
     pub(super) fn note_questions(&self, record: &mut Record<'_>, questions: &Questions) {
-        record.note = answers::asked(&questions.requests, &self.key).map(|asked| format!("asks {asked}").into());
+        record.note = answers::asked(&questions.requests, &self.keys.current()).map(|asked| format!("asks {asked}").into());
         record.result_bytes = Some(questions.requests.len() as u64);
-        record.result_hash = Some(self.key.hash(&questions.requests).into());
+        record.result_hash = Some(self.keys.current().hash(&questions.requests).into());
     }
 }

@@ -17,9 +17,10 @@ const MAX_DETAILS: usize = 8;
 const UNDECLARED: &str = "*";
 
 impl Audit {
-    pub(super) fn refusal_entry(&self, trail: &Trail<'_>, error: &Error) -> Entry {
+    pub(super) fn refusal_entry(&self, trail: &Trail<'_>, error: &Error, action: Option<&'static str>) -> Entry {
         let facts = error.facts();
-        let mut record = trail.full(Kind::Refusal, &self.key);
+        let mut record = trail.full(Kind::Refusal, &self.keys.current());
+        record.action = action.map(Cow::Borrowed);
         record.decision = Some(decision(error).into());
         record.code = Some(facts.code.into());
         record.effect = Some(error.effect().as_str().into());
@@ -35,7 +36,7 @@ impl Audit {
         }
         if let Some(message) = trail.unread {
             record.message_bytes = Some(message.len() as u64);
-            record.message_hash = Some(self.key.hash(message).into());
+            record.message_hash = Some(self.keys.current().hash(message).into());
         }
         record.duration_us = Some(micros(trail.started));
         record.note = Some(error.detail().map_or_else(|| error.to_string(), str::to_owned).chars().take(300).collect::<String>().into());

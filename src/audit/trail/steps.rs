@@ -1,5 +1,6 @@
-//! Steps of the wall clock: somebody set it, or a leap second was inserted. The order of records is told by `seq`; that their times
-//! jumped is told here.
+//! What the clock brings: the steps that it makes itself, and the month's key for values.
+//!
+//! A step is somebody's who set it, or a leap second's. The order of records is told by `seq`; that their times jumped is told here.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -47,5 +48,21 @@ impl Audit {
             note: Some(note.into()),
             ..Record::new(Kind::Lifecycle)
         });
+    }
+
+    /// Takes the key of a new month, and records that.
+    pub(super) fn turn_keys(&self) {
+        match self.keys.turn(self.clock.unix_nanos()) {
+            Ok(None) => {}
+            Ok(Some(turned)) => self.note(&Record {
+                action: Some("value_key".into()),
+                subject: Some(turned.file.into()),
+                before: Some(turned.before.into()),
+                after: Some(turned.after.into()),
+                note: Some("values are hashed under another key from here on".into()),
+                ..Record::new(Kind::Lifecycle)
+            }),
+            Err(error) => tracing::error!(%error, "the month's key for values cannot be had: the one in use stays"),
+        }
     }
 }

@@ -26,7 +26,7 @@ impl Audit {
     }
 
     fn watch_entry(&self, trail: &Trail<'_>, targets: &[&str]) -> Entry {
-        let mut record = trail.full(Kind::Watch, &self.key);
+        let mut record = trail.full(Kind::Watch, &self.keys.current());
         record.decision = Some("allow".into());
         record.action = Some("begun".into());
         record.targets = texts(targets);
