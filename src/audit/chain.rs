@@ -128,6 +128,13 @@ impl<'a> Line<'a> {
         number(self.open_body, b"\"intent_seq\":")
     }
 
+    /// The key of the segment, which its first record names.
+    pub fn log_key(&self) -> Option<&'a str> {
+        let rest = after_last(self.open_body, b"\"log_key\":\"").filter(|_| self.kind() == Some(Kind::Lifecycle))?;
+        let end = rest.iter().position(|byte| *byte == b'"')?;
+        std::str::from_utf8(&rest[..end]).ok()
+    }
+
     /// The smallest open intent that the first record of a segment names.
     pub fn open_from(&self) -> Option<u64> {
         number(self.open_body, b"\"open_from\":")

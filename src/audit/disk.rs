@@ -55,7 +55,8 @@ pub fn origins(dir: &Path) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.path().join("segments").is_dir() {
+        // A log of which only its notes are left was taken away, and that must be told.
+        if ["segments", "seals", "checkpoint.note"].iter().any(|part| entry.path().join(part).exists()) {
             found.extend(entry.file_name().into_string().ok());
         }
     }

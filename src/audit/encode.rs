@@ -92,6 +92,7 @@ impl Record<'_> {
         out.word("kind", self.kind.as_str());
         out.list("labels", &self.labels);
         out.text("limit", &self.limit);
+        out.text("log_key", &self.log_key);
         out.number("message_bytes", self.message_bytes);
         out.text("message_hash", &self.message_hash);
         out.text("method", &self.method);

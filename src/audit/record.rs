@@ -269,6 +269,8 @@ pub struct Record<'a> {
     pub after: Text<'a>,
     /// Why a rule was set aside.
     pub waiver: Text<'a>,
+    /// In the first record of a segment: the key that signs checkpoints while it is written, in print.
+    pub log_key: Text<'a>,
     /// In the first record of a segment: the smallest `seq` of an intent that has no end yet.
     #[schemars(schema_with = "schema::number")]
     pub open_from: Option<u64>,

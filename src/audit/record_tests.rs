@@ -51,6 +51,7 @@ fn full() -> Record<'static> {
         near_rules: vec!["R3".into()],
         policy_version: text("policy"),
         limit: text("limit"),
+        log_key: text("key"),
         retry_after_ms: Some(12),
         details: vec!["type /path".into()],
         outcome: text("outcome"),

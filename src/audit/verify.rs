@@ -1,130 +1,261 @@
-//! The check of a whole log against its chain, with nothing but the files.
+//! The check of a log against its chain, and against what vouches for it: seals, checkpoints, anchors and keys.
 //!
-//! It finds a changed byte, and a line that was dropped, repeated, moved or put in, and a segment that is missing before the last, and names the
-//! record. Without an anchor it cannot find a tail cut at the end of a line, nor a log that somebody wrote anew from some record on:
-//! [`Report::unseen`] says so. A log that is being written may be checked; its last, unfinished line is left alone.
+//! The chain finds a changed byte, and a line that was dropped, repeated, moved or put in, and a segment that is missing, and names the record. A
+//! signed root finds all of that too where somebody made the chain anew, and a tail that was cut off: it names the records of which one is wrong. What
+//! came after the newest anchor can be made anew by whoever holds the disk and the key: [`Report::unseen`] says what could not be seen. A log that is
+//! being written may be checked; its last, unfinished line is left alone. Memory does not grow with the log.
 //!
-//! Owns: the judgement. Leaves to others: the format (`chain`), and what a start makes of damage (`recovery`).
+//! Owns: the judgement. Leaves to others: the format (`chain`, `tree`, `checkpoint`), who signed what (`trust`), and what a start makes of damage
+//! (`recovery`).
 
-use std::fmt;
-use std::io::{self, BufRead, BufReader};
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-use super::chain::{Chain, Line};
+use super::chain::{Chain, Line, leaf};
 use super::disk::{self, Disk};
 use super::storage::{Storage, segments};
+use super::tree::Tree;
+use super::trust::{Claim, Evidence, Notes, Source, Trust, parse_peaks, peaks_text, seal_file};
 
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Whose log.
-    pub origin: String,
-    /// The record that should stand there, where that is known.
-    pub seq: Option<u64>,
-    /// The file.
-    pub file: String,
-    /// The line in it, from 1.
-    pub line: u64,
-    /// What is wrong.
-    pub what: String,
-}
+pub use super::report::{Finding, Held, Report};
 
-impl fmt::Display for Finding {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.origin)?;
-        if let Some(seq) = self.seq {
-            write!(out, " record {seq}")?;
-        }
-        write!(out, " ({}:{}): {}", self.file, self.line, self.what)
-    }
-}
-
-/// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Whose log.
-    pub origin: String,
-    /// Lines read.
-    pub records: u64,
-    /// Segments read.
-    pub segments: u64,
-    /// The last record and the chain after it: what to note down elsewhere as an anchor.
-    pub head: Option<(u64, String)>,
-    /// What is wrong; empty when all holds. At most 1,000.
-    pub findings: Vec<Finding>,
-    /// Torn ends that earlier starts set aside.
-    pub torn: Vec<String>,
-    /// Whether some process is writing the log.
-    pub is_live: bool,
-}
-
-impl Report {
-    /// Whether the chain holds.
-    pub fn is_sound(&self) -> bool {
-        self.findings.is_empty()
-    }
-
-    /// What this check cannot see.
-    pub fn unseen(&self) -> &'static str {
-        "without an anchor outside this folder, records cut off at the very end and a log rewritten by somebody who knows the format cannot be seen; \
-         compare the last record and chain with a copy kept elsewhere"
-    }
+/// What to check, and against what.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Only this log.
+    pub origin: Option<String>,
+    /// Only from the segment of this record on.
+    pub from: Option<u64>,
+    /// Only up to the segment of this record.
+    pub to: Option<u64>,
+    /// Only from the segment on that holds the last record of the newest anchor.
+    pub since_anchor: bool,
+    /// What the asker knows from elsewhere.
+    pub trust: Trust,
 }
 
 /// Checks all origins in `dir`.
 ///
 /// # Errors
 /// A folder or file cannot be read.
-pub fn verify_all(dir: &Path) -> io::Result<Vec<Report>> {
-    disk::origins(dir)?.iter().map(|origin| verify(&Disk::existing(dir, origin), origin)).collect()
+pub fn verify_all(dir: &Path, asked: &Asked) -> io::Result<Vec<Report>> {
+    let is_asked = |origin: &str| asked.origin.as_deref().is_none_or(|wanted| wanted == origin);
+    let origins: Vec<_> = disk::origins(dir)?.into_iter().filter(|origin| is_asked(origin)).collect();
+    let mut reports = Vec::new();
+    for origin in &origins {
+        reports.push(verify_with(&Disk::existing(dir, origin), origin, &|| Notes::read(&dir.join(origin)), asked)?);
+    }
+    for anchor in &asked.trust.anchors {
+        let origin = anchor.checkpoint.name.rsplit('/').next().unwrap_or_default();
+        if is_asked(origin) && !origins.iter().chain(reports.iter().map(|report| &report.origin)).any(|known| known == origin) {
+            let mut gone = Report { origin: origin.to_owned(), ..Report::default() };
+            gone.blame(
+                Some(1),
+                &anchor.file,
+                anchor.line,
+                format!("the log is gone: this anchor says that it had {} records", anchor.checkpoint.size),
+            );
+            reports.push(gone);
+        }
+    }
+    Ok(reports)
 }
 
-/// Checks the log of one origin.
+/// Checks the log of one origin against its chain alone.
 ///
 /// # Errors
 /// A file cannot be read.
 pub fn verify(storage: &dyn Storage, origin: &str) -> io::Result<Report> {
-    let report = Check::new(storage, origin).run()?;
-    let is_last = |finding: &Finding| segments(storage).is_ok_and(|all| all.last().is_none_or(|(_, name)| *name == finding.file));
-    if report.is_live && report.findings.last().is_some_and(is_last) {
-        // A write that failed is taken back: a reader in the midst of it sees lines that never were. What is there twice is there.
-        return Check::new(storage, origin).run();
+    verify_with(storage, origin, &|| Ok(Notes::default()), &Asked::default())
+}
+
+/// Checks the log of one origin against all that vouches for it.
+fn verify_with(storage: &dyn Storage, origin: &str, notes: &dyn Fn() -> io::Result<Notes>, asked: &Asked) -> io::Result<Report> {
+    for _ in 0..TRIES {
+        let before = present(storage)?;
+        let evidence = notes()?;
+        // Records are durable before anything vouches for them: what is read later covers what was read before, unless a segment came or went.
+        if present(storage)? != before {
+            continue;
+        }
+        match Check::new(storage, origin, &evidence, asked, before)?.run() {
+            // Retention took a segment away meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A write that failed is taken back: a reader in the midst of it sees lines that never were. What is there twice is there.
+            Ok(report) if report.is_live && !report.is_sound() => break,
+            done => return done,
+        }
     }
-    Ok(report)
+    Check::new(storage, origin, &notes()?, asked, present(storage)?)?.run()
+}
+
+/// The segments; none where their folder is not there.
+fn present(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> {
+    match segments(storage) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found,
+    }
 }
 
 struct Check<'a> {
     storage: &'a dyn Storage,
+    notes: &'a Notes,
     report: Report,
+    /// The segments to read.
+    segments: Vec<(u64, String)>,
+    /// Whether the last of them is the log's last.
+    is_to_end: bool,
+    evidence: Evidence,
+    /// The claims whose place was passed.
+    judged: usize,
     /// The `seq` that comes next; unknown at the start of a log whose beginning is not there.
     next_seq: Option<u64>,
     /// The chains that the next line may follow: none when it cannot be known, two when the line before was changed in its body or its chain.
     before: Vec<Chain>,
     head: Option<(u64, Chain)>,
+    /// The record that is its leaf 0, and the tree; none where records are missing or wrong, so that no root can be true.
+    tree: Option<(u64, Tree)>,
+    /// The last record that something signed bears out.
+    borne_out: u64,
 }
 
 impl<'a> Check<'a> {
-    fn new(storage: &'a dyn Storage, origin: &str) -> Self {
-        let report = Report { origin: origin.to_owned(), is_live: storage.is_locked(), ..Report::default() };
-        Self { storage, report, next_seq: Some(1), before: vec![Chain::first(origin)], head: None }
+    fn new(storage: &'a dyn Storage, origin: &str, notes: &'a Notes, asked: &Asked, all: Vec<(u64, String)>) -> io::Result<Self> {
+        let mut report = Report { origin: origin.to_owned(), is_live: storage.is_locked(), ..Report::default() };
+        let evidence = Evidence::of(origin, notes, &asked.trust, &declared_keys(storage, &all)?);
+        let anchored = asked.trust.anchors_of(origin).filter_map(|anchor| anchor.checkpoint.last()).max();
+        let from = if asked.since_anchor { asked.from.max(anchored) } else { asked.from };
+        let up_to = |seq: u64| all.iter().take_while(|(first, _)| *first <= seq).count();
+        let end = asked.to.map_or(all.len(), up_to);
+        let begin = from.map_or(0, |seq| up_to(seq).saturating_sub(1)).min(end);
+        report.trusts_keys = asked.trust.root_key.is_some() || !asked.trust.keys.is_empty();
+        report.is_signed = evidence.claims.iter().any(|claim| claim.source != Source::Anchor);
+        report.anchors = evidence.claims.iter().filter(|claim| claim.source == Source::Anchor).count() as u64;
+        let (is_to_end, chosen) = (end == all.len(), all[begin..end].to_vec());
+        let (before, next_seq, tree) = (vec![Chain::first(origin)], Some(1), Some((1, Tree::new())));
+        let mut check = Self {
+            storage,
+            notes,
+            report,
+            segments: chosen,
+            is_to_end,
+            evidence,
+            judged: 0,
+            next_seq,
+            before,
+            head: None,
+            tree,
+            borne_out: 0,
+        };
+        check.begin(begin > 0);
+        Ok(check)
+    }
+
+    /// Takes up chain and tree where the first segment to read begins: at record 1, or at the seal before it.
+    fn begin(&mut self, is_part: bool) {
+        let Some(first) = self.segments.first().map(|(first, _)| *first).filter(|first| *first > 1) else { return };
+        if let Some(seal) = self.evidence.seal_before(first).cloned() {
+            let segment = seal.checkpoint.segment;
+            self.report.unread = Some(first - 1);
+            self.report.pruned = (!is_part).then_some(first - 1);
+            self.next_seq = Some(first);
+            self.tree = None;
+            self.before.clear();
+            self.before.extend(seal.checkpoint.seal.as_ref().map(|seal| seal.chain));
+            let peaks = self.notes.peaks.get(&segment).and_then(|text| parse_peaks(text, seal.checkpoint.size));
+            match peaks {
+                Some((chain, tree)) if tree.root() == seal.checkpoint.root && self.before == [chain] => {
+                    self.tree = Some((seal.checkpoint.first, tree))
+                }
+                _ => self.report.blame(Some(first - 1), &seal_file(segment, "peaks"), 1, WRONG_PEAKS.to_owned()),
+            }
+        } else if is_part {
+            self.report.unread = Some(first - 1);
+            self.next_seq = Some(first);
+            self.before.clear();
+            self.tree = None;
+        }
+        let before = |claim: &Claim| claim.checkpoint.last().is_none_or(|last| last < first);
+        if self.report.unread.is_some() {
+            self.borne_out = first - 1;
+            self.judged = self.evidence.claims.partition_point(before);
+            self.unread_claims();
+        }
+    }
+
+    /// Claims about records that are not read can still be false in themselves, or disagree.
+    fn unread_claims(&mut self) {
+        let claims: Vec<_> = self.evidence.claims[..self.judged].to_vec();
+        for claim in &claims {
+            if let Some(fault) = &claim.fault {
+                self.report.blame(claim.checkpoint.last(), &claim.file, claim.line, fault.clone());
+            }
+        }
+        for pair in claims.windows(2) {
+            let same = |of: fn(&Claim) -> u64| of(&pair[0]) == of(&pair[1]);
+            if same(|claim| claim.checkpoint.size)
+                && same(|claim| claim.checkpoint.first)
+                && pair[0].checkpoint.root != pair[1].checkpoint.root
+            {
+                let what = format!("it has another root than {} for the same records", pair[0].file);
+                self.report.blame(pair[1].checkpoint.last(), &pair[1].file, pair[1].line, what);
+            }
+        }
     }
 
     fn run(mut self) -> io::Result<Report> {
-        let all = segments(self.storage)?;
-        let last = all.len();
-        self.report.torn = self.storage.list()?.into_iter().filter(|name| name.contains(".torn")).collect();
-        for (at, (first_seq, name)) in all.iter().enumerate() {
+        self.report.torn = self.storage.list().unwrap_or_default().into_iter().filter(|name| name.contains(".torn")).collect();
+        let chosen = std::mem::take(&mut self.segments);
+        for (at, (first_seq, name)) in chosen.iter().enumerate() {
             self.report.segments += 1;
-            self.segment(*first_seq, name, at + 1 == last)?;
+            self.faults_up_to(*first_seq);
+            let is_last = at + 1 == chosen.len() && self.is_to_end;
+            self.segment(*first_seq, name, is_last)?;
+            if at + 1 < chosen.len() && self.evidence.has_key(*first_seq) && !self.notes.seals.contains_key(first_seq) {
+                let what = "the segment was ended and has no seal".to_owned();
+                self.report.blame(self.head.map(|(seq, _)| seq), &seal_file(*first_seq, "note"), 1, what);
+            }
+        }
+        self.faults_up_to(u64::MAX);
+        if self.is_to_end {
+            self.lost_records();
+        }
+        if self.notes.checkpoint.is_none() && !self.notes.seals.is_empty() {
+            // A log that has a seal had a checkpoint before, and it is only ever replaced.
+            self.report.blame(Some(self.borne_out + 1), "checkpoint.note", 1, "it is missing".to_owned());
         }
         self.report.head = self.head.map(|(seq, chain)| (seq, chain.to_hex()));
         Ok(self.report)
     }
 
+    /// Tells what is wrong with keys and notes where its record stands, so that the first finding is the first wrong place.
+    fn faults_up_to(&mut self, seq: u64) {
+        for fault in self.evidence.faults.extract_if(.., |fault| fault.seq.is_none_or(|at| at <= seq)) {
+            self.report.blame(fault.seq, &fault.file, fault.line, fault.what);
+        }
+    }
+
+    /// Claims about records beyond the last one.
+    fn lost_records(&mut self) {
+        let claims: Vec<_> = self.evidence.claims.drain(self.judged..).collect();
+        for claim in claims {
+            let last = claim.checkpoint.last();
+            match &claim.fault {
+                Some(fault) if claim.source != Source::Anchor => self.report.blame(last, &claim.file, claim.line, fault.clone()),
+                _ if last.is_none() => {}
+                _ => {
+                    let what = format!("it covers the records up to {}, and they end before that", last.unwrap_or_default());
+                    self.report.blame(Some(self.next_seq.unwrap_or(1)), &claim.file, claim.line, what);
+                }
+            }
+        }
+    }
+
     fn segment(&mut self, first_seq: u64, name: &str, is_last: bool) -> io::Result<()> {
         let mut from = BufReader::with_capacity(BLOCK, self.storage.read(name, 0)?);
         let (mut text, mut number) = (Vec::with_capacity(1024), 0);
-        while from.read_until(b'\n', &mut text)? > 0 {
+        while (&mut from).take(MAX_LINE_BYTES).read_until(b'\n', &mut text)? > 0 {
             number += 1;
             match text.strip_suffix(b"\n") {
                 Some(whole) => {
@@ -148,46 +279,120 @@ impl<'a> Check<'a> {
             self.blame(self.next_seq, name, number, "the line is not a record".to_owned());
             self.next_seq = self.next_seq.map(|seq| seq + 1);
             self.before.clear();
+            self.tree = None;
             return;
         };
         let expected = self.next_seq.unwrap_or(line.seq);
         if line.seq < expected {
-            return self.blame(
-                Some(line.seq),
-                name,
-                number,
-                format!("the record stands here again or too late, after record {}", expected - 1),
-            );
+            let what = format!("record {} stands here, again or too late, after record {}", line.seq, expected - 1);
+            return self.blame(Some(expected), name, number, what);
         }
-        let mut computed = self.before.first().map(|before| before.after(line.open_body));
+        let leaf = leaf(line.open_body);
+        let mut computed = self.before.first().map(|before| before.link(leaf));
         if line.seq > expected {
             let missing = if line.seq - expected == 1 {
                 format!("record {expected} is")
             } else {
                 format!("records {expected} to {} are", line.seq - 1)
             };
-            self.blame(Some(line.seq), name, number, format!("{missing} missing before this one"));
+            self.blame(Some(expected), name, number, format!("{missing} missing: record {} stands here", line.seq));
             computed = None;
-        } else if computed.is_some_and(|computed| computed != line.chain)
-            && !self.before.iter().skip(1).any(|before| before.after(line.open_body) == line.chain)
-        {
-            self.blame(Some(line.seq), name, number, "the record was changed, or the one before it was".to_owned());
+            self.tree = None;
+        } else if computed.is_some_and(|computed| computed != line.chain) {
+            if !self.before.iter().skip(1).any(|before| before.link(leaf) == line.chain) {
+                self.blame(Some(line.seq), name, number, "the record was changed, or the one before it was".to_owned());
+            }
+            self.tree = None;
         } else {
             computed = None;
         }
         self.before.clear();
         self.before.push(line.chain);
         self.before.extend(computed);
-        self.next_seq = Some(line.seq + 1);
+        self.next_seq = line.seq.checked_add(1);
         self.head = Some((line.seq, line.chain));
+        self.grow(line.seq, leaf, name, number);
     }
 
     fn blame(&mut self, seq: Option<u64>, file: &str, line: u64, what: String) {
-        if self.report.findings.len() < MAX_FINDINGS {
-            self.report.findings.push(Finding { origin: self.report.origin.clone(), seq, file: file.to_owned(), line, what });
+        self.report.blame(seq, file, line, what);
+    }
+
+    /// Adds a record to the tree, and holds what covers exactly the records so far against it.
+    fn grow(&mut self, seq: u64, leaf: super::tree::Hash, name: &str, number: u64) {
+        if self.evidence.starts.contains(&seq) && self.tree.as_ref().is_none_or(|(first, _)| *first != seq) {
+            self.blame(Some(seq), name, number, "a new tree begins with this record: a start accepted damage before it".to_owned());
+            self.tree = Some((seq, Tree::new()));
+        }
+        if let Some((_, tree)) = &mut self.tree {
+            tree.push(leaf);
+        }
+        while let Some(claim) =
+            self.evidence.claims.get(self.judged).filter(|claim| claim.checkpoint.last().is_none_or(|last| last <= seq)).cloned()
+        {
+            self.judged += 1;
+            self.judge(seq, &claim);
+        }
+    }
+
+    fn judge(&mut self, seq: u64, claim: &Claim) {
+        let checkpoint = &claim.checkpoint;
+        // What an anchor says was kept where nobody could change it: whoever has signed it, the records are held against it.
+        if let Some(fault) = claim.fault.as_ref().filter(|_| claim.source != Source::Anchor) {
+            return self.report.blame(Some(seq), &claim.file, claim.line, fault.clone());
+        }
+        // Where records are wrong, that was said, and no root can be true.
+        let Some((first, tree)) = &self.tree else { return };
+        if *first != checkpoint.first || checkpoint.last() != Some(seq) {
+            if checkpoint.last() == Some(seq) {
+                let what = format!("its tree begins with record {}, and the log's with record {first}", checkpoint.first);
+                self.report.blame(Some(seq), &claim.file, claim.line, what);
+            }
+            return;
+        }
+        if tree.root() != checkpoint.root {
+            let from = (self.borne_out + 1).max(*first).min(seq);
+            let what = format!("of the records {from} to {seq} at least one is not what was signed");
+            self.report.blame(Some(from), &claim.file, claim.line, what);
+            self.tree = None;
+            return;
+        }
+        let chain = self.head.map(|(_, chain)| chain);
+        if let (Source::Seal(segment), Some(chain)) = (claim.source, chain) {
+            if checkpoint.seal.as_ref().is_some_and(|seal| seal.chain != chain) {
+                self.report.blame(Some(seq), &claim.file, claim.line, "its chain is not that of the last record".to_owned());
+            }
+            if self.notes.peaks.get(&segment).is_none_or(|text| *text != peaks_text(chain, tree)) {
+                self.report.blame(Some(seq), &seal_file(segment, "peaks"), 1, WRONG_PEAKS.to_owned());
+            }
+        }
+        self.borne_out = seq;
+        match &claim.fault {
+            Some(fault) => self.report.blame(Some(seq), &claim.file, claim.line, fault.clone()),
+            None => self.report.hold(seq, claim),
         }
     }
 }
 
+/// What the first record of each segment says of its key, by the segment's first record, with the file.
+fn declared_keys(storage: &dyn Storage, all: &[(u64, String)]) -> io::Result<BTreeMap<u64, (String, String)>> {
+    let mut keys = BTreeMap::new();
+    for (first, name) in all {
+        let mut text = Vec::new();
+        BufReader::new(storage.read(name, 0)?.take(FIRST_LINE_BYTES)).read_until(b'\n', &mut text)?;
+        let line = text.strip_suffix(b"\n").and_then(Line::split);
+        if let Some(key) = line.as_ref().and_then(Line::log_key) {
+            keys.insert(*first, (name.clone(), key.to_owned()));
+        }
+    }
+    Ok(keys)
+}
+
+const WRONG_PEAKS: &str = "it is not the tree that the seal signs";
 const BLOCK: usize = 1 << 18;
-const MAX_FINDINGS: usize = 1_000;
+/// Longest line that is read, in bytes: far more than any record has.
+const MAX_LINE_BYTES: u64 = 64 << 20;
+/// Longest first record of a segment that is looked at for its key, in bytes.
+const FIRST_LINE_BYTES: u64 = 1 << 16;
+/// How often a log is looked at anew because it changed.
+const TRIES: u32 = 5;

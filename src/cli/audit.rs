@@ -7,6 +7,7 @@
 
 mod find;
 mod print;
+mod prove;
 mod show;
 mod tail;
 mod time;
@@ -22,6 +23,8 @@ use jiff::tz::TimeZone;
 use crate::audit::find::Logs;
 use find::Find;
 use print::Printer;
+use prove::Prove;
+use verify::Verify;
 
 /// Asks the audit log.
 #[derive(ClapArgs, Clone, Debug)]
@@ -58,8 +61,11 @@ pub enum Verb {
         what: String,
     },
     /// Checks that no record was changed, dropped, moved or put in. Exit code 3 when one was.
-    #[command(after_help = "Example:\n  doorward audit verify --dir var/audit")]
-    Verify,
+    #[command(after_help = "Example:\n  doorward audit verify --anchor /mnt/anchors/doorward.notes --since-anchor")]
+    Verify(Box<Verify>),
+    /// The proof that one record is in the log, for somebody who has neither the log nor the other records.
+    #[command(after_help = "Example:\n  doorward audit prove 42 --out record-42.proof")]
+    Prove(Prove),
     /// Calls whose end nobody knows, and calls that still run.
     #[command(after_help = "Example:\n  doorward audit unresolved --json")]
     Unresolved,
@@ -84,6 +90,23 @@ pub enum Error {
         "there is no log in `{0}`, so nothing was checked; before the first start that is as it should be, else see --dir, or the log was taken away"
     )]
     NoLog(String),
+    /// A file that was named cannot be read.
+    #[error("`{file}` cannot be read: {source}")]
+    File {
+        /// The file.
+        file: String,
+        /// What the disk reported.
+        source: io::Error,
+    },
+    /// An anchor file has none.
+    #[error("`{0}` holds no anchor: a signed checkpoint as it is, or a line with one as a JSON string")]
+    NoAnchor(String),
+    /// A record cannot be proved.
+    #[error(transparent)]
+    Prove(crate::audit::proof::ProveError),
+    /// What was asked for cannot be.
+    #[error("{0}")]
+    Usage(&'static str),
     /// Nothing is recorded under the name that was asked for.
     #[error("no such call or record{0}")]
     Nothing(String),
@@ -127,7 +150,8 @@ pub fn run(args: &Args, audit_dir: &Path, json: bool, out: &mut dyn Write) -> Re
         Verb::Tail { count, follow } => tail::run(&asking, *count, *follow, out),
         Verb::Find(asked) => find::run(&asking, asked, out),
         Verb::Show { what } => show::run(&asking, what, out),
-        Verb::Verify => verify::run(dir, json, out),
+        Verb::Prove(asked) => prove::run(asked, dir, out),
+        Verb::Verify(asked) => verify::run(asked, dir, json, out),
         Verb::Unresolved => unresolved::run(&asking, out),
     }
 }

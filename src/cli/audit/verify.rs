@@ -1,25 +1,83 @@
-//! `audit verify`: what the check of the chains found.
+//! `audit verify`: what the check of the logs found, and what it could not see.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::Error;
 use super::print::json_line;
-use crate::audit::verify::{Finding, Report, verify_all};
+use super::{Error, prove};
+use crate::audit::note::VerifyingKey;
+use crate::audit::trust::{Trust, anchors};
+use crate::audit::verify::{Asked, Finding, Held, Report, verify_all};
 use crate::cli::table::safe;
 
+/// What to check, and against what.
+#[derive(ClapArgs, Clone, Debug, Default)]
+pub struct Verify {
+    /// Only this log.
+    #[arg(long, value_name = "NAME")]
+    pub origin: Option<String>,
+    /// Only from the segment of this record on.
+    #[arg(long, value_name = "SEQ")]
+    pub from: Option<u64>,
+    /// Only up to the segment of this record.
+    #[arg(long, value_name = "SEQ")]
+    pub to: Option<u64>,
+    /// A file with checkpoints that were kept elsewhere; may be given several times.
+    #[arg(long = "anchor", value_name = "FILE")]
+    pub anchors: Vec<PathBuf>,
+    /// Only from the segment on that the newest anchor reaches into.
+    #[arg(long, requires = "anchors")]
+    pub since_anchor: bool,
+    /// The operator's root key: it must vouch for a key of each log.
+    #[arg(long, value_name = "VKEY", value_parser = key)]
+    pub root_key: Option<VerifyingKey>,
+    /// A key that the log of its name must have; may be given several times.
+    #[arg(long = "key", value_name = "VKEY", value_parser = key)]
+    pub keys: Vec<VerifyingKey>,
+    /// A proof to check with the one --key, and with nothing else: no log is read.
+    #[arg(long, value_name = "FILE", requires = "keys", conflicts_with_all = ["origin", "from", "to", "anchors", "root_key"])]
+    pub proof: Option<PathBuf>,
+}
+
+fn key(text: &str) -> Result<VerifyingKey, String> {
+    text.parse().map_err(|wrong| format!("{wrong}"))
+}
+
 /// Checks all logs; the exit code says whether they are sound.
-pub(super) fn run(dir: &Path, json: bool, out: &mut dyn Write) -> Result<u8, Error> {
+pub(super) fn run(asked: &Verify, dir: &Path, json: bool, out: &mut dyn Write) -> Result<u8, Error> {
+    if let Some(file) = &asked.proof {
+        return prove::verify(file, &asked.keys, json, out);
+    }
     let unreadable = |source| Error::unreadable(dir, source);
-    let reports = if dir.try_exists().map_err(unreadable)? { verify_all(dir).map_err(unreadable)? } else { Vec::new() };
+    if asked.from.zip(asked.to).is_some_and(|(from, to)| from > to) {
+        return Err(Error::Usage("--from is after --to"));
+    }
+    let trust = Trust { anchors: read_anchors(&asked.anchors)?, root_key: asked.root_key.clone(), keys: asked.keys.clone() };
+    let wanted = Asked { origin: asked.origin.clone(), from: asked.from, to: asked.to, since_anchor: asked.since_anchor, trust };
+    let reports = if dir.try_exists().map_err(unreadable)? { verify_all(dir, &wanted).map_err(unreadable)? } else { Vec::new() };
     // A log begins with the record of its first start.
-    if reports.iter().all(|report| report.records == 0) {
+    if reports.iter().all(|report| report.records == 0 && report.is_sound()) {
         return Err(Error::NoLog(dir.display().to_string()));
     }
     print(out, json, &reports)?;
     Ok(if reports.iter().all(Report::is_sound) { 0 } else { EXIT_DAMAGED })
+}
+
+fn read_anchors(files: &[PathBuf]) -> Result<Vec<crate::audit::trust::Anchor>, Error> {
+    let mut all = Vec::new();
+    for path in files {
+        let file = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|source| Error::File { file: file.clone(), source })?;
+        let found = anchors(&file, &String::from_utf8_lossy(&bytes));
+        if found.is_empty() {
+            return Err(Error::NoAnchor(file));
+        }
+        all.extend(found);
+    }
+    Ok(all)
 }
 
 fn print(out: &mut dyn Write, json: bool, reports: &[Report]) -> io::Result<()> {
@@ -33,14 +91,22 @@ fn print(out: &mut dyn Write, json: bool, reports: &[Report]) -> io::Result<()> 
         if let Some((seq, chain)) = &report.head {
             writeln!(out, "  last record {seq}, chain {chain}")?;
         }
+        for (what, held) in [("signed", &report.signed), ("vouched for", &report.vouched), ("anchored", &report.anchored)] {
+            if let Some(held) = held {
+                writeln!(out, "  {what} up to record {} ({})", held.last, held.time())?;
+            }
+        }
         for finding in &report.findings {
             writeln!(out, "  {}", safe(&finding.to_string()))?;
         }
         for torn in &report.torn {
             writeln!(out, "  set aside by an earlier start: {}", safe(torn))?;
         }
+        for unseen in report.unseen() {
+            writeln!(out, "  not seen: {}", safe(&unseen))?;
+        }
     }
-    reports.first().map_or(Ok(()), |report| writeln!(out, "note: {}", report.unseen()))
+    Ok(())
 }
 
 #[derive(Serialize)]
@@ -50,11 +116,27 @@ struct ReportLine<'a> {
     records: u64,
     segments: u64,
     live: bool,
+    pruned: Option<u64>,
     last_seq: Option<u64>,
     chain: Option<&'a str>,
+    signed: Option<HeldLine>,
+    vouched: Option<HeldLine>,
+    anchored: Option<HeldLine>,
     findings: Vec<FindingLine<'a>>,
     torn: &'a [String],
-    unseen: &'static str,
+    unseen: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct HeldLine {
+    last_seq: u64,
+    time: String,
+}
+
+impl From<&Held> for HeldLine {
+    fn from(held: &Held) -> Self {
+        Self { last_seq: held.last, time: held.time() }
+    }
 }
 
 #[derive(Serialize)]
@@ -74,8 +156,12 @@ impl<'a> From<&'a Report> for ReportLine<'a> {
             records: report.records,
             segments: report.segments,
             live: report.is_live,
+            pruned: report.pruned,
             last_seq: report.head.as_ref().map(|(seq, _)| *seq),
             chain: report.head.as_ref().map(|(_, chain)| chain.as_str()),
+            signed: report.signed.as_ref().map(HeldLine::from),
+            vouched: report.vouched.as_ref().map(HeldLine::from),
+            anchored: report.anchored.as_ref().map(HeldLine::from),
             findings: report.findings.iter().map(line).collect(),
             torn: &report.torn,
             unseen: report.unseen(),
@@ -84,4 +170,4 @@ impl<'a> From<&'a Report> for ReportLine<'a> {
 }
 
 /// A refusal by the check, as other refusals exit.
-const EXIT_DAMAGED: u8 = 3;
+pub(super) const EXIT_DAMAGED: u8 = 3;

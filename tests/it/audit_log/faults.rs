@@ -276,7 +276,7 @@ async fn a_log_whose_file_is_taken_away_refuses_and_goes_on_in_another_that_says
         assert_eq!(told, [Err(AppendError::Io(ErrorKind::NotFound)), Ok(5), Ok(6)], "{replaced}");
         assert!(note.contains("removed, replaced or changed by somebody else; it held 3 records, from record 1 on"), "{note}");
         // A copy is as good as the file.
-        let missing = "main record 4 (00000000000000000004.jsonl:1): records 1 to 3 are missing before this one";
+        let missing = "main record 1 (00000000000000000004.jsonl:1): records 1 to 3 are missing: record 4 stands here";
         assert_eq!(findings, if replaced { Vec::new() } else { vec![missing.to_owned()] });
     }
 }
@@ -286,7 +286,7 @@ async fn a_log_whose_file_is_cut_or_written_to_by_others_refuses_and_goes_on_in_
     let cut = |file: &std::path::Path| std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(20).unwrap();
     let (told, _, findings) = meddled_with(cut).await;
     assert_eq!(told, [Err(AppendError::Io(ErrorKind::NotFound)), Ok(5), Ok(6)]);
-    assert!(findings[1].contains("records 1 to 3 are missing before this one"), "{findings:?}");
+    assert!(findings[1].contains("records 1 to 3 are missing: record 4 stands here"), "{findings:?}");
     let written = |file: &std::path::Path| {
         std::io::Write::write_all(&mut std::fs::OpenOptions::new().append(true).open(file).unwrap(), b"{}\n").unwrap()
     };

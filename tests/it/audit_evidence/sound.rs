@@ -1,0 +1,131 @@
+//! Sound logs are sound, whatever part of them is read, and what a check did not see is told.
+
+use std::path::Path;
+
+use doorward::audit::trust::{Trust, anchors};
+use doorward::audit::verify::{Asked, Report, verify_all};
+use tempfile::TempDir;
+
+use super::maker::{Files, Maker, root_key, seal, sealed, segment, signer};
+
+pub fn check(dir: &Path, asked: &Asked) -> Report {
+    let mut reports = verify_all(dir, asked).unwrap();
+    assert_eq!(reports.len(), 1);
+    reports.remove(0)
+}
+
+pub fn folder(files: &Files) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    files.write(&dir.path().join("main"));
+    dir
+}
+
+/// What the asker knows of the log: all anchors, and the root key.
+pub fn trust(files: &Files) -> Trust {
+    let text = files.anchors.concat();
+    Trust { anchors: anchors("anchors.notes", &text), root_key: Some(root_key().key().clone()), keys: vec![] }
+}
+
+fn asked(trust: Trust) -> Asked {
+    Asked { trust, ..Asked::default() }
+}
+
+#[test]
+fn a_log_with_seals_is_sound_and_what_is_signed_vouched_for_and_anchored_is_told() {
+    let made = sealed("owner").made;
+    let dir = folder(&made);
+    let report = check(dir.path(), &asked(trust(&made)));
+    assert_eq!(report.findings, []);
+    let last = |held: &Option<doorward::audit::verify::Held>| held.as_ref().unwrap().last;
+    assert_eq!((report.records, report.segments, report.anchors), (60, 4, 6));
+    assert_eq!((last(&report.signed), last(&report.vouched), last(&report.anchored)), (55, 55, 55));
+    assert_eq!(report.unseen().len(), 2, "{:#?}", report.unseen());
+    assert!(report.unseen()[0].contains("after 55") && report.unseen()[0].contains("2026-11-21T10:01:00Z"), "{:#?}", report.unseen());
+}
+
+#[test]
+fn what_was_not_given_is_told_as_not_seen() {
+    let made = sealed("owner").made;
+    let dir = folder(&made);
+    let unseen = check(dir.path(), &Asked::default()).unseen();
+    assert!(unseen[0].contains("without an anchor") && unseen[1].contains("after 55") && unseen[2].contains("--root-key"), "{unseen:#?}");
+}
+
+#[test]
+fn every_range_is_checked_from_the_seal_before_it() {
+    let made = sealed("owner").made;
+    let dir = folder(&made);
+    let last_records = [16, 30, 45, 60];
+    for from in 1..=60 {
+        for to in from..=60 {
+            let report = check(dir.path(), &Asked { from: Some(from), to: Some(to), ..asked(trust(&made)) });
+            assert_eq!(report.findings, [], "{from} to {to}");
+            let head = report.head.as_ref().unwrap().0;
+            let read_from = head + 1 - report.records;
+            assert!(read_from <= from && to <= head && from - read_from < 16 && last_records.contains(&head), "{from} to {to}: {report:?}");
+            assert!(report.signed.is_some());
+        }
+    }
+}
+
+#[test]
+fn since_the_newest_anchor_only_its_segment_and_later_ones_are_read() {
+    let mut made = sealed("owner").made;
+    made.anchors.truncate(4);
+    let dir = folder(&made);
+    let report = check(dir.path(), &Asked { since_anchor: true, ..asked(trust(&made)) });
+    assert_eq!((report.findings.as_slice(), report.unread, report.anchored.unwrap().last), (&[][..], Some(30), 43));
+}
+
+#[test]
+fn a_log_of_an_older_version_is_checked_by_its_chain_and_goes_on_with_keys() {
+    let mut made = Maker::without_keys("main");
+    made.records(7).begin_without_seal();
+    made.records(7);
+    let dir = folder(&made.made);
+    let report = check(dir.path(), &Asked::default());
+    assert_eq!((report.findings.as_slice(), report.records, report.unseen().len()), (&[][..], 16, 1));
+
+    made.start_to_sign("owner");
+    made.records(4).rotate().records(2).checkpoint();
+    made.made.write(&dir.path().join("main"));
+    let report = check(dir.path(), &asked(Trust { root_key: None, ..trust(&made.made) }));
+    assert_eq!((report.findings.as_slice(), report.anchored.unwrap().last), (&[][..], 24));
+}
+
+#[test]
+fn a_pruned_log_is_sound_from_the_seal_on() {
+    let mut made = sealed("owner").made;
+    for first in [1, 17] {
+        made.files.remove(&segment(first)).unwrap();
+    }
+    let dir = folder(&made);
+    let report = check(dir.path(), &asked(trust(&made)));
+    assert_eq!((report.findings.as_slice(), report.pruned, report.records), (&[][..], Some(30), 30));
+    assert_eq!(report.vouched.as_ref().unwrap().last, 55);
+    assert!(report.unseen()[0].contains("up to 30"));
+
+    made.files.remove(&seal(17, "peaks")).unwrap();
+    made.write(&dir.path().join("main"));
+    let report = check(dir.path(), &asked(trust(&made)));
+    assert_eq!((report.findings[0].seq, report.findings[0].file.as_str()), (Some(30), "seals/00000000000000000017.peaks"));
+}
+
+#[test]
+fn a_seal_without_the_next_segment_is_what_a_crash_can_leave() {
+    let mut made = Maker::new("main", "owner");
+    made.records(7).seal(&signer("doorward/main", "next"));
+    let dir = folder(&made.made);
+    assert!(check(dir.path(), &asked(Trust { root_key: None, ..trust(&made.made) })).is_sound());
+}
+
+#[test]
+fn a_tree_that_began_anew_is_told_and_the_rest_is_held_against_it() {
+    let mut made = Maker::new("main", "owner");
+    made.records(7).rotate().records(5).begin_anew().records(3).checkpoint().records(1);
+    let dir = folder(&made.made);
+    let report = check(dir.path(), &Asked::default());
+    let found: Vec<_> = report.findings.iter().map(|finding| finding.seq).collect();
+    assert_eq!((found, report.signed.unwrap().last), (vec![Some(14), Some(15)], 18));
+    assert!(report.findings[1].what.contains("new tree"), "{:?}", report.findings);
+}

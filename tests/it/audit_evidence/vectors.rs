@@ -1,0 +1,179 @@
+//! The logs in tests/vectors/audit, made here from fixed keys and a fixed clock, and what every verifier must say of them.
+//!
+//! `UPDATE_GOLDEN=1` writes them anew. `tests/interop/audit` holds `tools/verify_audit.py` against the same files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use doorward::audit::chain::{Chain, Line};
+use doorward::audit::disk::Disk;
+use doorward::audit::proof::{check as check_proof, prove};
+use doorward::audit::trust::{Notes, Trust, anchors};
+use doorward::audit::verify::Asked;
+use serde_json::{Value, json};
+
+use super::maker::{Files, Maker, root_key, seal, segment, signer};
+use super::sound::{check, folder};
+
+/// Segments 1 to 5, 6 to 9, and 10 to 13 with a checkpoint at 12.
+fn small(owner: &str) -> Maker {
+    let mut made = Maker::new("main", owner);
+    made.certify(&root_key()).records(3).checkpoint().records(1).rotate().records(3).rotate().records(2).checkpoint().records(1);
+    made
+}
+
+fn changed(path: &str, change: impl FnOnce(Vec<&str>) -> Vec<String>) -> Files {
+    let mut made = small("owner").made;
+    let text = String::from_utf8(made.files[path].clone()).unwrap();
+    made.files.insert(path.to_owned(), change(text.split_inclusive('\n').collect()).concat().into_bytes());
+    made
+}
+
+fn owned(lines: &[&str]) -> Vec<String> {
+    lines.iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// A record changed, and the chain made anew behind it.
+fn chained_anew() -> Files {
+    let mut made = small("owner").made;
+    let mut chain = Chain::first("main");
+    for path in made.segments() {
+        let text = String::from_utf8(made.files[&path].clone()).unwrap().replacen("notes/7", "notes/8", 1);
+        let mut lines = String::new();
+        for line in text.lines() {
+            let body = Line::split(line.as_bytes()).unwrap().open_body.to_vec();
+            chain = chain.after(&body);
+            lines.push_str(&format!("{},\"chain\":\"{}\"}}\n", String::from_utf8(body).unwrap(), chain.to_hex()));
+        }
+        made.files.insert(path, lines.into_bytes());
+    }
+    made
+}
+
+fn without(paths: &[String]) -> Files {
+    let mut made = small("owner").made;
+    made.files.retain(|path, _| !paths.contains(path));
+    made
+}
+
+/// Each log by name, and whether the anchors of the sound one are known for it, and the root key.
+fn cases() -> Vec<(&'static str, Files, bool, bool)> {
+    let (first, second, last) = (segment(1), segment(6), segment(10));
+    let mut older = Maker::without_keys("main");
+    older.records(3).begin_without_seal();
+    older.records(2);
+    let mut upgraded = Maker::without_keys("main");
+    upgraded.records(3).start_to_sign("owner");
+    upgraded.records(2).rotate().records(1).checkpoint();
+    let mut begun_anew = small("owner");
+    begun_anew.begin_anew().records(2).checkpoint();
+    let mut crashed = small("owner");
+    crashed.seal(&signer("doorward/main", "next"));
+    let mut old_copy = Maker::new("main", "owner");
+    old_copy.certify(&root_key()).records(3).checkpoint().records(1);
+    vec![
+        ("sound", small("owner").made, true, true),
+        ("sound_alone", small("owner").made, false, false),
+        ("pruned", without(&[first.clone(), second.clone()]), true, true),
+        ("pruned_without_peaks", without(&[first.clone(), seal(1, "peaks")]), true, true),
+        ("older", older.made, false, false),
+        ("upgraded", upgraded.made, false, false),
+        ("sealed_and_not_begun", crashed.made, true, true),
+        ("changed", changed(&second, |lines| owned(&lines).iter().map(|line| line.replace("notes/7", "notes/9")).collect()), true, true),
+        ("dropped", changed(&second, |lines| owned(&[&lines[..1], &lines[2..]].concat())), true, true),
+        ("doubled", changed(&first, |lines| owned(&[&lines[..3], &lines[2..]].concat())), true, true),
+        ("swapped", changed(&first, |lines| owned(&[lines[0], lines[2], lines[1], lines[3], lines[4]])), true, true),
+        ("torn", changed(&last, |lines| owned(&[lines[0], lines[1], &lines[2][..40]])), true, true),
+        ("cut", changed(&last, |lines| owned(&lines[..2])), true, true),
+        ("cut_after_the_anchor", changed(&last, |lines| owned(&lines[..3])), true, true),
+        ("segment_gone", without(&[second]), true, true),
+        ("chained_anew", chained_anew(), true, true),
+        ("old_copy", old_copy.made, true, true),
+        ("signed_anew", small("thief").made, true, false),
+        (
+            "checkpoint_changed",
+            changed("checkpoint.note", |lines| owned(&lines).iter().map(|line| line.replace("T10", "T11")).collect()),
+            true,
+            true,
+        ),
+        ("seal_gone", without(&[seal(6, "note")]), true, true),
+        ("checkpoint_gone", without(&["checkpoint.note".to_owned()]), false, true),
+        ("root_gone", without(&["root.note".to_owned()]), true, true),
+        ("begun_anew", begun_anew.made, false, true),
+    ]
+}
+
+fn home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/audit")
+}
+
+/// The anchors in both forms in which they may be kept.
+fn anchor_text(made: &Files) -> String {
+    let as_lines = |(at, note): (usize, &String)| match at % 2 {
+        0 => format!("{note}\n"),
+        _ => format!("<134>1 2026-11-21T10:00:00Z gate doorward 71 - - {}\n", json!({ "checkpoint": note })),
+    };
+    made.anchors.iter().enumerate().map(as_lines).collect()
+}
+
+/// What is said of a log, without the words.
+fn verdict(dir: &Path, asked: &Asked) -> Value {
+    let report = check(dir, asked);
+    match report.findings.first() {
+        Some(first) => json!({ "verdict": "DAMAGED", "seq": first.seq }),
+        None => {
+            let last = |held: &Option<doorward::audit::verify::Held>| held.as_ref().map(|held| held.last);
+            let held = [("signed", &report.signed), ("vouched", &report.vouched), ("anchored", &report.anchored)];
+            let mut said = json!({ "verdict": "sound", "last": report.head.as_ref().map(|(last, _)| *last) });
+            for (name, held) in held {
+                if let Some(last) = last(held) {
+                    said[name] = json!(last);
+                }
+            }
+            said
+        }
+    }
+}
+
+/// Compares with what is committed, or replaces it.
+fn golden(path: &Path, text: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    assert!(fs::read_to_string(path).is_ok_and(|kept| kept == text), "{} is another; UPDATE_GOLDEN=1 writes it anew", path.display());
+}
+
+#[test]
+fn the_vectors_are_what_is_made_and_judged_here() {
+    let known = small("owner").made;
+    golden(&home().join("anchors.notes"), &anchor_text(&known));
+    let mut all = Vec::new();
+    for (name, made, has_anchors, has_root_key) in cases() {
+        let dir = folder(&made);
+        let found = anchors("anchors.notes", &anchor_text(&known));
+        assert_eq!(found.len(), known.anchors.len());
+        let root_key = has_root_key.then(|| root_key().key().clone());
+        let trust = Trust { anchors: if has_anchors { found } else { vec![] }, root_key: root_key.clone(), keys: vec![] };
+        let expected = verdict(dir.path(), &Asked { trust, ..Asked::default() });
+        for (path, content) in &made.files {
+            golden(&home().join(name).join("main").join(path), std::str::from_utf8(content).unwrap());
+        }
+        let root_key = root_key.map(|key| key.to_string());
+        all.push(json!({ "name": name, "anchors": has_anchors, "root_key": root_key, "expected": expected }));
+    }
+    let text = serde_json::to_string_pretty(&all).unwrap();
+    golden(&home().join("cases.json"), &format!("{text}\n"));
+}
+
+#[test]
+fn the_proof_among_the_vectors_is_what_is_made_and_holds() {
+    let dir = folder(&small("owner").made);
+    let proof = prove(&Disk::existing(dir.path(), "main"), &Notes::read(&dir.path().join("main")).unwrap(), 7).unwrap();
+    let key = signer("doorward/main", "owner 6").key().clone();
+    golden(&home().join("proof.json"), &format!("{proof}\n"));
+    golden(&home().join("proof.key"), &format!("{key}\n"));
+    let changed = proof.replacen("notes/7", "notes/8", 1);
+    golden(&home().join("proof_changed.json"), &format!("{changed}\n"));
+    assert!(check_proof(&proof, &key).is_ok() && check_proof(&changed, &key).is_err());
+}
