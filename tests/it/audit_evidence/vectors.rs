@@ -177,3 +177,18 @@ fn the_proof_among_the_vectors_is_what_is_made_and_holds() {
     golden(&home().join("proof_changed.json"), &format!("{changed}\n"));
     assert!(check_proof(&proof, &key).is_ok() && check_proof(&changed, &key).is_err());
 }
+
+#[test]
+fn every_example_of_the_format_is_one_of_the_vectors() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/audit-format.md")).unwrap();
+    let examples: Vec<_> = text.split("<!-- ").skip(1).map(|part| part.split_once(" -->\n").unwrap()).collect();
+    assert_eq!(examples.len(), 5);
+    for (path, rest) in examples {
+        let block = rest.split("```").nth(1).unwrap().split_once('\n').unwrap().1;
+        let kept = fs::read_to_string(home().join(path)).unwrap();
+        assert!(kept.starts_with(block), "{path}:\n{block}\nis not\n{kept}");
+    }
+    let root_key = root_key().key().to_string();
+    let key = fs::read_to_string(home().join("proof.key")).unwrap();
+    assert!(text.contains(&root_key) && text.contains(key.trim()));
+}
