@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use doorward::audit::chain::{Chain, Line};
 use doorward::audit::simulated::Random;
 use doorward::audit::verify::{Asked, Report};
+use proptest::prelude::*;
 
 use super::maker::{Files, Maker, root_key, sealed, segment, signer};
 use super::sound::{check, folder, trust};
@@ -319,4 +320,18 @@ fn a_log_that_was_emptied_or_taken_away_is_not_taken_for_a_new_one() {
     std::fs::remove_dir_all(dir.path().join("main")).unwrap();
     let gone = check(dir.path(), &asked);
     assert!(gone.findings.iter().all(|finding| finding.what.contains("the log is gone")), "{gone:#?}");
+}
+
+proptest! {
+    #[test]
+    fn bytes_of_any_kind_in_place_of_a_file_are_found_and_never_panic(
+        which in any::<prop::sample::Index>(), bytes in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut made = sealed("owner").made;
+        let paths: Vec<String> = made.files.keys().cloned().collect();
+        made.files.insert(which.get(&paths).clone(), bytes);
+        let dir = folder(&made);
+        let asked = Asked { trust: trust(&made), ..Asked::default() };
+        prop_assert!(!check(dir.path(), &asked).is_sound());
+    }
 }
