@@ -84,4 +84,36 @@ pub struct Endpoint {
 pub enum Auth {
     /// `Authorization: Bearer`.
     Bearer(FromEnv),
+    /// Access tokens of an authorization server, by the client credentials grant.
+    Oauth(OAuth),
+}
+
+/// The gateway as an OAuth client of a tool server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OAuth {
+    /// The authorization server, letter for letter as its metadata says: the credential goes to no other.
+    pub issuer: String,
+    /// The name under which the gateway is registered there.
+    pub client_id: String,
+    /// Its secret; either this or `private_key_jwt`.
+    #[serde(default)]
+    pub client_secret: Option<FromEnv>,
+    /// Its key, by which it proves itself without sending a secret (RFC 7523).
+    #[serde(default)]
+    pub private_key_jwt: Option<PrivateKey>,
+    /// The scopes to ask for. Default none: the server's own choice.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+}
+
+/// A private key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrivateKey {
+    /// PEM file (PKCS#8) of an EC (P-256, P-384), Ed25519 or RSA key, from the folder of `doorward.yaml`.
+    pub file: PathBuf,
+    /// Its name in the key set that is registered there.
+    #[serde(default)]
+    pub kid: Option<String>,
 }

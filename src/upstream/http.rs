@@ -4,7 +4,9 @@
 //! INVARIANT: redirects are not followed; plaintext goes to loopback only; an agent's credential is never sent on.
 //! INVARIANT: hyper sends a request again by itself only where it gave the connection nothing of it, not even its head.
 
+use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Builder};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::oauth::Tokens;
 use super::request::Sent;
 use crate::catalog::transport::{Auth, Endpoint};
 use crate::fetch;
@@ -36,19 +39,26 @@ pub(super) struct Address {
     uri: Uri,
     host: HeaderValue,
     secure: bool,
+    /// The tokens that open it; carried over from connection to connection.
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Address {
-    /// Checks the URL of a manifest.
+    /// Checks the URL of a manifest and how the gateway gets in there; files are of the folder `base`.
     ///
     /// # Errors
     /// What is wrong with it, for the operator.
-    pub(super) fn parse(url: &str) -> Result<Self, String> {
+    pub(super) fn parse(endpoint: &Endpoint, base: &Path) -> Result<Self, String> {
+        let url = &endpoint.url;
         let uri = fetch::parse(url)?;
         let secure = uri.scheme_str() == Some("https");
         let host = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         let host = host.ok_or_else(|| format!("`{url}` names no host"))?;
-        Ok(Self { uri, host, secure })
+        let tokens = match &endpoint.auth {
+            Some(Auth::Oauth(settings)) => Some(Arc::new(Tokens::new(&uri, settings, base.to_owned())?)),
+            Some(Auth::Bearer(_)) | None => None,
+        };
+        Ok(Self { uri, host, secure, tokens })
     }
 }
 
@@ -58,6 +68,18 @@ pub(super) struct Client {
     pool: Pool,
     uri: Uri,
     headers: HeaderMap,
+    tokens: Option<Arc<Tokens>>,
+}
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unanswered {
+    /// The gateway has no credential for it; nothing has left.
+    #[error("{0}")]
+    NoToken(String),
+    /// The connection.
+    #[error(transparent)]
+    Http(#[from] legacy::Error),
 }
 
 // Two types, so that a gateway whose servers are all on loopback never loads root certificates.
@@ -81,7 +103,7 @@ impl Client {
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).pool_max_idle_per_host(idle);
         builder.http1_max_headers(MAX_HEADERS).http1_max_buf_size(MAX_HEAD_BYTES);
         let pool = if address.secure { tls(&builder, tcp)? } else { Pool::Plain(builder.build(tcp)) };
-        Ok(Self { pool, uri: address.uri.clone(), headers: headers(address, endpoint)? })
+        Ok(Self { pool, uri: address.uri.clone(), headers: headers(address, endpoint)?, tokens: address.tokens.clone() })
     }
 
     /// What every POST carries: type, credential, host.
@@ -94,12 +116,17 @@ impl Client {
         &self.uri
     }
 
+    /// The tokens that open the server, where it is opened by such.
+    pub(super) fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_deref()
+    }
+
     /// Sends one request and waits for the head of its answer.
     ///
     /// # Errors
     /// When there is none; [`Sent`] of the body tells whether anything had left.
-    pub(super) async fn send(&self, method: Method, headers: HeaderMap, body: Once) -> Result<Response<Incoming>, legacy::Error> {
-        self.request(self.uri.clone(), method, headers, body).await
+    pub(super) async fn send(&self, method: Method, headers: HeaderMap, body: Once) -> Result<Response<Incoming>, Unanswered> {
+        self.send_to(self.uri.clone(), method, headers, body).await
     }
 
     /// Sends one request to another address of the same origin.
@@ -110,10 +137,15 @@ impl Client {
         &self,
         uri: Uri,
         method: Method,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: Once,
-    ) -> Result<Response<Incoming>, legacy::Error> {
-        self.request(uri, method, headers, body).await
+    ) -> Result<Response<Incoming>, Unanswered> {
+        if let Some(tokens) = self.tokens()
+            && !headers.contains_key(AUTHORIZATION)
+        {
+            tokens.sign(&mut headers).await.map_err(Unanswered::NoToken)?;
+        }
+        Ok(self.request(uri, method, headers, body).await?)
     }
 
     fn request(&self, uri: Uri, method: Method, headers: HeaderMap, body: Once) -> legacy::ResponseFuture {

@@ -2,8 +2,8 @@
 //!
 //! Owns: sessions' opening and end, and what an HTTP status means. Leaves to others: the bytes of messages (`wire`), protocol
 //! headers (`headers`), the body of an answer (`answer`), streams that tell of changes (`listen`).
-//! INVARIANT: a request is sent a second time only after a 404 to its session id, which says that it was not processed
-//! (2025-11-25, transports, session management), and then once.
+//! INVARIANT: a request is sent a second time only after a 404 to its session id or a 401 to an access token, which say that it was not
+//! processed (2025-11-25, transports, session management; RFC 9110, 15.5.2), and then once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +21,7 @@ use super::era::{self, UNSUPPORTED_VERSION};
 use super::headers::{self, SESSION_ID};
 use super::http::{Client, Once};
 use super::inbound::{self, Inbound};
+use super::oauth::Tokens;
 use super::pace::Said;
 use super::request::{Exchange, Notice, OWN_SESSION, Outcome, Part, Reply, Sent, is_wanted};
 use super::resume::{self, Tries};
@@ -201,17 +202,43 @@ impl HttpLink {
     /// Sends one request and reads its answer.
     async fn post(self: &Arc<Self>, post: Post<'_>, headers: HeaderMap) -> Result<Answered, Error> {
         let Post { exchange, id, version, .. } = post;
-        let body = Once::marked(wire::request(exchange, id), exchange.sent);
-        let response = self.client.send(Method::POST, headers, body).await.map_err(|error| {
-            self.shared.suspect.notify_one();
-            exchange.broke(Code::UpstreamDisconnected, "the connection broke before the answer").operator(chain(&error))
-        })?;
+        let response = match self.client.tokens() {
+            None => self.sent(exchange, id, headers).await?,
+            // Boxed, since it would make the state of every call larger.
+            Some(tokens) => Box::pin(self.signed(tokens, exchange, id, headers)).await?,
+        };
         let status = response.status();
         let session = response.headers().get(SESSION_ID).cloned();
         let retry_after_ms = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
         let retry_after_ms = retry_after_ms.map(|seconds| seconds.saturating_mul(1000));
         let reply = if status.is_success() { self.read(response, post).await? } else { answer::in_error(response, id, version).await };
         Ok(Answered { status, reply, session, retry_after_ms })
+    }
+
+    async fn sent(&self, exchange: &Exchange<'_>, id: u64, headers: HeaderMap) -> Result<Response<Incoming>, Error> {
+        let body = Once::marked(wire::request(exchange, id), exchange.sent);
+        self.client.send(Method::POST, headers, body).await.map_err(|error| {
+            self.shared.suspect.notify_one();
+            exchange.broke(Code::UpstreamDisconnected, "the connection broke before the answer").operator(chain(&error))
+        })
+    }
+
+    /// Sends a request with an access token, and once more with a new one where the server says 401: it has then done nothing (RFC 9110,
+    /// 15.5.2).
+    async fn signed(&self, tokens: &Tokens, exchange: &Exchange<'_>, id: u64, mut headers: HeaderMap) -> Result<Response<Incoming>, Error> {
+        let without = |why: String| {
+            let error = Error::new(Code::UpstreamUnavailable, "the gateway has no access token for the tool server");
+            error.from_upstream().retry_after_ms(2_000).operator(why)
+        };
+        let number = tokens.sign(&mut headers).await.map_err(without)?;
+        let first = self.sent(exchange, id, headers.clone()).await?;
+        if first.status() != StatusCode::UNAUTHORIZED {
+            return Ok(first);
+        }
+        exchange.sent.unprocessed();
+        tokens.refused(number, first.headers());
+        tokens.sign(&mut headers).await.map_err(without)?;
+        self.sent(exchange, id, headers).await
     }
 
     async fn read(self: &Arc<Self>, response: Response<Incoming>, post: Post<'_>) -> Result<Option<Reply>, Error> {

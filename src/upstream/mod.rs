@@ -41,6 +41,7 @@ mod inbound;
 mod link;
 mod listen;
 mod listing;
+mod oauth;
 mod old_sse;
 mod pace;
 mod park;
@@ -104,7 +105,7 @@ pub struct Spec {
 /// A transport, checked.
 #[derive(Clone, Debug)]
 enum Way {
-    Http(http::Address, Endpoint),
+    Http(http::Address, Box<Endpoint>),
     Stdio(Command),
 }
 
@@ -120,7 +121,10 @@ impl Spec {
     /// [`BadTransport`] for a URL that is not https (or http on this machine), or has a user name or a fragment.
     pub fn new(id: &str, transport: &Transport, base: PathBuf) -> Result<Self, BadTransport> {
         let way = match transport {
-            Transport::Http(endpoint) => Way::Http(http::Address::parse(&endpoint.url).map_err(BadTransport)?, endpoint.clone()),
+            Transport::Http(endpoint) => {
+                let address = http::Address::parse(endpoint, &base).map_err(BadTransport)?;
+                Way::Http(address, Box::new(endpoint.clone()))
+            }
             Transport::Stdio(command) => Way::Stdio(command.clone()),
         };
         Ok(Self {

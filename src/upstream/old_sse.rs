@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::answer::{self, Events, Fault, Kind};
 use super::asking::{self, Question};
-use super::http::{Client, Once};
+use super::http::{Client, Once, Unanswered};
 use super::inbound::{self, Inbound};
 use super::pace::{Flooded, Said};
 use super::pending::{Answer, Owner, Pending};
@@ -142,13 +142,13 @@ impl OldSseLink {
         self.notify(wire::request(&Exchange::own(Era::Legacy, "logging/setLevel", &members, &sent), id));
     }
 
-    async fn send(&self, body: Once) -> Result<http::StatusCode, hyper_util::client::legacy::Error> {
+    async fn send(&self, body: Once) -> Result<http::StatusCode, Unanswered> {
         let headers = self.client.headers().clone();
         Ok(self.client.send_to(self.endpoint.clone(), Method::POST, headers, body).await?.status())
     }
 
     /// What the server says to a POST: any 2xx is a yes.
-    fn taken(&self, posted: Result<http::StatusCode, hyper_util::client::legacy::Error>, exchange: &Exchange<'_>) -> Result<(), Error> {
+    fn taken(&self, posted: Result<http::StatusCode, Unanswered>, exchange: &Exchange<'_>) -> Result<(), Error> {
         let status = posted.map_err(|error| {
             exchange.broke(Code::UpstreamDisconnected, "the connection broke before the request was taken").operator(chain(&error))
         })?;

@@ -43,6 +43,7 @@ mod support;
 mod timeouts;
 mod tokens;
 mod tool_servers;
+mod upstream_tokens;
 mod watch;
 mod withheld;
 mod wrap;

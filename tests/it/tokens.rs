@@ -395,3 +395,23 @@ async fn an_entry_that_could_let_the_wrong_in_is_refused_with_its_place() {
         assert!(done.err.contains(place) && done.err.contains("doorward.yaml:"), "{text}: {}", done.err);
     }
 }
+
+/// The YAML of the documentation in which this word stands.
+fn documented(word: &str) -> String {
+    let text = std::fs::read_to_string(crate::support::site::shipped("docs/operators.md")).unwrap();
+    let mut blocks = text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.find(|block| block.contains(word)).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_examples_of_the_documentation_are_sound() {
+    let issuer = Issuer::start().await;
+    let site = Site::empty();
+    site.write("doorward.yaml", &documented("  jwt:"));
+    site.write("ci-keys.json", &issuer.keys().to_string());
+    site.write("tool-manifests/tickets.yaml", &documented("oauth:"));
+    let done = site.run(&["--json", "check", "--offline"]).await;
+    assert_eq!((done.code, done.err.as_str()), (3, ""), "its tool is not pinned, and nothing else is wrong: {done:?}");
+    let issuers = &done.json()["issuers"];
+    assert_eq!((&issuers[0]["issuer"], &issuers[1]["keys"]), (&json!("https://login.example"), &json!(["k1 (ES256)"])));
+}

@@ -1,11 +1,10 @@
-//! Items of the checklist about authorization. The gateway asks nobody for a token yet, so what such a request has to name
-//! (the other half of item 62) comes with OAuth.
+//! Items of the checklist about authorization, on both sides of the gateway.
 
 use serde_json::json;
 
 use crate::support::asking::{call, in_front_of, journal, program, said};
 use crate::support::issuer::RESOURCE;
-use crate::support::{Ask, Issuer, Site, Upstream};
+use crate::support::{Ask, Does, Issuer, Site, Upstream};
 
 /// The part of a key that must not be known to anybody else.
 fn secret<'s>(site: &'s Site, agent: &str) -> &'s str {
@@ -166,4 +165,70 @@ async fn n62_nor_does_one_on_pipes() {
     let environment = std::fs::read_to_string(site.path("env")).unwrap();
     let all = format!("{:?} {environment}", journal(&site));
     assert!(environment.contains("PATH=") && all.contains("tools/call") && !all.contains(secret(&site, "demo")), "{all}");
+}
+
+const SECRET: &str = "client_secret: { from_env: UP_SECRET }";
+
+/// A tool server that takes the token `up-1` alone, and the one who makes it.
+async fn guarded() -> (Issuer, Upstream, Site) {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    issuer.grants("up-1", 600);
+    upstream.wants("up-1");
+    let site = Site::of(&upstream).env("UP_SECRET", "s3cret").manifest("up", &issuer.opens(&upstream, SECRET));
+    (issuer, upstream, site)
+}
+
+#[tokio::test]
+async fn n62_each_token_request_names_the_server_that_the_token_is_for() {
+    let (issuer, upstream, site) = guarded().await;
+    let gateway = site.serve().await;
+    for _ in 0..3 {
+        assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+    }
+
+    let asked = issuer.asked("/token");
+    let resource = upstream.url().replace(':', "%3A").replace('/', "%2F");
+    assert_eq!(asked.len(), 1, "a token is used until it expires");
+    assert_eq!(asked[0].body, format!("grant_type=client_credentials&resource={resource}"));
+    assert_eq!(asked[0].authorization.as_deref(), Some("Basic Z2F0ZXdheTpzM2NyZXQ="));
+    assert!(upstream.journal().iter().all(|received| received.headers["authorization"] == "Bearer up-1"));
+}
+
+#[tokio::test]
+async fn n62_a_server_that_says_it_is_another_gets_no_token() {
+    let (issuer, upstream, site) = guarded().await;
+    let path = "/.well-known/oauth-protected-resource/mcp";
+    upstream.does(path, Does::Result(json!({ "resource": "https://other.example/mcp", "authorization_servers": [issuer.url()] })));
+    let mut gateway = site.serve().await;
+    gateway.says("is of another resource").await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "upstream_unavailable");
+    assert!(issuer.asked("/token").is_empty() && upstream.journal().is_empty());
+}
+
+#[tokio::test]
+async fn n63_a_credential_goes_to_its_own_issuer_whoever_the_server_names() {
+    let (issuer, upstream, site) = guarded().await;
+    let other = Issuer::start().await;
+    other.grants("up-1", 600);
+    let path = "/.well-known/oauth-protected-resource/mcp";
+    upstream.does(path, Does::Result(json!({ "resource": upstream.url(), "authorization_servers": [other.url()] })));
+    let mut gateway = site.serve().await;
+    gateway.says("does not take its tokens").await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "upstream_unavailable");
+    for place in ["/token", "/.well-known/oauth-authorization-server"] {
+        assert!(other.asked(place).is_empty() && issuer.asked(place).is_empty(), "{place}");
+    }
+}
+
+#[tokio::test]
+async fn n63_metadata_of_another_issuer_is_not_taken() {
+    let (issuer, upstream, site) = guarded().await;
+    for issuer_of_it in [json!("https://other.example"), json!(format!("{}/", issuer.url())), json!(null)] {
+        let metadata = json!({ "issuer": issuer_of_it, "token_endpoint": format!("{}/token", issuer.url()) });
+        issuer.answers("/.well-known/oauth-authorization-server", 200, metadata);
+        let mut gateway = site.serve().await;
+        gateway.says("is of another issuer").await;
+        gateway.kill().await;
+    }
+    assert!(issuer.asked("/token").is_empty() && upstream.journal().is_empty());
 }

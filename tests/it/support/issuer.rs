@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::soon;
+use super::{Upstream, soon};
 
 /// What tokens for the gateway of a test name as their audience; nothing listens there.
 pub const RESOURCE: &str = "https://gateway.example/mcp";
@@ -109,6 +109,8 @@ struct Shared {
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub path: String,
+    pub authorization: Option<String>,
+    pub body: String,
 }
 
 /// The server; it ends with the test's runtime.
@@ -179,6 +181,21 @@ impl Issuer {
         answers.push((path.to_owned(), StatusCode::from_u16(status).unwrap(), body));
     }
 
+    /// Gives this token to whoever asks with a credential, and says where.
+    pub fn grants(&self, token: &str, lasts: u64) {
+        let url = self.url();
+        let metadata = json!({ "issuer": url, "token_endpoint": format!("{url}/token"), "grant_types_supported": ["client_credentials"] });
+        self.answers("/.well-known/oauth-authorization-server", 200, metadata);
+        self.answers("/token", 200, json!({ "access_token": token, "token_type": "Bearer", "expires_in": lasts }));
+    }
+
+    /// The manifest's rest for a tool server whose tokens it makes; `more` are further members beside the issuer.
+    pub fn opens(&self, upstream: &Upstream, more: &str) -> String {
+        let oauth = format!("issuer: \"{}\", client_id: gateway, {more}", self.url());
+        let tools = "tools: { echo: { tier: read }, save: { tier: reversible }, pay: { tier: irreversible } }";
+        format!("transport: {{ http: {{ url: \"{}\", auth: {{ oauth: {{ {oauth} }} }} }} }}\n{tools}\n", upstream.url())
+    }
+
     /// The claims of a token for the agent `demo`.
     pub fn claims(&self) -> Value {
         let (iat, exp) = (now(), now() + 600);
@@ -209,7 +226,14 @@ impl Issuer {
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-        let asked = Asked { path: request.uri().path().to_owned() };
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+        let asked = Asked {
+            path: head.uri.path().to_owned(),
+            authorization: head.headers.get("authorization").map(text),
+            body: String::from_utf8_lossy(&body).into_owned(),
+        };
         let known = self.shared.answers.lock().unwrap().iter().find(|(path, ..)| *path == asked.path).cloned();
         let (status, body) = match (*self.shared.down.lock().unwrap(), known) {
             (true, _) => (StatusCode::SERVICE_UNAVAILABLE, json!({})),

@@ -68,6 +68,8 @@ impl Received {
 struct Shared {
     tools: Mutex<Vec<Value>>,
     does: Mutex<HashMap<String, Does>>,
+    /// The access token without which everything is 401.
+    wants: Mutex<Option<String>>,
     journal: watch::Sender<Vec<Received>>,
     abandoned: watch::Sender<usize>,
 }
@@ -101,6 +103,7 @@ impl Upstream {
         let shared = Shared {
             tools: Mutex::new(definitions()),
             does: Mutex::default(),
+            wants: Mutex::default(),
             journal: watch::Sender::new(Vec::new()),
             abandoned: watch::Sender::new(0),
         };
@@ -148,6 +151,11 @@ impl Upstream {
         self.shared.does.lock().unwrap().insert(tool.to_owned(), does);
     }
 
+    /// Takes no request without this access token from now on.
+    pub fn wants(&self, token: &str) {
+        *self.shared.wants.lock().unwrap() = Some(token.to_owned());
+    }
+
     /// Its tools.
     pub fn tools(&self) -> Vec<Value> {
         self.shared.tools.lock().unwrap().clone()
@@ -189,12 +197,23 @@ impl Upstream {
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, std::io::Error> {
         let (parts, body) = request.into_parts();
+        if parts.method == http::Method::GET && parts.uri.path().starts_with("/.well-known/") {
+            return Ok(match self.shared.does.lock().unwrap().get(parts.uri.path()) {
+                Some(Does::Result(document)) => json_response(document.clone()),
+                _ => whole(StatusCode::NOT_FOUND, Bytes::new()),
+            });
+        }
         let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
         let body = String::from_utf8_lossy(&body).into_owned();
         let message: Value = serde_json::from_str(&body).unwrap_or_default();
         let method = message["method"].as_str().unwrap_or_default().to_owned();
         let received = Received { headers: parts.headers, body, method: method.clone() };
+        let wanted = self.shared.wants.lock().unwrap().as_ref().map(|token| format!("Bearer {token}"));
+        let is_open = wanted.is_none_or(|wanted| received.headers.get("authorization").is_some_and(|shown| *shown == *wanted));
         self.shared.journal.send_modify(|journal| journal.push(received));
+        if !is_open {
+            return Ok(whole(StatusCode::UNAUTHORIZED, Bytes::new()));
+        }
         let result = match method.as_str() {
             "server/discover" => json!({
                 "supportedVersions": ["2026-07-28"], "capabilities": self.capabilities(), "resultType": "complete",
