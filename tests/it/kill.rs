@@ -45,14 +45,14 @@ fn ids(upstream: &Upstream, records: &[Value]) -> (HashSet<String>, HashSet<Stri
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_upstream_got_is_on_record_and_every_intent_has_one_end() {
-    let (kills, callers) = (number("DOORWARD_KILLS", 10), number("DOORWARD_CALLERS", 40));
+    let (kills, callers) = (number("DOORWARD_KILLS", 40), number("DOORWARD_CALLERS", 12));
     let upstream = Upstream::start().await;
     let site = site(&upstream);
     for kill in 0..kills {
         let gateway = site.serve().await;
         let calls: JoinSet<()> = (0..callers).map(|number| caller(gateway.client(), kill, number)).collect();
         // A different moment each time, in the midst of the load.
-        upstream.got(upstream.calls().len() + 20 + kill * 7).await;
+        upstream.got(upstream.calls().len() + 10 + kill % 10 * 7).await;
         gateway.kill().await;
         calls.join_all().await;
     }
@@ -62,7 +62,7 @@ async fn whatever_the_upstream_got_is_on_record_and_every_intent_has_one_end() {
     let records = site.records();
     let (got, intents) = ids(&upstream, &records);
     assert!(got.is_subset(&intents), "done and not on record: {:?}", got.difference(&intents).collect::<Vec<_>>());
-    assert!(got.len() >= kills * 20);
+    assert!(got.len() >= kills * 10);
     let several: Vec<_> = ends(&records).into_iter().filter(|(_, ends)| ends.len() != 1).collect();
     assert!(several.is_empty(), "{several:?}");
     let done = site.run(&["audit", "verify"]).await;

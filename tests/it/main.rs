@@ -15,6 +15,7 @@ mod demo_server;
 mod denies_by_default;
 mod disconnect;
 mod errors_golden;
+mod fault_table;
 mod framing;
 mod headers;
 mod identity;
