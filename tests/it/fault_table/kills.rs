@@ -43,7 +43,7 @@ fn lives(point: &str, seed: u64) -> Vec<String> {
     let mut random = Random(seed ^ 0x6b69_6c6c);
     let mut wrong = Vec::new();
     for life in 0..LIVES {
-        let at = 1 + random.below(if point == "any_moment" { 4_000 } else { 60 });
+        let at = 1 + random.below(if point == "any_moment" { 400 } else { 60 });
         let status = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "fault_table::kills::the_process_that_is_killed", "--ignored"])
             .envs([("DOORWARD_FAULT_FOLDER", folder.path().as_os_str()), ("DOORWARD_FAULT_POINT", point.as_ref())])
