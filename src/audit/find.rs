@@ -1,96 +1,25 @@
 //! Questions to the logs: find, show, tail, follow, and which calls nobody knows the end of.
 //!
-//! All origins are read and merged by time; within one origin `seq` is the order, and the clock may have been set back. Reading is straight from the
-//! segments. Lines that are not records are counted, not hidden: `verify` says what is wrong with them.
+//! All origins are read and merged by time; within one origin `seq` is the order, and the clock may have been set back. The index says where
+//! to look, where there is one; what it does not know yet is read from the segments. Lines that are not records are counted, not hidden: `verify` says what is wrong with them.
 //!
 //! Owns: what a question means. Leaves to others: how an answer looks (`cli::audit`), and whether the log is sound (`verify`).
 
-use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::chain::Line;
 use super::disk::{self, Disk};
-use super::record::{Kind, Record, Stored};
+use super::filter::Filter;
+use super::index::column::Columns;
+use super::index::{Chunk, Filled, Index, IndexError, Wanted, from_log};
+use super::lines::{self, after, rows};
+use super::record::{Kind, Stored};
+use super::row::{Field, Row};
 use super::storage::{Storage, segments};
-
-/// Which records are asked for; what is `None` does not matter.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Not before, in nanoseconds since 1970.
-    pub since: Option<i64>,
-    /// Before, in nanoseconds since 1970.
-    pub until: Option<i64>,
-    /// The agent.
-    pub agent: Option<String>,
-    /// The public name of the target, or its beginning and `*`.
-    pub target: Option<String>,
-    /// The decision.
-    pub decision: Option<String>,
-    /// The error code.
-    pub code: Option<String>,
-    /// The run.
-    pub run: Option<String>,
-    /// The upstream.
-    pub upstream: Option<String>,
-    /// The kind of record.
-    pub kind: Option<Kind>,
-    /// The invocation.
-    pub call_id: Option<String>,
-    /// At most so many.
-    pub limit: Option<usize>,
-    /// Whether the newest come first, and the limit keeps these.
-    pub newest_first: bool,
-}
-
-impl Filter {
-    fn admits(&self, stored: &Stored) -> bool {
-        let is =
-            |asked: &Option<String>, found: &Option<std::borrow::Cow<'_, str>>| asked.is_none() || asked.as_deref() == found.as_deref();
-        let Record { agent, target, targets, decision, code, run, upstream, call_id, kind, .. } = &stored.record;
-        let is_target = self.target.as_deref().is_none_or(|asked| {
-            target.iter().chain(targets).any(|target| match asked.strip_suffix('*') {
-                Some(start) => target.starts_with(start),
-                None => **target == *asked,
-            })
-        });
-        let is_timely = || {
-            let time = stored.unix_nanos();
-            self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
-        };
-        is_target
-            && self.kind.is_none_or(|asked| asked == *kind)
-            && is(&self.agent, agent)
-            && is(&self.decision, decision)
-            && is(&self.code, code)
-            && is(&self.run, run)
-            && is(&self.upstream, upstream)
-            && is(&self.call_id, call_id)
-            && is_timely()
-    }
-
-    /// What a line must contain to be worth parsing: most of a large log is passed over at the speed of a text search.
-    fn needles(&self) -> Vec<String> {
-        let exact = [
-            ("agent", &self.agent),
-            ("call_id", &self.call_id),
-            ("code", &self.code),
-            ("decision", &self.decision),
-            ("run", &self.run),
-            ("upstream", &self.upstream),
-        ];
-        let mut needles: Vec<String> = Vec::new();
-        for (key, value) in exact {
-            // A value that would be escaped is left to the comparison of parsed records.
-            if let Some(value) = value.as_ref().filter(|value| !value.contains(['"', '\\']) && !value.contains(char::is_control)) {
-                needles.push(format!("\"{key}\":\"{value}\""));
-            }
-        }
-        needles.extend(self.kind.map(|kind| format!("\"kind\":\"{}\"", kind.as_str())));
-        needles
-    }
-}
 
 /// The records that answer a question.
 #[derive(Clone, Debug, Default)]
@@ -133,7 +62,10 @@ impl Standing {
 }
 
 /// The logs that questions go to.
-pub struct Logs(Vec<(String, Arc<dyn Storage>)>);
+pub struct Logs {
+    logs: Vec<(String, Arc<dyn Storage>)>,
+    index: Option<Index>,
+}
 
 impl Logs {
     /// All origins in `dir`.
@@ -145,12 +77,43 @@ impl Logs {
             let disk: Arc<dyn Storage> = Arc::new(Disk::existing(dir, &origin));
             (origin, disk)
         };
-        Ok(Self(origins(dir)?.into_iter().map(with_disk).collect()))
+        Ok(Self::of(origins(dir)?.into_iter().map(with_disk).collect()))
     }
 
     /// These logs, by origin.
     pub fn of(logs: Vec<(String, Arc<dyn Storage>)>) -> Self {
-        Self(logs)
+        Self { logs, index: None }
+    }
+
+    /// Whether there is an index of the logs in `dir`, or the logs are long enough for one.
+    pub fn is_worth_an_index(&self, dir: &Path) -> bool {
+        let size = |storage: &dyn Storage| segments(storage).ok()?.iter().map(|(_, name)| storage.size(name).ok()).sum::<Option<u64>>();
+        Index::file(dir).exists() || self.origins().filter_map(|(_, storage)| size(storage)).sum::<u64>() > SMALL
+    }
+
+    /// Takes the index of the logs in `dir` to hand and brings it up to date, for no longer than `budget`. Without one, or where it is
+    /// behind, questions read the log.
+    ///
+    /// # Errors
+    /// [`IndexError`]: the questions can do without.
+    pub fn with_index(&mut self, dir: &Path, budget: Option<Duration>, progress: &mut dyn FnMut(u64)) -> Result<Filled, IndexError> {
+        let mut index = Index::open(dir)?;
+        for (origin, storage) in &self.logs {
+            index.agree(origin, &**storage)?;
+        }
+        let filled = index.fill(&self.logs, budget, progress)?;
+        self.index = Some(index);
+        Ok(filled)
+    }
+
+    /// What a reader should be told of the index.
+    pub fn notes(&self) -> &[String] {
+        self.index.as_ref().map_or(&[], Index::notes)
+    }
+
+    /// The logs by origin.
+    pub fn origins(&self) -> impl Iterator<Item = (&str, &dyn Storage)> {
+        self.logs.iter().map(|(origin, storage)| (&**origin, &**storage))
     }
 
     /// The records that a filter admits.
@@ -159,30 +122,21 @@ impl Logs {
     /// A file cannot be read.
     pub fn find(&self, filter: &Filter) -> io::Result<Answer> {
         let mut answer = Answer::default();
-        let needles = filter.needles();
-        for (_, storage) in &self.0 {
-            let mut names = segments_since(&**storage, filter.since)?;
-            if filter.newest_first {
-                names.reverse();
-            }
-            let mut found = 0;
-            for name in names {
-                let before = answer.records.len();
-                lines(&**storage, &name, 0, |line| {
-                    if needles.iter().all(|needle| contains(line, needle)) {
-                        match Stored::parse(line) {
-                            Some(stored) if filter.admits(&stored) => answer.records.push(stored),
-                            Some(_) => {}
-                            None => answer.unreadable += 1,
-                        }
-                    }
-                })?;
-                found += answer.records.len() - before;
-                // Earlier segments of this origin hold only what the limit would cut off again.
-                if filter.limit.is_some_and(|limit| found >= limit) {
-                    break;
+        for (origin, storage) in self.origins() {
+            let limit = filter.limit.unwrap_or(usize::MAX);
+            let mut found = Found { filter, limit, answer: Answer::default() };
+            let known = self.index.as_ref().map(|index| known(index, storage, origin, &mut found));
+            match known {
+                Some(Ok(())) => {}
+                Some(Err(IndexError::Disk(error))) => return Err(error),
+                // The log knows all that the index does.
+                None | Some(Err(_)) => {
+                    found.answer = Answer::default();
+                    found.scan(storage, None)?;
                 }
             }
+            answer.records.append(&mut found.answer.records);
+            answer.unreadable += found.answer.unreadable;
         }
         in_time_order(&mut answer.records);
         if filter.newest_first {
@@ -198,12 +152,12 @@ impl Logs {
     /// A file cannot be read.
     pub fn show(&self, asked: &Asked) -> io::Result<Answer> {
         let (origin, seq) = match asked {
-            Asked::Call(id) => return self.find(&Filter { call_id: Some(id.clone()), ..Filter::default() }),
+            Asked::Call(id) => return self.find(&Filter::default().and(Field::Call, Some(id))),
             Asked::Place(origin, seq) => (origin, *seq),
         };
         let mut answer = Answer::default();
-        for (_, storage) in self.0.iter().filter(|(name, _)| origin.is_none() || origin.as_ref() == Some(name)) {
-            let Some(found) = at(&**storage, seq)? else { continue };
+        for (name, storage) in self.origins().filter(|(name, _)| origin.as_deref().is_none_or(|origin| origin == *name)) {
+            let Some(found) = self.at(name, storage, seq)? else { continue };
             match &found.record.call_id {
                 Some(id) => answer.records.extend(self.show(&Asked::Call(id.to_string()))?.records),
                 None => answer.records.push(found),
@@ -220,11 +174,11 @@ impl Logs {
     /// A file cannot be read.
     pub fn tail(&self, count: usize) -> io::Result<Answer> {
         let mut answer = Answer::default();
-        for (_, storage) in &self.0 {
+        for (_, storage) in self.origins() {
             let mut missing = count;
-            for (_, name) in segments(&**storage)?.iter().rev() {
+            for (_, name) in segments(storage)?.iter().rev() {
                 let before = missing;
-                for line in last_lines(&**storage, name, missing)? {
+                for line in lines::last(storage, name, missing)? {
                     missing = missing.saturating_sub(1);
                     match Stored::parse(&line) {
                         Some(stored) => answer.records.push(stored),
@@ -248,31 +202,222 @@ impl Logs {
     /// A file cannot be read.
     pub fn unresolved(&self) -> io::Result<Vec<(Stored, Standing)>> {
         let mut found = Vec::new();
-        for (_, storage) in &self.0 {
+        for (origin, storage) in self.origins() {
             // Asked before reading: a process that ends meanwhile leaves calls that look like running ones, not the other way round.
             let standing = if storage.is_locked() { Standing::Running } else { Standing::Abandoned };
-            let mut open: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-            for (_, name) in segments(&**storage)? {
-                lines(&**storage, &name, 0, |text| {
-                    let Some(line) = Line::split(text) else { return };
-                    match (line.kind(), line.intent_seq()) {
-                        (Some(Kind::Intent), _) => drop(open.insert(line.seq, text.to_vec())),
-                        (Some(Kind::Outcome), Some(intent)) => {
-                            let intent = open.remove(&intent);
-                            if contains(text, "\"outcome\":\"unresolved\"") {
-                                let told = intent.and_then(|intent| Stored::parse(&intent)).or_else(|| Stored::parse(text));
-                                found.extend(told.map(|stored| (stored, Standing::Unresolved)));
-                            }
-                        }
-                        _ => {}
-                    }
-                })?;
+            let mut calls = match self.index.as_ref().map(|index| Calls::known(index, storage, origin)) {
+                Some(Ok(calls)) => calls,
+                Some(Err(IndexError::Disk(error))) => return Err(error),
+                None | Some(Err(_)) => Calls::default(),
+            };
+            after(storage, calls.read_from, |text| calls.line(text))?;
+            for (intent, end) in &calls.lost {
+                let told = self.at(origin, storage, *intent)?.or_else(|| Stored::parse(end));
+                found.extend(told.map(|stored| (stored, Standing::Unresolved)));
             }
-            found.extend(open.values().filter_map(|line| Stored::parse(line)).map(|stored| (stored, standing)));
+            for seq in &calls.open {
+                found.extend(self.at(origin, storage, *seq)?.map(|stored| (stored, standing)));
+            }
         }
         found.sort_by_key(|(stored, _)| (stored.unix_nanos(), stored.seq));
         Ok(found)
     }
+
+    /// The record of this place.
+    fn at(&self, origin: &str, storage: &dyn Storage, seq: u64) -> io::Result<Option<Stored>> {
+        let chunks = self.index.as_ref().map_or(&[][..], |index| index.chunks(origin));
+        let holds = |chunk: &&Chunk| chunk.first_seq <= seq && seq - chunk.first_seq < chunk.rows as u64;
+        if let Some((index, chunk)) = self.index.as_ref().zip(chunks.iter().rfind(holds)) {
+            let mut found = None;
+            if let Ok(offsets) = index.offsets(chunk) {
+                rows(storage, chunk, &offsets, &[(seq - chunk.first_seq) as u16], |line| found = Stored::parse(line))?;
+            }
+            if found.as_ref().is_some_and(|found| found.seq == seq) {
+                return Ok(found);
+            }
+        }
+        lines::at(storage, seq)
+    }
+
+    /// Shows the columns of all records in a time, in the order of each log: what the index knows from there, the rest from the log.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn columns(
+        &self,
+        since: Option<i64>,
+        until: Option<i64>,
+        wanted: Wanted<'_>,
+        mut show: impl FnMut(&str, u64, &Columns),
+    ) -> io::Result<()> {
+        let time = Filter { since, until, ..Filter::default() };
+        for (origin, storage) in self.origins() {
+            let mut from = (0, 0);
+            if let Some(index) = &self.index {
+                for chunk in index.chunks(origin) {
+                    if time.overlaps(chunk.from_time, chunk.to_time) {
+                        let Ok(columns) = index.columns(chunk, wanted) else { break };
+                        show(origin, chunk.first_seq, &columns);
+                    }
+                    from = (chunk.segment, chunk.end);
+                }
+            }
+            from_log(storage, from, |chunk, columns| {
+                if time.overlaps(chunk.from_time, chunk.to_time) {
+                    show(origin, chunk.first_seq, columns);
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The calls of one log whose end is not known, or known to be unknown.
+#[derive(Default)]
+struct Calls {
+    /// Intents without an end.
+    open: BTreeSet<u64>,
+    /// Intents that a start found without an end, and the lines that say so.
+    lost: Vec<(u64, Vec<u8>)>,
+    /// What was not looked at yet.
+    read_from: (u64, u64),
+}
+
+impl Calls {
+    fn known(index: &Index, storage: &dyn Storage, origin: &str) -> Result<Self, IndexError> {
+        let open = index.open_intents(origin)?.into_iter().collect();
+        let mut calls = Self { open, lost: Vec::new(), read_from: index.cursor(origin).unwrap_or_default() };
+        let lost = Filter::default().and(Field::Outcome, Some(UNRESOLVED));
+        for chunk in index.chunks(origin) {
+            let places = index.rows(chunk, &lost)?;
+            if !places.is_empty() {
+                rows(storage, chunk, &index.offsets(chunk)?, &places, |text| calls.line(text))?;
+            }
+        }
+        Ok(calls)
+    }
+
+    fn line(&mut self, text: &[u8]) {
+        let Some(line) = Line::split(text) else { return };
+        match (line.kind(), line.intent_seq()) {
+            (Some(Kind::Intent), _) => drop(self.open.insert(line.seq)),
+            (Some(Kind::Outcome), Some(intent)) => {
+                self.open.remove(&intent);
+                if memchr::memmem::find(text, b"\"outcome\":\"unresolved\"").is_some() {
+                    self.lost.push((intent, text.to_vec()));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The records of one log that fit.
+struct Found<'f> {
+    filter: &'f Filter,
+    limit: usize,
+    answer: Answer,
+}
+
+impl Found<'_> {
+    fn is_full(&self) -> bool {
+        self.answer.records.len() >= self.limit
+    }
+
+    /// Looks at what stands in the log from a place on.
+    fn scan(&mut self, storage: &dyn Storage, from: Option<(u64, u64)>) -> io::Result<()> {
+        let mut places = match from {
+            Some(from) => lines::places(storage, from)?,
+            None => lines::segments_since(storage, self.filter.since)?.into_iter().map(|name| (name, 0)).collect(),
+        };
+        if self.filter.newest_first {
+            places.reverse();
+        }
+        let needles = self.filter.needles();
+        for (name, offset) in places {
+            // Only what the limit keeps is parsed in full: of a segment's lines the last, or the first.
+            let mut kept: VecDeque<Vec<u8>> = VecDeque::new();
+            let room = self.limit.saturating_sub(self.answer.records.len());
+            lines::each(storage, &name, offset, |line| {
+                if (!self.filter.newest_first && kept.len() >= room) || !needles.iter().all(|needle| lines::contains(line, needle)) {
+                    return;
+                }
+                match Row::parse(line) {
+                    Some(row) if self.filter.admits(&row) => {
+                        kept.push_back(line.to_vec());
+                        if kept.len() > room {
+                            kept.pop_front();
+                        }
+                    }
+                    Some(_) => {}
+                    None => self.answer.unreadable += 1,
+                }
+            })?;
+            self.answer.records.extend(kept.iter().filter_map(|line| Stored::parse(line)));
+            if self.is_full() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, index: &Index, storage: &dyn Storage, chunk: &Chunk) -> Result<(), IndexError> {
+        if self.filter.overlaps(chunk.from_time, chunk.to_time) {
+            self.answer.unreadable += chunk.unreadable;
+        }
+        let places = index.rows(chunk, self.filter)?;
+        if places.is_empty() {
+            return Ok(());
+        }
+        let offsets = index.offsets(chunk)?;
+        let mut group = |places: &[u16]| {
+            rows(storage, chunk, &offsets, places, |line| {
+                // The log may have been changed since: what it says now is the answer.
+                let stored = Row::parse(line).filter(|row| self.filter.admits(row)).and_then(|_| Stored::parse(line));
+                self.answer.records.extend(stored);
+            })?;
+            io::Result::Ok(self.answer.records.len() >= self.limit)
+        };
+        if self.filter.newest_first {
+            for places in places.rchunks(GROUP) {
+                if group(places)? {
+                    break;
+                }
+            }
+        } else {
+            for places in places.chunks(GROUP) {
+                if group(places)? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks at what the index knows, and at what it does not know yet.
+fn known(index: &Index, storage: &dyn Storage, origin: &str, found: &mut Found<'_>) -> Result<(), IndexError> {
+    let (chunks, cursor) = (index.chunks(origin), index.cursor(origin).unwrap_or_default());
+    if found.filter.newest_first {
+        found.scan(storage, Some(cursor))?;
+        for chunk in chunks.iter().rev() {
+            if found.is_full() {
+                return Ok(());
+            }
+            found.chunk(index, storage, chunk)?;
+        }
+        return Ok(());
+    }
+    for chunk in chunks {
+        if found.is_full() {
+            return Ok(());
+        }
+        found.chunk(index, storage, chunk)?;
+    }
+    if !found.is_full() {
+        found.scan(storage, Some(cursor))?;
+    }
+    Ok(())
 }
 
 /// All records of one log, in order.
@@ -282,7 +427,7 @@ impl Logs {
 pub fn read_all(storage: &dyn Storage) -> io::Result<Vec<Stored>> {
     let mut records = Vec::new();
     for (_, name) in segments(storage)? {
-        lines(storage, &name, 0, |line| records.extend(Stored::parse(line)))?;
+        lines::each(storage, &name, 0, |line| records.extend(Stored::parse(line)))?;
     }
     Ok(records)
 }
@@ -324,7 +469,7 @@ impl Follow {
             let Some(first) = names.first() else { continue };
             let place = self.places.entry(origin).or_insert_with(|| (first.clone(), 0));
             loop {
-                place.1 += lines(&disk, &place.0, place.1, |line| match Stored::parse(line) {
+                place.1 += lines::each(&disk, &place.0, place.1, |line| match Stored::parse(line) {
                     Some(stored) => answer.records.push(stored),
                     None => answer.unreadable += 1,
                 })?;
@@ -351,78 +496,8 @@ fn in_time_order(records: &mut [Stored]) {
     records.sort_by_cached_key(|stored| (stored.unix_nanos(), stored.origin.clone(), stored.seq));
 }
 
-fn contains(line: &[u8], needle: &str) -> bool {
-    std::str::from_utf8(line).is_ok_and(|line| line.contains(needle))
-}
-
-/// Shows each whole line from `offset` on; how many bytes these lines have.
-fn lines(storage: &dyn Storage, name: &str, offset: u64, mut show: impl FnMut(&[u8])) -> io::Result<u64> {
-    let mut from = BufReader::with_capacity(BLOCK, storage.read(name, offset)?);
-    let (mut text, mut read) = (Vec::new(), 0);
-    loop {
-        text.clear();
-        if from.read_until(b'\n', &mut text)? == 0 {
-            return Ok(read);
-        }
-        // A line without its end is being written, or is torn.
-        let Some(whole) = text.strip_suffix(b"\n") else { return Ok(read) };
-        show(whole);
-        read += text.len() as u64;
-    }
-}
-
-/// The last `count` whole lines of a segment, newest first, read from its end.
-fn last_lines(storage: &dyn Storage, name: &str, count: usize) -> io::Result<Vec<Vec<u8>>> {
-    let size = storage.size(name)?;
-    let mut window = BLOCK as u64;
-    loop {
-        let mut bytes = Vec::new();
-        storage.read(name, size.saturating_sub(window))?.read_to_end(&mut bytes)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(&bytes[..0], |end| &bytes[..end]);
-        let is_all = window >= size;
-        let mut found: Vec<&[u8]> = whole.rsplit(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
-        if !is_all {
-            // The first line of the window may have begun before it.
-            found.pop();
-        }
-        if is_all || found.len() >= count {
-            return Ok(found.into_iter().take(count).map(<[u8]>::to_vec).collect());
-        }
-        window *= 4;
-    }
-}
-
-/// The segments that can hold records of this time and later.
-fn segments_since(storage: &dyn Storage, since: Option<i64>) -> io::Result<Vec<String>> {
-    let mut names: Vec<String> = segments(storage)?.into_iter().map(|(_, name)| name).collect();
-    let Some(since) = since else { return Ok(names) };
-    // From the end back to the first segment that begins early enough for the clock to have passed `since` in it.
-    let mut first = names.len().saturating_sub(1);
-    while first > 0 && first_time(storage, &names[first])?.is_none_or(|time| time > since.saturating_sub(CLOCK_STEP)) {
-        first -= 1;
-    }
-    Ok(names.split_off(first))
-}
-
-fn first_time(storage: &dyn Storage, name: &str) -> io::Result<Option<i64>> {
-    let mut text = Vec::new();
-    BufReader::new(storage.read(name, 0)?).read_until(b'\n', &mut text)?;
-    Ok(text.strip_suffix(b"\n").and_then(Stored::parse).map(|stored| stored.unix_nanos()))
-}
-
-/// The record of this place.
-fn at(storage: &dyn Storage, seq: u64) -> io::Result<Option<Stored>> {
-    let all = segments(storage)?;
-    let Some((_, name)) = all.iter().rfind(|(first_seq, _)| *first_seq <= seq) else { return Ok(None) };
-    let mut found = None;
-    lines(storage, name, 0, |text| {
-        if found.is_none() && Line::split(text).is_some_and(|line| line.seq == seq) {
-            found = Stored::parse(text);
-        }
-    })?;
-    Ok(found)
-}
-
-const BLOCK: usize = 1 << 16;
-/// A clock that was set back by less than this does not hide records from a question by time.
-const CLOCK_STEP: i64 = 3_600_000_000_000;
+/// Bytes of logs that are read sooner than an index is opened.
+const SMALL: u64 = 8 << 20;
+/// Records that are read at a time.
+const GROUP: usize = 256;
+const UNRESOLVED: &str = "unresolved";

@@ -2,7 +2,7 @@
 //!
 //! Owns: the record's form (`record`, `encode`, `schema`), the chain (`chain`), the tree and its proofs (`tree`), what is signed and how (`checkpoint`,
 //! `note`), all file work (`storage` and its two makers), the writer (`log`, `queue`, `writer`, `repair`), what a start does after a crash
-//! (`recovery`), the check (`verify`) and the questions (`find`).
+//! (`recovery`), the check (`verify`), the questions (`find`) and the index that makes them fast (`index`).
 //! Leaves to others: what a call is and when it is recorded.
 //!
 //! INVARIANT: what was acknowledged is in the chain, and what was refused is not, unless an end follows it.
@@ -12,8 +12,12 @@ pub mod chain;
 pub mod checkpoint;
 pub mod disk;
 pub mod encode;
+pub mod filter;
 pub mod find;
+pub mod guess;
+pub mod index;
 pub mod kept;
+mod lines;
 pub mod log;
 pub mod note;
 pub mod proof;
@@ -23,6 +27,7 @@ pub mod recovery;
 pub mod redact;
 mod repair;
 pub mod report;
+pub mod row;
 pub mod schema;
 pub mod simulated;
 pub mod storage;

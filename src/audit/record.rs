@@ -382,7 +382,7 @@ fn raw<'de, D: Deserializer<'de>>(from: D) -> Result<Text<'static>, D::Error> {
 }
 
 /// The version of the record's form.
-pub(super) const VERSION: u64 = 1;
+pub(in crate::audit) const VERSION: u64 = 1;
 
 #[cfg(test)]
 #[path = "record_tests.rs"]

@@ -6,6 +6,7 @@
 //! a record is the stored line, byte for byte.
 
 mod find;
+mod index;
 mod print;
 mod prove;
 mod show;
@@ -16,11 +17,16 @@ mod verify;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::tz::TimeZone;
 
 use crate::audit::find::Logs;
+use crate::audit::guess;
+use crate::audit::index::IndexError;
+use crate::audit::redact::ValueKey;
+use crate::cli::table;
 use find::Find;
 use print::Printer;
 use prove::Prove;
@@ -33,6 +39,9 @@ pub struct Args {
     /// The folder of the logs, instead of the configured one.
     #[arg(long, global = true, value_name = "PATH")]
     pub dir: Option<PathBuf>,
+    /// The folder of the value keys, instead of the configured one, or of `keys` beside the folder that --dir names.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub keys: Option<PathBuf>,
     /// The question.
     #[command(subcommand)]
     pub verb: Verb,
@@ -52,7 +61,9 @@ pub enum Verb {
         follow: bool,
     },
     /// Records by time, agent, tool and more; the newest ones, oldest first.
-    #[command(after_help = "Example:\n  doorward audit find --since 2h --agent demo --decision deny")]
+    #[command(
+        after_help = "Examples:\n  doorward audit find --since 2h --agent demo --decision deny\n  doorward audit find --value alice@example.com"
+    )]
     Find(Box<Find>),
     /// All records of one call, with every field.
     #[command(after_help = "Example:\n  doorward audit show main:42")]
@@ -69,6 +80,13 @@ pub enum Verb {
     /// Calls whose end nobody knows, and calls that still run.
     #[command(after_help = "Example:\n  doorward audit unresolved --json")]
     Unresolved,
+    /// Completes the index of the logs, which questions otherwise do bit by bit. It may be deleted at any time.
+    #[command(after_help = "Example:\n  doorward audit index --rebuild")]
+    Index {
+        /// Make it anew from the logs.
+        #[arg(long)]
+        rebuild: bool,
+    },
 }
 
 /// Why a question has no answer.
@@ -85,6 +103,17 @@ pub enum Error {
         /// What the disk reported.
         source: io::Error,
     },
+    /// The keys of values cannot be read.
+    #[error("the value keys in `{dir}` cannot be read: {source}; see --keys")]
+    Keys {
+        /// The folder.
+        dir: String,
+        /// What the disk reported.
+        source: io::Error,
+    },
+    /// The index cannot be made.
+    #[error("the index cannot be made: {0}; the questions do without it")]
+    Index(#[from] IndexError),
     /// Nothing can be said of a log that is not there: it may have been taken away whole.
     #[error(
         "there is no log in `{0}`, so nothing was checked; before the first start that is as it should be, else see --dir, or the log was taken away"
@@ -124,6 +153,7 @@ impl Error {
 /// What every question needs.
 struct Asking<'a> {
     dir: &'a Path,
+    keys: PathBuf,
     logs: Logs,
     print: Printer,
 }
@@ -132,20 +162,66 @@ impl Asking<'_> {
     fn unreadable(&self, source: io::Error) -> Error {
         Error::unreadable(self.dir, source)
     }
+
+    /// Takes the index to hand. A small log is read faster than one is opened.
+    fn with_index(&mut self) {
+        if !self.logs.is_worth_an_index(self.dir) {
+            return;
+        }
+        match self.logs.with_index(self.dir, Some(CATCH_UP), &mut |_| {}) {
+            Ok(filled) => {
+                self.logs.notes().iter().for_each(|note| eprintln!("note: {}", table::safe(note)));
+                if !filled.is_done {
+                    eprintln!("note: the index is behind the log, so this takes longer; `doorward audit index` completes it");
+                }
+            }
+            // The log alone has all answers.
+            Err(error) => tracing::info!(%error, "the index is not used"),
+        }
+    }
+
+    /// The keys that values were hashed under.
+    fn value_keys(&self) -> Result<Vec<ValueKey>, Error> {
+        let keys = guess::keys(&self.keys).map_err(|source| Error::Keys { dir: self.keys.display().to_string(), source })?;
+        if keys.is_empty() {
+            eprintln!("note: no value key in `{}`, so a value is found only where it is stored in clear; see --keys", self.keys.display());
+        }
+        Ok(keys)
+    }
+}
+
+/// Where the logs and the keys of their values are, as the configuration says.
+pub struct Home {
+    /// The folder of the logs.
+    pub audit: PathBuf,
+    /// The folder of the keys.
+    pub keys: PathBuf,
+}
+
+impl Home {
+    /// The logs in `dir`, their keys in the folder `keys` beside it.
+    pub fn beside(dir: &Path) -> Self {
+        Self { audit: dir.to_owned(), keys: dir.with_file_name("keys") }
+    }
 }
 
 /// Answers on `out`; the exit code.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn run(args: &Args, audit_dir: &Path, json: bool, out: &mut dyn Write) -> Result<u8, Error> {
-    let dir = args.dir.as_deref().unwrap_or(audit_dir);
+pub fn run(args: &Args, home: &Home, json: bool, out: &mut dyn Write) -> Result<u8, Error> {
+    let dir = args.dir.as_deref().unwrap_or(&home.audit);
     let unreadable = |source| Error::unreadable(dir, source);
     if args.dir.is_some() {
         // A folder that was named and is not there is a slip; the configured one comes with the first record.
         std::fs::read_dir(dir).map_err(unreadable)?;
     }
-    let asking = Asking { dir, logs: Logs::in_dir(dir).map_err(unreadable)?, print: Printer { json, zone: TimeZone::system() } };
+    let print = Printer { json, zone: TimeZone::system() };
+    let keys = args.keys.clone().unwrap_or_else(|| home.keys.clone());
+    let mut asking = Asking { dir, keys, logs: Logs::in_dir(dir).map_err(unreadable)?, print };
+    if !matches!(args.verb, Verb::Tail { .. } | Verb::Verify | Verb::Index { .. }) {
+        asking.with_index();
+    }
     match &args.verb {
         Verb::Tail { count, follow } => tail::run(&asking, *count, *follow, out),
         Verb::Find(asked) => find::run(&asking, asked, out),
@@ -153,8 +229,12 @@ pub fn run(args: &Args, audit_dir: &Path, json: bool, out: &mut dyn Write) -> Re
         Verb::Prove(asked) => prove::run(asked, dir, out),
         Verb::Verify(asked) => verify::run(asked, dir, json, out),
         Verb::Unresolved => unresolved::run(&asking, out),
+        Verb::Index { rebuild } => index::run(asking, *rebuild, out),
     }
 }
+
+/// How long a question works on the index before it answers.
+const CATCH_UP: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 #[path = "audit/tests.rs"]

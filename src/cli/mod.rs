@@ -183,11 +183,16 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         Verb::Tools(verb) => block_on(interruptible(tools::run(context, &verb))),
         Verb::Audit(args) => {
             // The log can be read without a configuration, when its folder is named.
-            let dir = match &args.dir {
-                Some(dir) => dir.clone(),
-                None => AsRef::<Path>::as_ref(&context.config()?.audit.dir).to_owned(),
+            let home = match (&args.dir, context.config()) {
+                (None, Err(failure)) => return Err(failure),
+                (Some(dir), _) if dir.with_file_name("keys").is_dir() => audit::Home::beside(dir),
+                (Some(dir), Err(_)) => audit::Home::beside(dir),
+                (_, Ok(config)) => audit::Home {
+                    audit: AsRef::<Path>::as_ref(&config.audit.dir).to_owned(),
+                    keys: AsRef::<Path>::as_ref(&config.state).join("keys"),
+                },
             };
-            audit::run(&args, &dir, context.json, &mut std::io::stdout().lock()).or_else(|error| match error {
+            audit::run(&args, &home, context.json, &mut std::io::stdout().lock()).or_else(|error| match error {
                 audit::Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(EXIT_UNHEARD),
                 error @ (audit::Error::Time(_) | audit::Error::NoLog(_)) => Err(Failure::Usage(error.to_string())),
                 error => Err(Failure::other(error)),

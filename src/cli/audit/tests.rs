@@ -20,7 +20,8 @@ struct Line {
 fn ask(dir: &Path, words: &[&str]) -> (u8, String) {
     let line = Line::try_parse_from([&["audit"], words].concat()).unwrap();
     let mut out = Vec::new();
-    let exit = run(&line.args, dir, line.json, &mut out).unwrap();
+    let home = Home { audit: dir.to_owned(), keys: dir.join("keys") };
+    let exit = run(&line.args, &home, line.json, &mut out).unwrap();
     (exit, String::from_utf8(out).unwrap())
 }
 
@@ -94,8 +95,9 @@ async fn show_tells_a_whole_call_by_id_or_by_record() {
     assert_eq!((by_id.0, by_id.1.lines().count()), (0, 2));
     assert_eq!(ask(dir.path(), &["show", "4", "--json"]), by_id);
     assert_eq!(ask(dir.path(), &["show", "main:3", "--json"]), by_id);
+    let home = Home { audit: dir.path().to_owned(), keys: dir.path().join("keys") };
     let nobody = Line::try_parse_from(["audit", "show", "nobody"]).unwrap();
-    assert!(matches!(run(&nobody.args, dir.path(), false, &mut Vec::new()), Err(Error::Nothing(_))));
+    assert!(matches!(run(&nobody.args, &home, false, &mut Vec::new()), Err(Error::Nothing(_))));
 }
 
 #[tokio::test]

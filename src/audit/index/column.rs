@@ -1,0 +1,303 @@
+//! Some thousand records as columns: what the index stores of them instead of their lines.
+//!
+//! A field with few different values is a list of these and a number for each record; one with nearly as many values as records is a list of
+//! hashes, sorted, each with the record it is in. Numbers stand as they are.
+//!
+//! Owns: the layout, in memory and as bytes. Leaves to others: where the bytes are kept (`index`).
+
+use std::collections::HashMap;
+
+use crate::audit::row::{Field, Form, Row};
+
+/// Most records in a chunk: a question reads one column of a chunk in some microseconds, and the newest records, which fill no chunk yet, from the log.
+pub const CHUNK: usize = 8_192;
+/// Hashes are kept in so many shares, so that a question reads one of them.
+pub const SHARES: usize = 16;
+
+/// What a chunk keeps as a number for each record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Number {
+    /// Where the line begins, in bytes from the first line of the chunk.
+    Offset,
+    /// How long the call took, in microseconds; 0 where nothing is said.
+    Duration,
+    /// How long the upstream took, in microseconds.
+    Upstream,
+    /// How many events the record stands for; 0 where nothing is said.
+    Count,
+}
+
+impl Number {
+    /// Every number.
+    pub const ALL: [Self; 4] = [Self::Offset, Self::Duration, Self::Upstream, Self::Count];
+}
+
+/// A field with few different values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// The different values; a record may have none or many, so each is a list.
+    pub words: Vec<Vec<String>>,
+    /// For each record its number in `words`; empty when all have the first.
+    pub codes: Vec<u16>,
+}
+
+impl Words {
+    /// The number of a record's value; 0 where the column is empty.
+    pub fn code(&self, row: usize) -> usize {
+        self.codes.get(row).map_or(0, |code| usize::from(*code))
+    }
+
+    /// A record's values.
+    pub fn values(&self, row: usize) -> &[String] {
+        self.words.get(self.code(row)).map_or(&[], Vec::as_slice)
+    }
+
+    /// A record's first value.
+    pub fn first(&self, row: usize) -> Option<&str> {
+        self.values(row).first().map(String::as_str)
+    }
+}
+
+/// A field with nearly as many values as records: (hash, record), sorted.
+pub type Ids = Vec<(u32, u16)>;
+
+/// The columns of a chunk, or those of them that were asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Columns {
+    /// How many records.
+    pub rows: usize,
+    /// When each was made, in nanoseconds since 1970.
+    pub times: Vec<i64>,
+    /// Fields with few different values; one that no record has is left out.
+    pub words: HashMap<Field, Words>,
+    /// Fields with many.
+    pub ids: HashMap<Field, Ids>,
+    /// Numbers; what is 0 in all records is left out.
+    pub numbers: HashMap<Number, Vec<u32>>,
+}
+
+impl Columns {
+    /// A record's number.
+    pub fn number(&self, number: Number, row: usize) -> u32 {
+        self.numbers.get(&number).and_then(|column| column.get(row)).copied().unwrap_or_default()
+    }
+}
+
+/// Takes records in until they are a chunk.
+#[derive(Debug, Default)]
+pub struct Builder {
+    columns: Columns,
+    known: HashMap<Field, HashMap<Vec<String>, u16>>,
+    scratch: Vec<String>,
+}
+
+impl Builder {
+    /// How many records it holds.
+    pub fn rows(&self) -> usize {
+        self.columns.rows
+    }
+
+    /// Takes in the record whose line begins at `offset` of the chunk.
+    pub fn push(&mut self, row: &Row<'_>, offset: u32) {
+        let at = self.columns.rows;
+        self.columns.times.push(row.unix_nanos());
+        let number = |key: &str| row.number(key).map_or(0, |value| u32::try_from(value).unwrap_or(u32::MAX));
+        for kind in Number::ALL {
+            let value = match kind {
+                Number::Offset => offset,
+                Number::Duration => number("duration_us"),
+                Number::Upstream => number("upstream_us"),
+                Number::Count => number("count"),
+            };
+            self.columns.numbers.entry(kind).or_default().push(value);
+        }
+        for field in Field::ALL {
+            match field.form() {
+                Form::Words => self.word(row, field),
+                Form::Ids => {
+                    let ids = self.columns.ids.entry(field).or_default();
+                    // A chunk has at most 2^13 records.
+                    row.each(field, &mut |value| ids.push((hash(value), at as u16)));
+                }
+            }
+        }
+        self.columns.rows += 1;
+    }
+
+    fn word(&mut self, row: &Row<'_>, field: Field) {
+        let mut count = 0;
+        let scratch = &mut self.scratch;
+        row.each(field, &mut |value| {
+            if scratch.len() == count {
+                scratch.push(String::new());
+            }
+            if let Some(slot) = scratch.get_mut(count) {
+                slot.clear();
+                slot.push_str(value);
+            }
+            count += 1;
+        });
+        let values = scratch.get(..count).unwrap_or_default();
+        let column = self.columns.words.entry(field).or_default();
+        let known = self.known.entry(field).or_default();
+        let code = match known.get(values) {
+            Some(code) => *code,
+            None => {
+                // At most one a record, and so below 2^13.
+                let code = column.words.len() as u16;
+                column.words.push(values.to_vec());
+                known.insert(values.to_vec(), code);
+                code
+            }
+        };
+        column.codes.push(code);
+    }
+
+    /// The finished columns.
+    pub fn finish(self) -> Columns {
+        let mut columns = self.columns;
+        columns.words.retain(|_, column| column.words.iter().any(|values| !values.is_empty()));
+        for column in columns.words.values_mut() {
+            if column.words.len() == 1 {
+                column.codes.clear();
+            }
+        }
+        columns.numbers.retain(|_, column| column.iter().any(|value| *value != 0));
+        columns.ids.retain(|_, ids| !ids.is_empty());
+        for ids in columns.ids.values_mut() {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        columns
+    }
+}
+
+/// The hash of a value. Two values with one hash cost a second look at the line, nothing else, so it need not be a strong one.
+pub fn hash(value: &str) -> u32 {
+    // FNV-1a (64 bits), its halves folded.
+    let full = value.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (full >> 32) as u32 ^ full as u32
+}
+
+/// The share that a hash is in.
+pub fn share(hash: u32) -> usize {
+    (hash >> 28) as usize
+}
+
+/// The words of a column as bytes.
+pub fn pack_words(words: &[Vec<String>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let put = |out: &mut Vec<u8>, number: usize| out.extend_from_slice(&(number as u32).to_le_bytes());
+    for values in words {
+        put(&mut out, values.len());
+        for value in values {
+            put(&mut out, value.len());
+            out.extend_from_slice(value.as_bytes());
+        }
+    }
+    out
+}
+
+/// The words of a column again; `None` where the bytes are not from here.
+pub fn unpack_words(mut bytes: &[u8]) -> Option<Vec<Vec<String>>> {
+    fn take<'b>(bytes: &mut &'b [u8], count: usize) -> Option<&'b [u8]> {
+        let (taken, rest) = bytes.split_at_checked(count)?;
+        *bytes = rest;
+        Some(taken)
+    }
+    let number = |bytes: &mut &[u8]| Some(u32::from_le_bytes(take(bytes, 4)?.try_into().ok()?) as usize);
+    let mut words = Vec::new();
+    while !bytes.is_empty() {
+        let count = number(&mut bytes)?;
+        let mut values = Vec::new();
+        for _ in 0..count {
+            let length = number(&mut bytes)?;
+            values.push(String::from_utf8(take(&mut bytes, length)?.to_vec()).ok()?);
+        }
+        words.push(values);
+    }
+    Some(words)
+}
+
+/// The numbers of a column's words as bytes: one each where that is enough.
+pub fn pack_codes(column: &Words) -> Vec<u8> {
+    if column.words.len() <= 256 {
+        column.codes.iter().map(|code| *code as u8).collect()
+    } else {
+        column.codes.iter().flat_map(|code| code.to_le_bytes()).collect()
+    }
+}
+
+/// These numbers again.
+pub fn unpack_codes(bytes: &[u8], words: usize) -> Vec<u16> {
+    if words <= 256 {
+        bytes.iter().map(|code| u16::from(*code)).collect()
+    } else {
+        bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect()
+    }
+}
+
+/// Hashes and their records as bytes.
+pub fn pack_ids(ids: &[(u32, u16)]) -> Vec<u8> {
+    let hashes = ids.iter().flat_map(|(hash, _)| hash.to_le_bytes());
+    hashes.chain(ids.iter().flat_map(|(_, row)| row.to_le_bytes())).collect()
+}
+
+/// The records that have a hash, from what [`pack_ids`] made.
+pub fn rows_of(bytes: &[u8], wanted: u32, out: &mut Vec<u16>) {
+    let count = bytes.len() / 6;
+    let Some((hashes, rows)) = bytes.split_at_checked(count * 4) else { return };
+    let (hashes, rows) = (hashes.as_chunks::<4>().0, rows.as_chunks::<2>().0);
+    let first = hashes.partition_point(|hash| u32::from_le_bytes(*hash) < wanted);
+    let found = hashes.iter().zip(rows).skip(first).take_while(|(hash, _)| u32::from_le_bytes(**hash) == wanted);
+    out.extend(found.map(|(_, row)| u16::from_le_bytes(*row)));
+}
+
+/// All hashes and records of a share.
+pub fn unpack_ids(bytes: &[u8]) -> Ids {
+    let Some((hashes, rows)) = bytes.split_at_checked(bytes.len() / 6 * 4) else { return Vec::new() };
+    let rows = rows.as_chunks::<2>().0.iter().map(|row| u16::from_le_bytes(*row));
+    hashes.as_chunks::<4>().0.iter().map(|hash| u32::from_le_bytes(*hash)).zip(rows).collect()
+}
+
+/// Numbers as bytes.
+pub fn pack_u32(column: &[u32]) -> Vec<u8> {
+    column.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// These numbers again.
+pub fn unpack_u32(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks::<4>().0.iter().map(|value| u32::from_le_bytes(*value)).collect()
+}
+
+/// Times as bytes.
+pub fn pack_i64(column: &[i64]) -> Vec<u8> {
+    column.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// These times again.
+pub fn unpack_i64(bytes: &[u8]) -> Vec<i64> {
+    bytes.as_chunks::<8>().0.iter().map(|value| i64::from_le_bytes(*value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_comes_back() {
+        let words: Vec<Vec<String>> = (0..300).map(|number| vec![format!("w{number}"), "\u{1f}".to_owned()]).chain([Vec::new()]).collect();
+        assert_eq!(unpack_words(&pack_words(&words)).unwrap(), words);
+        assert_eq!(unpack_words(b"\x09\0\0\0"), None);
+        let codes: Vec<u16> = (0..300).collect();
+        let column = Words { words, codes: codes.clone() };
+        assert_eq!(unpack_codes(&pack_codes(&column), column.words.len()), codes);
+        let ids = vec![(1, 7), (5, 2), (5, 9), (u32::MAX, 0)];
+        let (mut found, mut none) = (Vec::new(), Vec::new());
+        rows_of(&pack_ids(&ids), 5, &mut found);
+        rows_of(&pack_ids(&ids), 6, &mut none);
+        assert_eq!((found, none, unpack_ids(&pack_ids(&ids))), (vec![2, 9], vec![], ids));
+        assert_eq!(unpack_i64(&pack_i64(&[-1, i64::MAX])), [-1, i64::MAX]);
+        assert_eq!(unpack_u32(&pack_u32(&[3, u32::MAX])), [3, u32::MAX]);
+    }
+}

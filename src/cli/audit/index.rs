@@ -1,0 +1,42 @@
+//! `audit index`: completes the index, or makes it anew.
+
+use std::io::Write;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::print::json_line;
+use super::{Asking, Error};
+use crate::audit::index::{Index, IndexError};
+use crate::cli::table::safe;
+
+#[derive(Serialize)]
+struct Done {
+    records: u64,
+    seconds: f64,
+    bytes: u64,
+}
+
+/// Fills the index to its end.
+pub(super) fn run(mut asking: Asking<'_>, rebuild: bool, out: &mut dyn Write) -> Result<u8, Error> {
+    if rebuild {
+        Index::delete(asking.dir)?;
+    }
+    let since = Instant::now();
+    let filled = asking.logs.with_index(asking.dir, None, &mut |_| {})?;
+    if !filled.is_done {
+        return Err(IndexError::Busy.into());
+    }
+    let size = std::fs::metadata(Index::file(asking.dir)).map_or(0, |file| file.len());
+    let done = Done { records: filled.records, seconds: since.elapsed().as_secs_f64(), bytes: size };
+    if asking.print.json {
+        json_line(out, &done)?;
+        return Ok(0);
+    }
+    for note in asking.logs.notes() {
+        writeln!(out, "note: {}", safe(note))?;
+    }
+    let rate = done.records as f64 / done.seconds.max(0.001);
+    writeln!(out, "{} records taken in, {:.1} s, {rate:.0} a second; the index has {} KiB", done.records, done.seconds, done.bytes / 1024)?;
+    Ok(0)
+}
