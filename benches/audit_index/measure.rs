@@ -66,8 +66,8 @@ fn questions(dir: &Path) -> Result<Vec<(String, Filter)>, Box<dyn Error>> {
         all.push((format!("time: {word}"), Filter { since: Some(since), until: Some(since + 3_600_000_000_000), ..Filter::default() }));
     }
     for field in Field::ALL.into_iter().filter(|field| *field != Field::Value) {
-        let mut value = None;
-        for stored in newest.iter().rev().filter(|_| value.is_none()) {
+        let mut value: Option<String> = None;
+        for stored in newest.iter().rev() {
             stored.row().each(field, &mut |found| value = value.take().or(Some(found.to_owned())));
         }
         if let Some(value) = value {

@@ -1,13 +1,13 @@
-//! Questions to the logs: find, show, tail, follow, and which calls nobody knows the end of.
+//! Questions to the logs: find, show, tail, and which calls nobody knows the end of.
 //!
 //! All origins are read and merged by time; within one origin `seq` is the order, and the clock may have been set back. The index says where
 //! to look, where there is one; what it does not know yet is read from the segments. Lines that are not records are counted, not hidden: `verify` says what is wrong with them.
 //!
 //! Owns: what a question means. Leaves to others: how an answer looks (`cli::audit`), and whether the log is sound (`verify`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,6 +144,34 @@ impl Logs {
         }
         answer.records.truncate(filter.limit.unwrap_or(usize::MAX));
         Ok(answer)
+    }
+
+    /// Shows the line of every record that a filter admits, each log in its own order, whatever the filter's limit says.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn each(&self, filter: &Filter, mut show: impl FnMut(&[u8])) -> io::Result<()> {
+        let needles = filter.needles();
+        for (origin, storage) in self.origins() {
+            let mut from = (0, 0);
+            for chunk in self.index.as_ref().map_or(&[][..], |index| index.chunks(origin)) {
+                let Some(index) = &self.index else { break };
+                let Ok((places, offsets)) = index.rows(chunk, filter).and_then(|places| Ok((places, index.offsets(chunk)?))) else { break };
+                rows(storage, chunk, &offsets, &places, |line| {
+                    if Row::parse(line).is_some_and(|row| filter.admits(&row)) {
+                        show(line);
+                    }
+                })?;
+                from = (chunk.segment, chunk.end);
+            }
+            after(storage, from, |line| {
+                let is_near = needles.iter().all(|needle| lines::contains(line, needle));
+                if is_near && Row::parse(line).is_some_and(|row| filter.admits(&row)) {
+                    show(line);
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// All records of one invocation, in their order.
@@ -432,67 +460,15 @@ pub fn read_all(storage: &dyn Storage) -> io::Result<Vec<Stored>> {
     Ok(records)
 }
 
-/// New records as they come, across rotation and new origins.
-pub struct Follow {
-    dir: PathBuf,
-    /// By origin: the segment that is being read, and how far.
-    places: BTreeMap<String, (String, u64)>,
-}
-
-impl Follow {
-    /// From the present end of all logs in `dir`.
-    ///
-    /// # Errors
-    /// A folder or file cannot be read.
-    pub fn from_end(dir: &Path) -> io::Result<Self> {
-        let mut places = BTreeMap::new();
-        for origin in origins(dir)? {
-            let disk = Disk::existing(dir, &origin);
-            if let Some((_, name)) = segments(&disk)?.pop() {
-                let size = disk.size(&name)?;
-                places.insert(origin, (name, size));
-            }
-        }
-        Ok(Self { dir: dir.to_owned(), places })
-    }
-
-    /// What has come since the last time.
-    ///
-    /// # Errors
-    /// A folder or file cannot be read.
-    pub fn more(&mut self) -> io::Result<Answer> {
-        let mut answer = Answer::default();
-        for origin in origins(&self.dir)? {
-            let disk = Disk::existing(&self.dir, &origin);
-            // Listed before reading: a segment that has a successor by then is complete.
-            let names: Vec<String> = segments(&disk)?.into_iter().map(|(_, name)| name).collect();
-            let Some(first) = names.first() else { continue };
-            let place = self.places.entry(origin).or_insert_with(|| (first.clone(), 0));
-            loop {
-                place.1 += lines::each(&disk, &place.0, place.1, |line| match Stored::parse(line) {
-                    Some(stored) => answer.records.push(stored),
-                    None => answer.unreadable += 1,
-                })?;
-                match names.iter().find(|name| **name > place.0) {
-                    Some(next) => *place = (next.clone(), 0),
-                    None => break,
-                }
-            }
-        }
-        in_time_order(&mut answer.records);
-        Ok(answer)
-    }
-}
-
 /// The logs in `dir`; none where there is no such folder yet. (`verify` is told of it: there a folder that is gone is news.)
-fn origins(dir: &Path) -> io::Result<Vec<String>> {
+pub(super) fn origins(dir: &Path) -> io::Result<Vec<String>> {
     match disk::origins(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         found => found,
     }
 }
 
-fn in_time_order(records: &mut [Stored]) {
+pub(super) fn in_time_order(records: &mut [Stored]) {
     records.sort_by_cached_key(|stored| (stored.unix_nanos(), stored.origin.clone(), stored.seq));
 }
 

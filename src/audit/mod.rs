@@ -8,12 +8,15 @@
 //! INVARIANT: what was acknowledged is in the chain, and what was refused is not, unless an end follows it.
 //! INVARIANT: every intent has exactly one end, if need be an `unresolved` one.
 
+pub mod anomalies;
 pub mod chain;
 pub mod checkpoint;
 pub mod disk;
 pub mod encode;
+pub mod export;
 pub mod filter;
 pub mod find;
+pub mod follow;
 pub mod guess;
 pub mod index;
 pub mod kept;
@@ -30,7 +33,9 @@ pub mod report;
 pub mod row;
 pub mod schema;
 pub mod simulated;
+pub mod stats;
 pub mod storage;
+pub mod timeline;
 pub mod trail;
 pub mod tree;
 pub mod trust;

@@ -5,13 +5,18 @@
 //! INVARIANT: nothing that came from outside stands in a row unescaped: a record may hold what an attacker chose. With `--json`
 //! a record is the stored line, byte for byte.
 
+mod anomalies;
+mod export;
 mod find;
 mod index;
 mod print;
 mod prove;
+mod reach;
 mod show;
+mod stats;
 mod tail;
 mod time;
+mod timeline;
 mod unresolved;
 mod verify;
 
@@ -26,10 +31,14 @@ use crate::audit::find::Logs;
 use crate::audit::guess;
 use crate::audit::index::IndexError;
 use crate::audit::redact::ValueKey;
-use crate::cli::table;
+use crate::cli::{Context, table};
+use anomalies::Judged;
+use export::Export;
 use find::Find;
 use print::Printer;
 use prove::Prove;
+use reach::Reach;
+use stats::Sums;
 use verify::Verify;
 
 /// Asks the audit log.
@@ -80,6 +89,24 @@ pub enum Verb {
     /// Calls whose end nobody knows, and calls that still run.
     #[command(after_help = "Example:\n  doorward audit unresolved --json")]
     Unresolved,
+    /// The whole story of a run, a trace, a session or a call, as a tree with times, decisions and ends.
+    #[command(after_help = "Example:\n  doorward audit timeline run-7f3a")]
+    Timeline {
+        /// The id of a run, a trace, a session or a call.
+        id: String,
+    },
+    /// Who calls what, how it ends and how long it takes, with a chart.
+    #[command(after_help = "Example:\n  doorward audit stats --since 7d")]
+    Stats(Sums),
+    /// What an agent could call by the files in force, against what it did call.
+    #[command(after_help = "Example:\n  doorward audit reach triage-bot --since 30d --open")]
+    Reach(Reach),
+    /// What agents did lately that they do not usually do, each with the records that show it.
+    #[command(after_help = "Example:\n  doorward audit anomalies --since 1d")]
+    Anomalies(Judged),
+    /// Records for other systems: NDJSON, CSV, OCSF or CEF, oldest first, each with what proves it.
+    #[command(after_help = "Example:\n  doorward audit export --format ocsf --since 1d > events.json")]
+    Export(Box<Export>),
     /// Completes the index of the logs, which questions otherwise do bit by bit. It may be deleted at any time.
     #[command(after_help = "Example:\n  doorward audit index --rebuild")]
     Index {
@@ -111,6 +138,9 @@ pub enum Error {
         /// What the disk reported.
         source: io::Error,
     },
+    /// The files that decide cannot be loaded.
+    #[error("what is in force cannot be loaded: {0}")]
+    Files(String),
     /// The index cannot be made.
     #[error("the index cannot be made: {0}; the questions do without it")]
     Index(#[from] IndexError),
@@ -196,12 +226,14 @@ pub struct Home {
     pub audit: PathBuf,
     /// The folder of the keys.
     pub keys: PathBuf,
+    /// Where the files are that are in force.
+    pub context: Option<Context>,
 }
 
 impl Home {
     /// The logs in `dir`, their keys in the folder `keys` beside it.
     pub fn beside(dir: &Path) -> Self {
-        Self { audit: dir.to_owned(), keys: dir.with_file_name("keys") }
+        Self { audit: dir.to_owned(), keys: dir.with_file_name("keys"), context: None }
     }
 }
 
@@ -219,7 +251,7 @@ pub fn run(args: &Args, home: &Home, json: bool, out: &mut dyn Write) -> Result<
     let print = Printer { json, zone: TimeZone::system() };
     let keys = args.keys.clone().unwrap_or_else(|| home.keys.clone());
     let mut asking = Asking { dir, keys, logs: Logs::in_dir(dir).map_err(unreadable)?, print };
-    if !matches!(args.verb, Verb::Tail { .. } | Verb::Verify | Verb::Index { .. }) {
+    if !matches!(args.verb, Verb::Tail { .. } | Verb::Verify(_) | Verb::Prove(_) | Verb::Index { .. }) {
         asking.with_index();
     }
     match &args.verb {
@@ -229,6 +261,11 @@ pub fn run(args: &Args, home: &Home, json: bool, out: &mut dyn Write) -> Result<
         Verb::Prove(asked) => prove::run(asked, dir, out),
         Verb::Verify(asked) => verify::run(asked, dir, json, out),
         Verb::Unresolved => unresolved::run(&asking, out),
+        Verb::Timeline { id } => timeline::run(&asking, id, out),
+        Verb::Stats(asked) => stats::run(&asking, asked, out),
+        Verb::Reach(asked) => reach::run(&asking, home, asked, out),
+        Verb::Anomalies(asked) => anomalies::run(&asking, asked, out),
+        Verb::Export(asked) => export::run(&asking, asked, out),
         Verb::Index { rebuild } => index::run(asking, *rebuild, out),
     }
 }

@@ -183,18 +183,20 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         Verb::Tools(verb) => block_on(interruptible(tools::run(context, &verb))),
         Verb::Audit(args) => {
             // The log can be read without a configuration, when its folder is named.
-            let home = match (&args.dir, context.config()) {
+            let mut home = match (&args.dir, context.config()) {
                 (None, Err(failure)) => return Err(failure),
                 (Some(dir), _) if dir.with_file_name("keys").is_dir() => audit::Home::beside(dir),
                 (Some(dir), Err(_)) => audit::Home::beside(dir),
                 (_, Ok(config)) => audit::Home {
                     audit: AsRef::<Path>::as_ref(&config.audit.dir).to_owned(),
                     keys: AsRef::<Path>::as_ref(&config.state).join("keys"),
+                    context: None,
                 },
             };
+            home.context = Some(context.clone());
             audit::run(&args, &home, context.json, &mut std::io::stdout().lock()).or_else(|error| match error {
                 audit::Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(EXIT_UNHEARD),
-                error @ (audit::Error::Time(_) | audit::Error::NoLog(_)) => Err(Failure::Usage(error.to_string())),
+                error @ (audit::Error::Time(_) | audit::Error::NoLog(_) | audit::Error::Files(_)) => Err(Failure::Usage(error.to_string())),
                 error => Err(Failure::other(error)),
             })
         }

@@ -98,6 +98,14 @@ impl Printer {
         unreadable(out, self.json, answer.unreadable)
     }
 
+    /// A time in nanoseconds since 1970, as rows show it.
+    pub fn instant(&self, unix_nanos: i64) -> String {
+        match Timestamp::from_nanosecond(i128::from(unix_nanos)) {
+            Ok(time) => time.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f%:z").to_string(),
+            Err(_) => unix_nanos.to_string(),
+        }
+    }
+
     /// Local time with its offset, so that two readers in two places can compare.
     pub fn time(&self, stored: &Stored) -> String {
         match Timestamp::from_nanosecond(i128::from(stored.unix_nanos())) {

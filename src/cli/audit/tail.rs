@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::{Asking, Error};
-use crate::audit::find::Follow;
+use crate::audit::follow::Follow;
 
 /// Prints the newest records; goes on when asked to follow.
 pub(super) fn run(asking: &Asking<'_>, count: usize, follow: bool, out: &mut dyn Write) -> Result<u8, Error> {

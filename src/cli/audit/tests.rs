@@ -4,7 +4,7 @@ use clap::{CommandFactory, Parser};
 
 use super::*;
 use crate::audit::disk::Disk;
-use crate::audit::find::Follow;
+use crate::audit::follow::Follow;
 use crate::audit::record::Kind;
 use crate::audit::{Durability, Log, Options, Record};
 use crate::clock::Clock;
@@ -20,7 +20,7 @@ struct Line {
 fn ask(dir: &Path, words: &[&str]) -> (u8, String) {
     let line = Line::try_parse_from([&["audit"], words].concat()).unwrap();
     let mut out = Vec::new();
-    let home = Home { audit: dir.to_owned(), keys: dir.join("keys") };
+    let home = Home { audit: dir.to_owned(), keys: dir.join("keys"), context: None };
     let exit = run(&line.args, &home, line.json, &mut out).unwrap();
     (exit, String::from_utf8(out).unwrap())
 }
@@ -95,7 +95,7 @@ async fn show_tells_a_whole_call_by_id_or_by_record() {
     assert_eq!((by_id.0, by_id.1.lines().count()), (0, 2));
     assert_eq!(ask(dir.path(), &["show", "4", "--json"]), by_id);
     assert_eq!(ask(dir.path(), &["show", "main:3", "--json"]), by_id);
-    let home = Home { audit: dir.path().to_owned(), keys: dir.path().join("keys") };
+    let home = Home { audit: dir.path().to_owned(), keys: dir.path().join("keys"), context: None };
     let nobody = Line::try_parse_from(["audit", "show", "nobody"]).unwrap();
     assert!(matches!(run(&nobody.args, &home, false, &mut Vec::new()), Err(Error::Nothing(_))));
 }
