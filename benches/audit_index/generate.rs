@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use doorward::audit::chain::Chain;
 use doorward::audit::redact::ValueKey;
 use doorward::audit::{Kind, Record};
+use doorward::clock::Moment;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -114,7 +115,11 @@ impl Out {
     fn append(&mut self, record: &Record<'_>, now: u64) -> Result<u64> {
         let seq = self.seq;
         self.line.clear();
-        (self.chain, _) = self.chain.seal(&record.encode(ORIGIN, now as i64), seq, &mut self.line);
+        (self.chain, _) = self.chain.seal(
+            &record.encode(ORIGIN, Moment { unix_nanos: now as i64, boot_micros: now / 1_000, boot_id: None }),
+            seq,
+            &mut self.line,
+        );
         self.file.as_mut().ok_or("no segment")?.write_all(&self.line)?;
         self.written += self.line.len() as u64;
         self.seq += 1;

@@ -9,6 +9,7 @@ use crate::audit::filter::Filter;
 use crate::audit::find::Logs;
 use crate::audit::record::{Kind, Record, Stored};
 use crate::audit::row::Field;
+use crate::clock::Moment;
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -60,8 +61,9 @@ fn write(dir: &Path, origin: &str, seed: u64, segments: u64, each: u64) {
                 },
                 _ => Record { targets: vec!["resource:up:a".into(), "resource:up:b".into()], ..Record::new(Kind::Watch) },
             };
-            let time = (1_000 + seq as i64 - dice.below(20) as i64) * SECOND;
-            (chain, _) = chain.seal(&record.encode(origin, time), seq, &mut out);
+            let unix_nanos = (1_000 + seq as i64 - dice.below(20) as i64) * SECOND;
+            let moment = Moment { unix_nanos, boot_micros: seq, boot_id: None };
+            (chain, _) = chain.seal(&record.encode(origin, moment), seq, &mut out);
             seq += 1;
         }
         fs::write(folder.join(segment_name(first)), out).unwrap();
