@@ -19,6 +19,8 @@ mod fault_table;
 mod framing;
 mod headers;
 mod identity;
+#[path = "../incidents/mod.rs"]
+mod incidents;
 mod interop_regressions;
 mod json;
 mod keys;
