@@ -10,6 +10,7 @@ use doorward::audit::find::Logs;
 use doorward::audit::guess;
 use doorward::audit::index::Index;
 use doorward::audit::row::Field;
+use doorward::audit::values;
 
 use crate::generate::{self, NEEDLE};
 
@@ -87,7 +88,7 @@ fn questions(dir: &Path) -> Result<Vec<(String, Filter)>, Box<dyn Error>> {
         "agent, tool and code".to_owned(),
         some(Field::Agent, "agent-100").and(Field::Target, Some("mail__send")).and(Field::Code, Some("rate_limited")),
     ));
-    let keys = guess::keys(&dir.join("keys"))?;
+    let keys = values::all(&dir.join("keys"))?;
     all.push(("--value, a few".to_owned(), Filter::default().and_any(Field::Value, guess::forms(NEEDLE, &keys))));
     all.push(("--value, nowhere".to_owned(), Filter::default().and_any(Field::Value, guess::forms("nobody@example.com", &keys))));
     Ok(all.into_iter().map(|(name, filter)| (name, Filter { limit: Some(100), newest_first: true, ..filter })).collect())

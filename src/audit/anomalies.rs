@@ -295,3 +295,105 @@ impl OfAgent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::chain::Chain;
+    use crate::audit::record::{Kind, Record};
+    use crate::clock::Moment;
+
+    const DAY: i64 = 24 * HOUR;
+    const TODAY: i64 = 20_000 * DAY;
+
+    /// A log of these records, each at its time.
+    fn of(records: Vec<(i64, Record<'_>)>) -> (tempfile::TempDir, Logs) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut chain, mut out) = (Chain::first("main"), Vec::new());
+        for (number, (unix_nanos, record)) in records.iter().enumerate() {
+            let moment = Moment { unix_nanos: *unix_nanos, boot_micros: 1, boot_id: None };
+            (chain, _) = chain.seal(&record.encode("main", moment), number as u64 + 1, &mut out);
+        }
+        let folder = dir.path().join("main/segments");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("00000000000000000001.jsonl"), out).unwrap();
+        let logs = Logs::in_dir(dir.path()).unwrap();
+        (dir, logs)
+    }
+
+    fn call(target: &'static str, arguments: u64) -> Record<'static> {
+        let args_hash = Some(format!("hmac:ab12:{arguments}").into());
+        Record { agent: Some("bot".into()), target: Some(target.into()), args_hash, ..Record::new(Kind::Intent) }
+    }
+
+    fn end(target: &'static str, outcome: &'static str) -> Record<'static> {
+        Record { agent: Some("bot".into()), target: Some(target.into()), outcome: Some(outcome.into()), ..Record::new(Kind::Outcome) }
+    }
+
+    /// Ten days of usual work: ten calls between 9:00 and 9:59, all of which end well.
+    fn usual() -> Vec<(i64, Record<'static>)> {
+        let days = (1..=10).rev().flat_map(|day| (0..10).map(move |minute| TODAY - day * DAY + 9 * HOUR + minute * MINUTE));
+        days.enumerate().flat_map(|(number, at)| [(at, call("up__read", number as u64)), (at + 1, end("up__read", "ok"))]).collect()
+    }
+
+    fn found(today: Vec<(i64, Record<'static>)>) -> Vec<Anomaly> {
+        let (_dir, logs) = of(usual().into_iter().chain(today).collect());
+        logs.anomalies(Times { baseline: TODAY - 30 * DAY, since: TODAY, until: None }, None).unwrap()
+    }
+
+    fn kinds(found: &[Anomaly]) -> Vec<&str> {
+        found.iter().map(|anomaly| anomaly.kind).collect()
+    }
+
+    const NINE: i64 = TODAY + 9 * HOUR;
+
+    #[test]
+    fn usual_work_is_not_told() {
+        let today =
+            (0..9).flat_map(|number| [(NINE + number, call("up__read", 900 + number as u64)), (NINE + number, end("up__read", "ok"))]);
+        assert_eq!(found(today.collect()), []);
+    }
+
+    #[test]
+    fn a_tool_never_called_before_is_told_with_its_calls() {
+        let told = found(vec![(NINE, call("up__pay", 1)), (NINE + 1, call("up__pay", 2))]);
+        assert_eq!((kinds(&told), told[0].target.as_deref()), (vec!["new_tool"], Some("up__pay")));
+        assert_eq!(told[0].evidence, [("main".to_owned(), 201), ("main".to_owned(), 202)]);
+        assert_eq!(told[0].at, NINE);
+    }
+
+    #[test]
+    fn a_jump_of_errors_is_told_and_a_few_errors_are_not() {
+        let today =
+            |wrong: i64| (0..30).map(move |number| (NINE + number, end("up__read", if number < wrong { "tool_error" } else { "ok" })));
+        let told = found(today(15).collect());
+        assert_eq!(kinds(&told), ["error_jump"]);
+        assert!(told[0].what.contains("50 %") && told[0].evidence.len() == EVIDENCE, "{told:?}");
+        assert_eq!(found(today(3).collect()), []);
+    }
+
+    #[test]
+    fn the_same_call_again_and_again_is_told_and_different_ones_are_not() {
+        let today = |same: bool| {
+            (0..12).map(move |number| (NINE + number * MINUTE / 4, call("up__read", if same { 5 } else { 500 + number as u64 })))
+        };
+        assert_eq!(kinds(&found(today(true).collect())), ["repeated_calls"]);
+        assert_eq!(found(today(false).collect()), []);
+    }
+
+    #[test]
+    fn a_burst_of_refusals_is_told_counting_those_of_a_flood() {
+        let flood = |count| Record { agent: Some("bot".into()), count: Some(count), ..Record::new(Kind::Coalesced) };
+        let told = found(vec![(NINE, flood(500))]);
+        assert_eq!(kinds(&told), ["refusal_burst"]);
+        assert!(told[0].what.contains("500"), "{told:?}");
+        assert_eq!(found(vec![(NINE, flood(3))]), []);
+    }
+
+    #[test]
+    fn an_hour_in_which_it_never_worked_and_a_volume_that_it_never_had_are_told() {
+        assert_eq!(kinds(&found(vec![(TODAY + 3 * HOUR, call("up__read", 700))])), ["unusual_hour"]);
+        let many = (0..120).map(|number| (NINE + number * MINUTE / 3, call("up__read", 1_000 + number as u64)));
+        assert_eq!(kinds(&found(many.collect())), ["volume"]);
+    }
+}

@@ -2,16 +2,11 @@
 //!
 //! A keyed value is found under every key that is still there. What a manifest says to `drop` or to keep only the `class` of cannot be found.
 //!
-//! Owns: the forms of a guess. Leaves to others: how values are stored (`redact`).
-
-use std::fs;
-use std::io;
-use std::path::Path;
+//! Owns: the forms of a guess. Leaves to others: how values are stored (`redact`), and which keys there are (`values`).
 
 use super::redact::ValueKey;
 use crate::mcp::canonical::{write_canonical, write_string};
 use crate::mcp::json::{Limits, Value, parse};
-use crate::seal::KEY_BYTES;
 
 /// All forms in which `value`, read as a text and, where it is one, as JSON, may stand in a record.
 pub fn forms(value: &str, keys: &[ValueKey]) -> Vec<String> {
@@ -34,29 +29,6 @@ pub fn forms(value: &str, keys: &[ValueKey]) -> Vec<String> {
     clear.sort_unstable();
     clear.dedup();
     clear
-}
-
-/// The value keys in a folder: the one in use, `values.key`, and all that were kept, `values-*.key`.
-///
-/// # Errors
-/// The folder or a key cannot be read.
-pub fn keys(folder: &Path) -> io::Result<Vec<ValueKey>> {
-    let mut keys = Vec::new();
-    let files = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(keys),
-        files => files?,
-    };
-    for file in files {
-        let file = file?;
-        let name = file.file_name();
-        if name.to_str().and_then(|name| name.strip_suffix(".key")).is_some_and(|name| name == "values" || name.starts_with("values-")) {
-            let key: [u8; KEY_BYTES] = fs::read(file.path())?
-                .try_into()
-                .map_err(|_| io::Error::other(format!("{} is not a key of {KEY_BYTES} bytes", file.path().display())))?;
-            keys.push(ValueKey::new(&key));
-        }
-    }
-    Ok(keys)
 }
 
 #[cfg(test)]

@@ -28,9 +28,9 @@ use clap::{Args as ClapArgs, Subcommand};
 use jiff::tz::TimeZone;
 
 use crate::audit::find::Logs;
-use crate::audit::guess;
 use crate::audit::index::IndexError;
 use crate::audit::redact::ValueKey;
+use crate::audit::values;
 use crate::cli::{Context, table};
 use anomalies::Judged;
 use export::Export;
@@ -212,7 +212,7 @@ impl Asking<'_> {
 
     /// The keys that values were hashed under.
     fn value_keys(&self) -> Result<Vec<ValueKey>, Error> {
-        let keys = guess::keys(&self.keys).map_err(|source| Error::Keys { dir: self.keys.display().to_string(), source })?;
+        let keys = values::all(&self.keys).map_err(|source| Error::Keys { dir: self.keys.display().to_string(), source })?;
         if keys.is_empty() {
             eprintln!("note: no value key in `{}`, so a value is found only where it is stored in clear; see --keys", self.keys.display());
         }

@@ -154,3 +154,46 @@ fn every_verb_shows_an_example() {
         assert!(verb.get_after_help().is_some_and(|help| help.to_string().contains("doorward audit ")), "{}", verb.get_name());
     }
 }
+
+#[tokio::test]
+async fn a_run_a_trace_a_session_and_a_call_have_a_timeline() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = log(dir.path()).await;
+    let of_call = |kind| Record {
+        call_id: Some("c3".into()),
+        run: Some("r1".into()),
+        trace_id: Some("t1".into()),
+        session: Some("s1".into()),
+        target: Some("demo\u{1b}[2J".into()),
+        ..Record::new(kind)
+    };
+    let intent_seq = Some(log.append(log.encode(&of_call(Kind::Intent)), Durability::Write).await.unwrap().seq);
+    let outcome = Record { intent_seq, call_id: Some("c3".into()), outcome: Some("ok".into()), ..Record::new(Kind::Outcome) };
+    log.append(log.encode(&outcome), Durability::Write).await.unwrap();
+    for (id, of) in [("r1", "run"), ("t1", "trace"), ("s1", "session"), ("c3", "call")] {
+        let (_, text) = ask(dir.path(), &["timeline", id]);
+        assert!(text.starts_with(&format!("{of} {id}  1 calls, 0 refused")), "{text}");
+        assert!(text.contains("outcome=ok") && !text.contains('\u{1b}'), "its end, which does not name the {of}: {text}");
+        let json: serde_json::Value = serde_json::from_str(&ask(dir.path(), &["timeline", id, "--json"]).1).unwrap();
+        assert_eq!((&json["of"], json["traces"][0]["calls"][0]["records"].as_array().unwrap().len()), (&of.into(), 2));
+    }
+    let nobody = Line::try_parse_from(["audit", "timeline", "nobody"]).unwrap();
+    assert!(matches!(run(&nobody.args, &Home::beside(dir.path()), false, &mut Vec::new()), Err(Error::Nothing(_))));
+}
+
+#[tokio::test]
+async fn sums_count_what_was_called_what_was_refused_and_how_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = log(dir.path()).await;
+    let flood = Record { agent: Some("demo".into()), code: Some("rate_limited".into()), count: Some(40), ..Record::new(Kind::Coalesced) };
+    log.append(log.encode(&flood), Durability::Write).await.unwrap();
+    let json: serde_json::Value = serde_json::from_str(&ask(dir.path(), &["stats", "--json"]).1).unwrap();
+    assert_eq!((&json["total"]["calls"], &json["total"]["ok"], &json["total"]["refused"]), (&1.into(), &1.into(), &41.into()));
+    assert_eq!(json["refusals"], serde_json::json!({ "policy_denied": 1, "rate_limited": 40 }));
+    assert_eq!((&json["agents"][0]["name"], &json["agents"][0]["refused"]), (&"demo".into(), &41.into()));
+    let text = ask(dir.path(), &["stats"]).1;
+    assert!(text.contains("1 calls: 1 ok") && text.contains("█"), "{text}");
+    assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
+    let other: serde_json::Value = serde_json::from_str(&ask(dir.path(), &["stats", "--agent", "other", "--json"]).1).unwrap();
+    assert_eq!((&other["total"]["calls"], &other["total"]["refused"]), (&1.into(), &0.into()));
+}
