@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use self::audit::{Audit, Durability, DurabilityByTier};
-pub use self::bound::Bound;
+pub use self::bound::{Bound, LogName};
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
 pub use self::place::fault_at;
 
@@ -126,6 +126,11 @@ impl Config {
             tls.key = folder.join(&tls.key);
         }
         self.identity.jwt.iter_mut().filter_map(|jwt| jwt.jwks.file.as_mut()).for_each(|file| *file = folder.join(&*file));
+    }
+
+    /// Where the private keys of the audit log are: not among the keys that are backed up, or shared by gateways with one front.
+    pub fn log_keys(&self) -> PathBuf {
+        self.state.path.join("log-keys")
     }
 
     fn check(&self, file: &Path, text: &str) -> Result<(), Fault> {

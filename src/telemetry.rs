@@ -42,6 +42,8 @@ pub struct Telemetry {
     audit_open: Gauge,
     audit_records: Gauge<u64, AtomicU64>,
     audit_refused: Gauge<u64, AtomicU64>,
+    audit_covered: Gauge<u64, AtomicU64>,
+    audit_covered_at: Gauge,
     connected: Family<OfUpstream, Gauge>,
 }
 
@@ -56,6 +58,10 @@ pub struct Readings {
     pub audit_records: u64,
     /// Records that could not be stored.
     pub audit_refused: u64,
+    /// The last record that the newest checkpoint covers.
+    pub audit_covered: u64,
+    /// When that checkpoint was stored, in seconds since 1970; 0 where none was since the start.
+    pub audit_covered_at: i64,
     /// Each upstream, and whether it is connected.
     pub upstreams: Vec<(String, bool)>,
 }
@@ -80,9 +86,12 @@ impl Default for Telemetry {
         };
         let running = gauge("calls_running", "Calls with a stored intent and no outcome yet");
         let audit_open = gauge("audit_open", "1 while the audit log takes intents");
-        let (audit_records, audit_refused) = (Gauge::default(), Gauge::default());
+        let audit_covered_at =
+            gauge("audit_checkpoint_timestamp_seconds", "When the newest checkpoint was stored; 0 where none was since the start");
+        let (audit_records, audit_refused, audit_covered) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("audit_records", "Records in the audit log of this process's origin", audit_records.clone());
         registry.register("audit_refused", "Records that could not be stored since the start", audit_refused.clone());
+        registry.register("audit_records_covered", "The last record that the newest signed checkpoint covers", audit_covered.clone());
         let connected = Family::default();
         registry.register("upstream_connected", "1 while the upstream is connected", connected.clone());
         Self {
@@ -96,6 +105,8 @@ impl Default for Telemetry {
             audit_open,
             audit_records,
             audit_refused,
+            audit_covered,
+            audit_covered_at,
             connected,
         }
     }
@@ -131,6 +142,8 @@ impl Telemetry {
         self.audit_open.set(i64::from(readings.audit_open));
         self.audit_records.set(readings.audit_records);
         self.audit_refused.set(readings.audit_refused);
+        self.audit_covered.set(readings.audit_covered);
+        self.audit_covered_at.set(readings.audit_covered_at);
         self.connected.clear();
         for (upstream, connected) in &readings.upstreams {
             self.connected.get_or_create(&OfUpstream { upstream: upstream.clone() }).set(i64::from(*connected));

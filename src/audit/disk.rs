@@ -1,4 +1,4 @@
-//! The real disk: `DIR/ORIGIN/segments/`, with the lock beside it.
+//! The real disk: `DIR/ORIGIN/segments/`, with the notes and the lock beside it, and the keys in a folder of their own, `KEYS/ORIGIN.key`.
 //!
 //! Owns: modes (0700 folders, 0600 files), the lock, and that changes of a folder are durable. Leaves to others: the rest.
 
@@ -10,41 +10,75 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock, statvfs};
+use zeroize::Zeroizing;
 
-use super::storage::{SegmentFile, Storage};
+use super::storage::{SEALS, SegmentFile, Slot, Storage};
 
 /// The folder of one origin on a real disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    lock: PathBuf,
+    home: PathBuf,
     segments: PathBuf,
+    /// The present and the next private key; none for readers.
+    keys: Option<[PathBuf; 2]>,
 }
 
 impl Disk {
-    /// The origin's folder below `dir`, made if it is not there.
+    /// The origin's folder below `dir`, and the folder `keys` of the origins' private keys, made if they are not there.
     ///
     /// # Errors
     /// The folders cannot be made.
-    pub fn open(dir: &Path, origin: &str) -> io::Result<Self> {
+    pub fn open(dir: &Path, keys: &Path, origin: &str) -> io::Result<Self> {
         let disk = Self::existing(dir, origin);
-        if !disk.segments.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o700).create(&disk.segments)?;
-            for folder in disk.segments.ancestors().skip(1).take(3).filter(|folder| folder.is_dir()) {
-                File::open(folder)?.sync_all()?;
+        for folder in [&disk.segments, &disk.home.join(SEALS), keys] {
+            if !folder.is_dir() {
+                DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+                for folder in folder.ancestors().skip(1).take(3).filter(|folder| folder.is_dir()) {
+                    sync_folder(folder)?;
+                }
             }
         }
-        Ok(disk)
+        Ok(Self { keys: Some(["key", "key.next"].map(|ending| keys.join(format!("{origin}.{ending}")))), ..disk })
     }
 
-    /// The origin's folder below `dir`, for reading; nothing is made.
+    /// The origin's folder below `dir`, for reading; nothing is made, and no private key is at hand.
     pub fn existing(dir: &Path, origin: &str) -> Self {
         let home = dir.join(origin);
-        Self { lock: home.join("lock"), segments: home.join("segments") }
+        Self { segments: home.join("segments"), home, keys: None }
     }
 
-    fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.segments)?.sync_all()
+    fn lock_file(&self) -> PathBuf {
+        self.home.join("lock")
     }
+
+    fn key_file(&self, slot: Slot) -> io::Result<&Path> {
+        let [present, next] = self.keys.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        Ok(match slot {
+            Slot::Present => present,
+            Slot::Next => next,
+        })
+    }
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The file's bytes; `None` where it is not there.
+fn read_whole(file: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the file anew with these bytes, durable but for its name.
+fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
+    out.write_all(bytes)?;
+    out.sync_all()
 }
 
 /// The origins that have a folder in `dir`, sorted.
@@ -66,7 +100,7 @@ pub fn origins(dir: &Path) -> io::Result<Vec<String>> {
 
 impl Storage for Disk {
     fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.lock)?;
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.lock_file())?;
         // A reader that asks whether the log is live holds the lock for an instant: look again before giving up.
         for _ in 0..LOCK_TRIES {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -79,7 +113,7 @@ impl Storage for Disk {
     }
 
     fn is_locked(&self) -> bool {
-        let Ok(file) = File::open(&self.lock) else { return false };
+        let Ok(file) = File::open(self.lock_file()) else { return false };
         matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK))
     }
 
@@ -104,7 +138,7 @@ impl Storage for Disk {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn SegmentFile>> {
         let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(self.segments.join(name))?;
-        self.sync_folder()?;
+        sync_folder(&self.segments)?;
         Ok(Arc::new(OpenSegment { file, folder: self.segments.clone() }))
     }
 
@@ -120,18 +154,73 @@ impl Storage for Disk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.segments.join(from), self.segments.join(to))?;
-        self.sync_folder()
+        sync_folder(&self.segments)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.segments.join(name))?;
-        self.sync_folder()
+        sync_folder(&self.segments)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
         let facts = statvfs(&self.segments)?;
         // What is left to users other than root.
         Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    }
+
+    fn note(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        read_whole(&self.home.join(name))
+    }
+
+    fn put_note(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let file = self.home.join(name);
+        // Left by a crash, it is made anew.
+        let partial = self.home.join(format!("{name}.partial"));
+        write_whole(&partial, bytes)?;
+        fs::rename(&partial, &file)?;
+        file.parent().map_or(Ok(()), sync_folder)
+    }
+
+    fn seals(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        match fs::read_dir(self.home.join(SEALS)) {
+            Ok(entries) => {
+                for entry in entries {
+                    names.extend(entry?.file_name().into_string().ok());
+                }
+            }
+            // A log of an older version.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn key(&self, slot: Slot) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        Ok(read_whole(self.key_file(slot)?)?.map(Zeroizing::new))
+    }
+
+    fn put_next_key(&self, bytes: &[u8]) -> io::Result<()> {
+        let file = self.key_file(Slot::Next)?;
+        write_whole(file, bytes)?;
+        file.parent().map_or(Ok(()), sync_folder)
+    }
+
+    fn erase_key(&self) -> io::Result<()> {
+        let file = match OpenOptions::new().write(true).open(self.key_file(Slot::Present)?) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+        (&file).write_all(&vec![0; len])?;
+        file.sync_all()
+    }
+
+    fn promote_key(&self) -> io::Result<()> {
+        let (next, present) = (self.key_file(Slot::Next)?, self.key_file(Slot::Present)?);
+        fs::rename(next, present)?;
+        present.parent().map_or(Ok(()), sync_folder)
     }
 }
 
@@ -175,18 +264,56 @@ mod tests {
     #[test]
     fn folders_are_private_and_files_too() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(dir.path(), "main").unwrap();
+        let disk = open(&dir);
         disk.create("a").unwrap();
+        disk.put_note("seals/a", b"x").unwrap();
+        disk.put_next_key(b"x").unwrap();
         let _held = disk.lock().unwrap().unwrap();
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode("main"), mode("main/segments")), (0o700, 0o700));
-        assert_eq!((mode("main/segments/a"), mode("main/lock")), (0o600, 0o600));
+        assert_eq!(["main", "main/segments", "main/seals", "keys"].map(mode), [0o700; 4]);
+        assert_eq!(["main/segments/a", "main/seals/a", "main/lock", "keys/main.key.next"].map(mode), [0o600; 4]);
+    }
+
+    #[test]
+    fn a_note_is_replaced_whole_also_after_an_attempt_that_was_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = open(&dir);
+        assert_eq!((disk.note("a").unwrap(), disk.seals().unwrap()), (None, Vec::<String>::new()));
+        fs::write(dir.path().join("main/a.partial"), "a longer text that was cut o").unwrap();
+        disk.put_note("a", b"one").unwrap();
+        disk.put_note("a", b"2").unwrap();
+        disk.put_note("seals/b", b"3").unwrap();
+        assert_eq!((disk.note("a").unwrap(), disk.seals().unwrap()), (Some(b"2".to_vec()), vec!["b".to_owned()]));
+        assert!(!dir.path().join("main/a.partial").exists());
+    }
+
+    #[test]
+    fn a_key_that_is_followed_by_the_next_is_nowhere_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = open(&dir);
+        disk.erase_key().unwrap();
+        disk.put_next_key(b"first").unwrap();
+        disk.promote_key().unwrap();
+        let read = |slot| disk.key(slot).unwrap().map(|bytes| bytes.to_vec());
+        assert_eq!((read(Slot::Present), read(Slot::Next)), (Some(b"first".to_vec()), None));
+        disk.put_next_key(b"second").unwrap();
+        // A second name of the file: what it holds is what lies on the disk.
+        fs::hard_link(dir.path().join("keys/main.key"), dir.path().join("kept")).unwrap();
+        disk.erase_key().unwrap();
+        assert_eq!(read(Slot::Present), Some(vec![0; 5]));
+        disk.promote_key().unwrap();
+        assert_eq!((read(Slot::Present), read(Slot::Next)), (Some(b"second".to_vec()), None));
+        assert_eq!(fs::read(dir.path().join("kept")).unwrap(), [0; 5]);
+    }
+
+    fn open(dir: &tempfile::TempDir) -> Disk {
+        Disk::open(dir.path(), &dir.path().join("keys"), "main").unwrap()
     }
 
     #[test]
     fn a_second_holder_is_refused_until_the_first_lets_go() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(dir.path(), "main").unwrap();
+        let disk = open(&dir);
         let held = disk.lock().unwrap();
         assert!(held.is_some() && disk.is_locked());
         assert!(disk.lock().unwrap().is_none());
@@ -197,7 +324,7 @@ mod tests {
     #[test]
     fn a_taken_back_append_leaves_no_hole() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(dir.path(), "main").unwrap();
+        let disk = open(&dir);
         let file = disk.create("a").unwrap();
         file.append(b"one").unwrap();
         file.append(b"two").unwrap();

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::disk::Disk;
 use super::encode::Entry;
@@ -26,12 +26,16 @@ use crate::clock::Clock;
 pub struct Options {
     /// Whose log it is; in every record and in the first chain.
     pub origin: String,
+    /// Before the origin in the name of the log's keys and checkpoints: 1 to 64 of `A-Za-z0-9._-`.
+    pub name: String,
     /// Where records get their time from.
     pub clock: Clock,
     /// Longest wait for one record, in milliseconds. Then the gate closes.
     pub deadline_ms: u64,
     /// A segment that has grown to this size is followed by the next, in bytes.
     pub segment_max_bytes: u64,
+    /// A segment of this age that holds more than its first record is followed by the next, in milliseconds.
+    pub segment_max_age_ms: u64,
     /// Free space that only the ends of running calls may use, in bytes.
     pub reserve_bytes: u64,
     /// Free space that each running call keeps for its end on top of the reserve, in bytes.
@@ -50,9 +54,11 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             origin: "main".to_owned(),
+            name: "doorward".to_owned(),
             clock: Clock::system(),
             deadline_ms: 2_000,
             segment_max_bytes: 64 << 20,
+            segment_max_age_ms: 24 * 3_600_000,
             reserve_bytes: 64 << 20,
             outcome_room_bytes: 4 << 10,
             space_check_ms: 1_000,
@@ -60,6 +66,13 @@ impl Default for Options {
             accept_damage: false,
             has_thread: true,
         }
+    }
+}
+
+impl Options {
+    /// The name of the log's keys and checkpoints.
+    pub fn key_name(&self) -> String {
+        format!("{}/{}", self.name, self.origin)
     }
 }
 
@@ -111,7 +124,7 @@ pub enum OpenError {
         /// Whose log.
         origin: String,
     },
-    /// The chain is broken before its tail, which no crash does.
+    /// The chain is broken before its tail, or what a note or a key speaks of is not there: no crash does that.
     #[error("the audit log `{origin}` is damaged at {place}: {what}; keep a copy, then start with --accept-damage to go on after it")]
     Damaged {
         /// Whose log.
@@ -170,6 +183,10 @@ pub struct Health {
     pub waiting: u64,
     /// Calls with an intent and no end.
     pub running: u64,
+    /// The last record that the newest stored checkpoint covers; 0 where there is none.
+    pub covered: u64,
+    /// When that checkpoint was stored, in nanoseconds since 1970; 0 where none was since the start.
+    pub covered_at: i64,
 }
 
 /// The log of one origin. Cheap to clone; dropping the last clone stops the writer, which gives the origin back as soon as it has written what
@@ -204,10 +221,10 @@ impl Log {
     ///
     /// # Errors
     /// See [`OpenError`]; `InUse` when all of the first 1,000 are taken.
-    pub fn open_first_free(options: &Options, dir: &Path, prefix: &str) -> Result<(Self, Opened), OpenError> {
+    pub fn open_first_free(options: &Options, dir: &Path, keys: &Path, prefix: &str) -> Result<(Self, Opened), OpenError> {
         for number in 1..=ORIGINS_TRIED {
             let origin = format!("{prefix}-{number}");
-            let disk = Disk::open(dir, &origin).map_err(|source| OpenError::Io { origin: origin.clone(), source })?;
+            let disk = Disk::open(dir, keys, &origin).map_err(|source| OpenError::Io { origin: origin.clone(), source })?;
             match Self::open(Options { origin, ..options.clone() }, Arc::new(disk)) {
                 Err(OpenError::InUse { .. }) => {}
                 other => return other,
@@ -274,6 +291,11 @@ impl Log {
     /// How the log is.
     pub fn health(&self) -> Health {
         self.0.core.health()
+    }
+
+    /// The newest checkpoint as a signed note, also that of an earlier life; `None` where there is none yet. It is stored before it shows here.
+    pub fn checkpoints(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.0.core.newest.subscribe()
     }
 
     /// Asks for a new segment; the writer begins it as soon as the present one is durable.

@@ -3,6 +3,8 @@
 //! Owns: the record's form (`record`, `encode`, `schema`), the chain (`chain`), the tree and its proofs (`tree`), what is signed and how (`checkpoint`,
 //! `note`), all file work (`storage` and its two makers), the writer (`log`, `queue`, `writer`, `repair`), what a start does after a crash
 //! (`recovery`), the check (`verify`), the questions (`find`) and the index that makes them fast (`index`).
+//! `note`), all file work (`storage` and its two makers), the writer (`log`, `queue`, `writer`, `rounds`, `repair`), who vouches for what it wrote
+//! (`notary`), what a start does after a crash (`recovery`, `evidence`), the check (`verify`) and the questions (`find`).
 //! Leaves to others: what a call is and when it is recorded.
 //!
 //! INVARIANT: what was acknowledged is in the chain, and what was refused is not, unless an end follows it.
@@ -15,6 +17,7 @@ pub mod disk;
 pub mod encode;
 pub mod export;
 pub mod filter;
+mod evidence;
 pub mod find;
 pub mod follow;
 pub mod guess;
@@ -22,6 +25,7 @@ pub mod index;
 pub mod kept;
 mod lines;
 pub mod log;
+mod notary;
 pub mod note;
 pub mod proof;
 mod queue;
@@ -31,6 +35,7 @@ pub mod redact;
 mod repair;
 pub mod report;
 pub mod row;
+mod rounds;
 pub mod schema;
 pub mod simulated;
 pub mod stats;

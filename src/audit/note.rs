@@ -32,6 +32,8 @@ pub const MAX_NOTE_BYTES: usize = 64 << 10;
 const MAX_SIGNATURES: usize = 100;
 /// The signature type of Ed25519.
 const TYPE: u8 = 0x01;
+/// Before a private key in print.
+const PRIVATE: &str = "PRIVATE+KEY+";
 /// Before each signature: an em dash and a space.
 const MARK: &str = "\u{2014} ";
 
@@ -138,6 +140,32 @@ impl Signer {
         let mut seed = Zeroizing::new([0; 32]);
         seed.copy_from_slice(Some(bytes.as_ref()).filter(|bytes| bytes.len() == 32).ok_or(NoteError::Key)?);
         Ok(seed)
+    }
+
+    /// The private key in print, as it is kept: `PRIVATE+KEY+NAME+HASH+BASE64`, the form that other makers of signed notes use too.
+    ///
+    /// # Errors
+    /// The cryptographic library does not give it.
+    pub fn to_private_text(&self) -> Result<Zeroizing<String>, NoteError> {
+        let mut typed = Zeroizing::new(vec![TYPE]);
+        typed.extend_from_slice(&*self.seed()?);
+        let encoded = Zeroizing::new(STANDARD.encode(&*typed));
+        Ok(Zeroizing::new(format!("{PRIVATE}{}+{}+{}", self.key.name, hex(&self.key.id()), *encoded)))
+    }
+
+    /// The key that was printed by [`Signer::to_private_text`]; a line feed may follow.
+    ///
+    /// # Errors
+    /// It has not that form, or its hash is another key's.
+    pub fn from_private_text(text: &str) -> Result<Self, NoteError> {
+        let read = || {
+            let (name, rest) = text.trim_ascii_end().strip_prefix(PRIVATE)?.split_once('+')?;
+            let (id, encoded) = rest.split_once('+')?;
+            let typed = Zeroizing::new(STANDARD.decode(encoded).ok()?);
+            let signer = Self::from_seed(name, typed.strip_prefix(&[TYPE])?).ok()?;
+            (hex(&signer.key.id()) == id).then_some(signer)
+        };
+        read().ok_or(NoteError::Key)
     }
 
     /// The key that others check with.
@@ -277,6 +305,17 @@ mod tests {
         let document = [&header[..], &*signer.seed().unwrap()].concat();
         assert_eq!(Signer::from_pkcs8("a/b", &document).unwrap().key(), signer.key());
         assert_ne!(Signer::generate("a/b").unwrap().key(), signer.key());
+    }
+
+    #[test]
+    fn a_private_key_comes_back_from_print() {
+        let signer = Signer::from_seed("PeterNeumann", &STANDARD.decode(SEED).unwrap()).unwrap();
+        let text = signer.to_private_text().unwrap();
+        assert_eq!(*text, "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz");
+        assert_eq!(Signer::from_private_text(&format!("{}\n", *text)).unwrap().key(), signer.key());
+        for wrong in [text.replace("c74f", "c74e"), text.replace("PRIVATE", "private"), text.replace("+AY", "+BY"), String::new()] {
+            assert_eq!(Signer::from_private_text(&wrong).map(drop), Err(NoteError::Key), "{wrong}");
+        }
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! INVARIANT: an item leaves the queue by being written, by being refused with its waiter told, or by its waiter's own withdrawal.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::encode::{Entry, push_digits};
 use super::log::{AppendError, Durability};
 use super::record::{Kind, Stored};
+use super::rounds::CHECKPOINT_AGE;
 use super::writer::Core;
 
 /// Whether records are taken.
@@ -79,6 +81,12 @@ pub(super) struct Queue {
     pub(super) pressing: usize,
     pub(super) wants_sync: bool,
     pub(super) wants_rotation: bool,
+    /// A segment that has ended waits for its seal.
+    pub(super) wants_seal: bool,
+    /// When a checkpoint is due, in nanoseconds since 1970; none while all records are covered.
+    pub(super) checkpoint_at: Option<i64>,
+    /// When the present segment is old enough, in the same unit.
+    pub(super) rotate_at: i64,
     pub(super) sleep: Sleep,
     pub(super) gate: Gate,
     /// Since the gate last left `Open`.
@@ -102,11 +110,32 @@ impl Queue {
             pressing: 0,
             wants_sync: false,
             wants_rotation: false,
+            wants_seal: false,
+            checkpoint_at: None,
+            rotate_at: i64::MAX,
             sleep: Sleep::Awake,
             gate: Gate::Open,
             refused: 0,
             next_ticket: 0,
         }
+    }
+}
+
+impl Queue {
+    /// Whether somebody asked for something that the thread does.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.pressing > 0 || self.wants_sync || self.wants_rotation || self.wants_seal
+    }
+
+    /// Whether records have waited long enough for a checkpoint; also where the clock was set back, since how long is then unknown.
+    pub(super) fn is_checkpoint_due(&self, now: i64) -> bool {
+        self.checkpoint_at.is_some_and(|at| now >= at || at - now > CHECKPOINT_AGE)
+    }
+
+    /// How long the thread may sleep when nobody wakes it.
+    pub(super) fn pause(&self, now: i64) -> Duration {
+        let next = self.checkpoint_at.map_or(self.rotate_at, |at| at.min(self.rotate_at));
+        Duration::from_nanos(u64::try_from(next.saturating_sub(now)).unwrap_or(0))
     }
 }
 

@@ -7,7 +7,8 @@
 //!
 //! Torn or damaged? A crash leaves a short line, or NUL bytes where sectors were lost; no record holds a NUL. A break that is followed, without
 //! any NUL, by a whole line in the form of a record is no crash: the start refuses, unless damage is accepted. Then lines after the break count as
-//! they stand, the break stays where it is for `verify` to name, and a record says that it was accepted.
+//! they stand, the break stays where it is for `verify` to name, and a record says that it was accepted. So it is with what the notes and keys
+//! speak of and the segments do not hold (`evidence`). After accepted damage a new tree begins.
 //!
 //! Owns: the scan, torn ends, unresolved intents. Leaves to others: judging whole logs (`verify`).
 
@@ -17,12 +18,16 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::chain::{Chain, Line};
+use super::chain::{Chain, Line, leaf};
 use super::encode::push_hex;
+use super::evidence::{Base, Evidence, Fault, Standing, Unfinished};
 use super::log::{OpenError, Opened, Options, Torn};
+use super::notary::{End, Notary, Sealing, next_key};
+use super::note::VerifyingKey;
 use super::record::{Kind, Record, Stored};
 use super::repair::{begin_segment, started};
 use super::storage::{Storage, append_all, segments};
+use super::tree::{Hash, Tree};
 use super::writer::{Core, Tail};
 
 /// Takes the origin and makes the writer's core of what is on the disk.
@@ -30,26 +35,86 @@ pub(super) fn open(options: Options, storage: Arc<dyn Storage>) -> Result<(Core,
     let origin = options.origin.clone();
     let failed = |source| OpenError::Io { origin: origin.clone(), source };
     let guard = storage.lock().map_err(failed)?.ok_or_else(|| OpenError::InUse { origin: origin.clone() })?;
-    let found = Search { storage: &*storage, options: &options, torn: Vec::new(), damage: Vec::new(), open: BTreeMap::new() }.run()?;
+    let found = Search::new(&*storage, &options).run()?;
     let opened =
         Opened { torn: found.torn, damage: found.damage, unresolved: found.open.values().filter_map(|line| Stored::parse(line)).collect() };
     let mut tail = Tail::new(Arc::new(Nowhere), found.next_seq, found.chain, opened.unresolved.iter().map(|intent| intent.seq).collect());
-    if let Err(source) = begin(&options, &*storage, &mut tail, &opened) {
-        // Nothing in it was acknowledged: a start that failed leaves no trace, however often it is tried.
-        if !tail.name.is_empty() {
-            drop(storage.remove(&tail.name));
+    let start = Start { options: &options, storage: &*storage, opened: &opened, covered: found.covered };
+    let (notary, vouched) = match start.begin(&mut tail, found.standing, found.first, found.end) {
+        Ok(begun) => begun,
+        Err(source) => {
+            // Nothing in it was acknowledged: a start that failed leaves no trace, however often it is tried.
+            if !tail.name.is_empty() {
+                drop(storage.remove(&tail.name));
+            }
+            return Err(failed(source));
         }
-        return Err(failed(source));
+    };
+    Ok((Core::new(options, storage, guard, tail, notary, vouched.or(found.newest)), opened))
+}
+
+struct Start<'a> {
+    options: &'a Options,
+    storage: &'a dyn Storage,
+    opened: &'a Opened,
+    /// How many leaves of the tree a checkpoint covers.
+    covered: u64,
+}
+
+impl Start<'_> {
+    /// Begins the new segment under its key, durably; what comes of the key before it, and the checkpoint where one was made.
+    fn begin(&self, tail: &mut Tail, standing: Standing, first: u64, end: Option<End>) -> io::Result<(Notary, Option<String>)> {
+        let (options, storage) = (self.options, self.storage);
+        let next = || next_key(storage, &options.key_name());
+        let covered = self.covered;
+        let tree = end.as_ref().map_or_else(Tree::new, |end| end.tree.clone());
+        Ok(match standing {
+            Standing::Sealed(signer) => {
+                begin(options, storage, tail, self.opened, signer.key())?;
+                (Notary::new(signer, first, tree, covered), None)
+            }
+            Standing::Writing(signer) => {
+                let next = next()?;
+                let mut notary = Notary::new(signer, first, tree, covered);
+                let sealing = match end {
+                    Some(End { segment, chain, .. }) => notary.seal(segment, chain, next.key(), options.clock.unix_seconds())?,
+                    None => Sealing::of_nothing(),
+                };
+                begin(options, storage, tail, self.opened, next.key())?;
+                notary.succeed(sealing, next);
+                (notary, None)
+            }
+            Standing::New(old) => {
+                let next = next()?;
+                begin(options, storage, tail, self.opened, next.key())?;
+                let mut notary = Notary::new(next, first, tree, 0);
+                notary.take(&mut tail.leaves);
+                notary.fold();
+                // In this order a present key without a record or a checkpoint is no crash.
+                let vouched = notary.vouch(storage, tail.first_seq, options.clock.unix_seconds())?;
+                tail.due_from = tail.next_seq + 1;
+                match old {
+                    Some(old) => Sealing::without_note(&old).complete(storage)?,
+                    None => {
+                        storage.erase_key()?;
+                        storage.promote_key()?;
+                    }
+                }
+                (notary, vouched)
+            }
+        })
     }
-    Ok((Core::new(options, storage, guard, tail), opened))
 }
 
 /// The new segment with all that the start has to say, durable.
-fn begin(options: &Options, storage: &dyn Storage, tail: &mut Tail, opened: &Opened) -> io::Result<()> {
-    begin_segment(options, storage, tail, &started("start"))?;
+fn begin(options: &Options, storage: &dyn Storage, tail: &mut Tail, opened: &Opened, key: &VerifyingKey) -> io::Result<()> {
+    begin_segment(options, storage, tail, &started("start"), key)?;
     let mut lines = Vec::new();
     let mut say = |record: Record<'_>| {
-        (tail.chain, _) = tail.chain.seal(&record.encode(&options.origin, options.clock.now()), tail.next_seq, &mut lines);
+        let entry = record.encode(&options.origin, options.clock.now());
+        let (chain, leaf) = tail.chain.seal(&entry, tail.next_seq, &mut lines);
+        tail.chain = chain;
+        tail.leaves.push(leaf);
         tail.next_seq += 1;
     };
     for torn in &opened.torn {
@@ -86,31 +151,32 @@ impl Scan {
     }
 
     /// Goes past a line, given without its line feed, if it is the next of the chain.
-    fn step<'a>(&mut self, text: &'a [u8]) -> Option<Line<'a>> {
+    fn step<'a>(&mut self, text: &'a [u8]) -> Option<(Line<'a>, Hash)> {
         let line = Line::split(text)?;
+        let leaf = leaf(line.open_body);
         if let Some((seq, chain)) = self.0
-            && (line.seq != seq || chain.after(line.open_body) != line.chain)
+            && (line.seq != seq || chain.link(leaf) != line.chain)
         {
             return None;
         }
         self.accept(&line);
-        Some(line)
+        Some((line, leaf))
     }
 
     fn accept(&mut self, line: &Line<'_>) {
         self.0 = Some((line.seq + 1, line.chain));
     }
 
-    /// Reads while the chain holds; shows each line and returns how many bytes these lines have.
-    pub(super) fn prefix(&mut self, from: &mut dyn BufRead, mut show: impl FnMut(&Line<'_>, &[u8])) -> io::Result<u64> {
+    /// Reads while the chain holds; shows each line with its leaf and returns how many bytes these lines have.
+    pub(super) fn prefix(&mut self, from: &mut dyn BufRead, mut show: impl FnMut(&Line<'_>, Hash, &[u8])) -> io::Result<u64> {
         let (mut good, mut text) = (0, Vec::new());
         loop {
             text.clear();
             if from.read_until(b'\n', &mut text)? == 0 {
                 return Ok(good);
             }
-            let Some(line) = text.strip_suffix(b"\n").and_then(|whole| self.step(whole)) else { return Ok(good) };
-            show(&line, &text[..text.len() - 1]);
+            let Some((line, leaf)) = text.strip_suffix(b"\n").and_then(|whole| self.step(whole)) else { return Ok(good) };
+            show(&line, leaf, &text[..text.len() - 1]);
             good += text.len() as u64;
         }
     }
@@ -123,6 +189,13 @@ struct Search<'a> {
     damage: Vec<String>,
     /// The lines of intents without an end, by `seq`.
     open: BTreeMap<u64, Vec<u8>>,
+    tree: Tree,
+    /// At how many leaves the root is wanted, and the root there.
+    root: (Option<u64>, Option<Hash>),
+    /// The last two segments with a record, of those whose leaves are in the tree.
+    ends: Vec<End>,
+    /// What is behind the last good line of a segment: its name, where, and the bytes.
+    rests: Vec<(String, u64, Vec<u8>)>,
 }
 
 struct Found {
@@ -131,25 +204,84 @@ struct Found {
     torn: Vec<Torn>,
     damage: Vec<String>,
     open: BTreeMap<u64, Vec<u8>>,
+    standing: Standing,
+    /// The record that is leaf 0, and the tree so far.
+    first: u64,
+    end: Option<End>,
+    /// The newest checkpoint, and how many leaves it covers.
+    newest: Option<String>,
+    covered: u64,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(storage: &'a dyn Storage, options: &'a Options) -> Self {
+        let (torn, damage, open, ends, rests) = Default::default();
+        Self { storage, options, torn, damage, open, tree: Tree::new(), root: (None, None), ends, rests }
+    }
+
     fn run(mut self) -> Result<Found, OpenError> {
         let origin = &self.options.origin;
         let failed = |source| OpenError::Io { origin: origin.clone(), source };
         let all = segments(self.storage).map_err(failed)?;
-        let first = self.first_to_read(&all).map_err(failed)?;
-        let before = match first.checked_sub(1) {
-            Some(earlier) => self.last_line(&all[earlier].1).map_err(failed)?,
-            None => all.first().is_none_or(|(seq, _)| *seq == 1).then(|| (1, Chain::first(origin))),
-        };
-        let mut scan = Scan::new(before);
+        let (evidence, fault) = Evidence::read(self.storage, &all).map_err(failed)?;
+        self.judge(fault)?;
+        let base = evidence.base(self.storage, &all).map_err(failed)?;
+        let (mut scan, first) = self.begin(&evidence, &base, &all).map_err(failed)?;
         for at in first..all.len() {
-            self.read_segment(&mut scan, &all, at)?;
+            self.read_segment(&mut scan, &all, at, at >= base.at)?;
         }
+        self.judge(evidence.fault(self.storage, &all, &self.ends, self.root.1).map_err(failed)?)?;
         // Without any record the chain starts anew.
         let (next_seq, chain) = scan.0.unwrap_or((1, Chain::first(origin)));
-        Ok(Found { next_seq, chain, torn: self.torn, damage: self.damage, open: self.open })
+        let (first, after, covered) = (evidence.first, evidence.next_seq(), evidence.covered().unwrap_or(0));
+        let newest = evidence.newest.as_ref().map(|(text, _)| text.clone());
+        let (mut standing, mut unfinished) = (Standing::New(None), Unfinished::default());
+        if self.damage.is_empty() {
+            match evidence.standing(self.storage, &self.ends, self.options.clock.unix_seconds()).map_err(failed)? {
+                Ok(found) => (standing, unfinished) = found,
+                Err(fault) => self.judge(Some(fault))?,
+            }
+        }
+        for (name, good, rest) in std::mem::take(&mut self.rests) {
+            self.set_aside(&name, good, &rest).map_err(failed)?;
+        }
+        unfinished.complete(self.storage).map_err(failed)?;
+        let is_sound = self.damage.is_empty();
+        // Behind damage no number is given again that a checkpoint speaks of, and a new tree begins.
+        let next_seq = if is_sound { next_seq } else { next_seq.max(after) };
+        let (first, end) = if is_sound { (first, self.ends.pop()) } else { (next_seq, None) };
+        Ok(Found { next_seq, chain, torn: self.torn, damage: self.damage, open: self.open, standing, first, end, newest, covered })
+    }
+
+    /// Refuses what is damaged, or takes note of it where damage is accepted.
+    fn judge(&mut self, fault: Option<Fault>) -> Result<(), OpenError> {
+        let Some(Fault { place, what }) = fault else { return Ok(()) };
+        if !self.options.accept_damage {
+            return Err(OpenError::Damaged { origin: self.options.origin.clone(), place, what });
+        }
+        self.damage.push(format!("{place}: {what}"));
+        Ok(())
+    }
+
+    /// Where the chain stands before the first segment that is to be read, and which that is.
+    fn begin(&mut self, evidence: &Evidence, base: &Base, all: &[(u64, String)]) -> io::Result<(Scan, usize)> {
+        self.root.0 = evidence.covered();
+        let first = self.first_to_read(all)?.min(base.at);
+        if let Some(end) = &base.end {
+            self.tree = end.tree.clone();
+            self.ends.push(end.clone());
+            if first == base.at {
+                return Ok((Scan::new(Some((all[first].0, end.chain))), first));
+            }
+        }
+        let is_new_tree = evidence.first > 1 && all.get(first).is_some_and(|(segment, _)| *segment == evidence.first);
+        let before = match first.checked_sub(1) {
+            // What damage was accepted before it does not count again.
+            _ if is_new_tree => None,
+            Some(earlier) => self.last_line(&all[earlier].1)?,
+            None => all.first().is_none_or(|(seq, _)| *seq == 1).then(|| (1, Chain::first(&self.options.origin))),
+        };
+        Ok((Scan::new(before), first))
     }
 
     /// The segment from which on there can be open intents.
@@ -181,21 +313,32 @@ impl Search<'_> {
         Ok(None)
     }
 
-    fn read_segment(&mut self, scan: &mut Scan, all: &[(u64, String)], at: usize) -> Result<(), OpenError> {
-        let name = &all[at].1;
+    fn read_segment(&mut self, scan: &mut Scan, all: &[(u64, String)], at: usize, is_in_tree: bool) -> Result<(), OpenError> {
+        let (segment, name) = (all[at].0, &all[at].1);
         let origin = self.options.origin.clone();
         let failed = |source| OpenError::Io { origin: origin.clone(), source };
         let (mut good, mut lines) = (0, 0_u64);
         loop {
             let mut from = BufReader::with_capacity(1 << 16, self.storage.read(name, good).map_err(failed)?);
-            let open = &mut self.open;
+            let (open, tree, root) = (&mut self.open, &mut self.tree, &mut self.root);
             good += scan
-                .prefix(&mut from, |line, text| {
+                .prefix(&mut from, |line, leaf, text| {
                     lines += 1;
-                    note(open, line, text)
+                    note(open, line, text);
+                    if is_in_tree {
+                        tree.push(leaf);
+                        if root.0 == Some(tree.size()) {
+                            root.1 = Some(tree.root());
+                        }
+                    }
                 })
                 .map_err(failed)?;
             drop(from);
+            if let Some(chain) = scan.chain().filter(|_| is_in_tree && lines > 0) {
+                self.ends.retain(|end| end.segment != segment);
+                self.ends.drain(..self.ends.len().saturating_sub(1));
+                self.ends.push(End { segment, tree: self.tree.clone(), chain });
+            }
             let mut rest = Vec::new();
             self.storage.read(name, good).map_err(failed)?.read_to_end(&mut rest).map_err(failed)?;
             if rest.is_empty() && lines > 0 {
@@ -207,14 +350,11 @@ impl Search<'_> {
                 return self.storage.remove(name).map_err(failed);
             }
             if is_torn(&rest) && !self.has_records_after(all, at).map_err(failed)? {
-                return self.set_aside(name, good, &rest).map_err(failed);
+                self.rests.push((name.clone(), good, rest));
+                return Ok(());
             }
-            let place = format!("{name}:{}", lines + 1);
             let what = "the chain breaks here, and records follow".to_owned();
-            if !self.options.accept_damage {
-                return Err(OpenError::Damaged { origin, place, what });
-            }
-            self.damage.push(format!("{place}: {what}"));
+            self.judge(Some(Fault { place: format!("{name}:{}", lines + 1), what }))?;
             good += self.skip_damage(scan, &rest, &mut lines);
             if good == self.storage.size(name).map_err(failed)? {
                 return Ok(());

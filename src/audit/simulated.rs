@@ -2,19 +2,29 @@
 //!
 //! What was appended is in the cache at once and on the platter after a sync. [`SimulatedDisk::kill`] ends the process: the cache stays.
 //! [`SimulatedDisk::power_loss`] keeps of the unsynced appends what a seed says: a prefix torn at 512 bytes, any sectors in any order
-//! (what is lost before kept bytes reads as NUL), all, or none. Changes of the folder are durable at once, as `Storage` promises.
+//! (what is lost before kept bytes reads as NUL), all, or none. Changes of the folder, notes and keys are durable at once, as `Storage`
+//! promises. [`Faults::crash_after`] ends the process between any two changes.
 //!
 //! Owns: the faults. INVARIANT: the same seed and the same calls give the same disk.
+
+mod random;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::storage::{SegmentFile, Storage};
+use zeroize::Zeroizing;
+
+pub use self::random::Random;
+use super::storage::{SEALS, SegmentFile, Slot, Storage};
 
 /// A disk that lives as long as its last clone.
 #[derive(Clone, Default)]
-pub struct SimulatedDisk(Arc<Shared>);
+pub struct SimulatedDisk {
+    shared: Arc<Shared>,
+    /// The life of the process that uses it; none for whoever looks on.
+    life: Option<u64>,
+}
 
 #[derive(Default)]
 struct Shared {
@@ -25,6 +35,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     files: BTreeMap<String, Content>,
+    notes: BTreeMap<String, Vec<u8>>,
+    keys: BTreeMap<&'static str, Vec<u8>>,
     /// Grows with each crash: what an earlier process still holds is dead.
     life: u64,
     locked: bool,
@@ -59,6 +71,8 @@ pub struct Faults {
     pub hold_writes: bool,
     /// Syncs wait until this is lifted.
     pub hold_syncs: bool,
+    /// So many more changes are made, of a file, a note, a key or a name; with the next one the process ends before it is made.
+    pub crash_after: Option<u64>,
 }
 
 /// What was asked of the disk so far.
@@ -78,10 +92,15 @@ impl SimulatedDisk {
         Self::default()
     }
 
+    /// The disk as the process sees it that starts now: of no use after a crash.
+    pub fn process(&self) -> Arc<dyn Storage> {
+        Arc::new(Self { shared: Arc::clone(&self.shared), life: Some(self.state().life) })
+    }
+
     /// Changes what goes wrong.
     pub fn faults(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.state().faults);
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 
     /// What was asked so far.
@@ -93,7 +112,7 @@ impl SimulatedDisk {
     pub fn wait_until_held(&self) {
         let mut state = self.state();
         while state.counts.held == 0 {
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -101,9 +120,9 @@ impl SimulatedDisk {
     pub fn let_one_through(&self) {
         let mut state = self.state();
         state.passes += 1;
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
         while state.passes > 0 && state.counts.held > 0 {
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.passes = 0;
     }
@@ -118,6 +137,21 @@ impl SimulatedDisk {
         self.state().files.get(name).map(|file| file.cached.clone()).unwrap_or_default()
     }
 
+    /// The names of all notes, sorted.
+    pub fn note_names(&self) -> Vec<String> {
+        self.state().notes.keys().cloned().collect()
+    }
+
+    /// Takes a note away: the hand of an intruder.
+    pub fn remove_note(&self, name: &str) {
+        self.state().notes.remove(name);
+    }
+
+    /// Takes both keys away: the hand of an intruder.
+    pub fn remove_keys(&self) {
+        self.state().keys.clear();
+    }
+
     /// Puts a file there, durably: the hand of an intruder.
     pub fn put(&self, name: &str, bytes: &[u8]) {
         let file = Content { cached: bytes.to_vec(), durable: bytes.to_vec(), unsynced: Vec::new() };
@@ -126,12 +160,8 @@ impl SimulatedDisk {
 
     /// Ends the process that holds the disk. What it appended stays; what it still does fails.
     pub fn kill(&self) {
-        let mut state = self.state();
-        state.life += 1;
-        state.locked = false;
-        state.faults = Faults { capacity: state.faults.capacity, ..Faults::default() };
-        drop(state);
-        self.0.changed.notify_all();
+        self.state().end_process();
+        self.shared.changed.notify_all();
     }
 
     /// Ends the process and the machine. Of what was not synced, `seed` says what is kept.
@@ -144,20 +174,47 @@ impl SimulatedDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, for a process that has not ended.
+    fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        self.life.map_or(Ok(()), |life| state.alive(life))?;
+        Ok(state)
+    }
+
+    /// The state, for one change.
+    fn change(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.alive()?;
+        self.life.map_or(Ok(()), |life| state.step(life))?;
+        Ok(state)
+    }
+
+    /// The state, for one change that is durable when it returns.
+    fn durable_change(&self, bytes: usize) -> io::Result<MutexGuard<'_, State>> {
+        drop(self.alive()?);
+        let life = self.life.unwrap_or_else(|| self.state().life);
+        let mut state = self.unheld(life, |faults| faults.hold_syncs)?;
+        self.life.map_or(Ok(()), |life| state.step(life))?;
+        if let Some(kind) = state.faults.write.or(state.faults.sync) {
+            return Err(kind.into());
+        }
+        let room = state.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used()));
+        if bytes as u64 > room { Err(io::ErrorKind::StorageFull.into()) } else { Ok(state) }
     }
 
     /// The state, once nothing holds this sort of work; fails when the process has ended meanwhile.
     fn unheld(&self, life: u64, is_held: impl Fn(&Faults) -> bool) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
         state.counts.held += 1;
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
         while is_held(&state.faults) && state.life == life && state.passes == 0 {
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.passes = state.passes.saturating_sub(1);
         state.counts.held -= 1;
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
         state.alive(life)?;
         Ok(state)
     }
@@ -165,7 +222,26 @@ impl SimulatedDisk {
 
 impl State {
     fn used(&self) -> u64 {
-        self.files.values().map(|file| file.cached.len() as u64).sum()
+        let files = self.files.values().map(|file| file.cached.len());
+        let small = self.notes.values().chain(self.keys.values()).map(Vec::len);
+        files.chain(small).map(|bytes| bytes as u64).sum()
+    }
+
+    fn end_process(&mut self) {
+        self.life += 1;
+        self.locked = false;
+        self.faults = Faults { capacity: self.faults.capacity, ..Faults::default() };
+    }
+
+    /// Counts a change of this process, which may be where it ends.
+    fn step(&mut self, life: u64) -> io::Result<()> {
+        self.alive(life)?;
+        match &mut self.faults.crash_after {
+            Some(0) => self.end_process(),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.alive(life)
     }
 
     fn alive(&self, life: u64) -> io::Result<()> {
@@ -220,7 +296,7 @@ impl Content {
 
 impl Storage for SimulatedDisk {
     fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
-        let mut state = self.state();
+        let mut state = self.alive()?;
         if state.locked {
             return Ok(None);
         }
@@ -233,21 +309,21 @@ impl Storage for SimulatedDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.state().files.keys().cloned().collect())
+        Ok(self.alive()?.files.keys().cloned().collect())
     }
 
     fn size(&self, name: &str) -> io::Result<u64> {
-        Ok(self.state().file(name)?.cached.len() as u64)
+        Ok(self.alive()?.file(name)?.cached.len() as u64)
     }
 
     fn read(&self, name: &str, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        let mut bytes = io::Cursor::new(self.state().file(name)?.cached.clone());
+        let mut bytes = io::Cursor::new(self.alive()?.file(name)?.cached.clone());
         bytes.set_position(offset);
         Ok(Box::new(bytes))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn SegmentFile>> {
-        let mut state = self.state();
+        let mut state = self.change()?;
         if let Some(kind) = state.faults.write {
             return Err(kind.into());
         }
@@ -259,7 +335,7 @@ impl Storage for SimulatedDisk {
     }
 
     fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.change()?;
         if let Some(kind) = state.faults.truncate {
             return Err(kind.into());
         }
@@ -270,8 +346,10 @@ impl Storage for SimulatedDisk {
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
-        let life = self.state().life;
+        drop(self.alive()?);
+        let life = self.life.unwrap_or_else(|| self.state().life);
         let mut state = self.unheld(life, |faults| faults.hold_syncs)?;
+        self.life.map_or(Ok(()), |life| state.step(life))?;
         if let Some(kind) = state.faults.sync {
             return Err(kind.into());
         }
@@ -280,19 +358,62 @@ impl Storage for SimulatedDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.change()?;
         let file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), file);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.state().files.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.change()?.files.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let state = self.state();
+        let state = self.alive()?;
         Ok(state.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used())))
+    }
+
+    fn note(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.alive()?.notes.get(name).cloned())
+    }
+
+    fn put_note(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.durable_change(bytes.len())?.notes.insert(name.to_owned(), bytes.to_vec());
+        Ok(())
+    }
+
+    fn seals(&self) -> io::Result<Vec<String>> {
+        Ok(self.alive()?.notes.keys().filter_map(|name| name.strip_prefix(SEALS)).map(str::to_owned).collect())
+    }
+
+    fn key(&self, slot: Slot) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        Ok(self.alive()?.keys.get(key_name(slot)).cloned().map(Zeroizing::new))
+    }
+
+    fn put_next_key(&self, bytes: &[u8]) -> io::Result<()> {
+        self.durable_change(bytes.len())?.keys.insert(key_name(Slot::Next), bytes.to_vec());
+        Ok(())
+    }
+
+    fn erase_key(&self) -> io::Result<()> {
+        if let Some(key) = self.durable_change(0)?.keys.get_mut(key_name(Slot::Present)) {
+            key.fill(0);
+        }
+        Ok(())
+    }
+
+    fn promote_key(&self) -> io::Result<()> {
+        let mut state = self.durable_change(0)?;
+        let next = state.keys.remove(key_name(Slot::Next)).ok_or(io::ErrorKind::NotFound)?;
+        state.keys.insert(key_name(Slot::Present), next);
+        Ok(())
+    }
+}
+
+fn key_name(slot: Slot) -> &'static str {
+    match slot {
+        Slot::Present => "key",
+        Slot::Next => "key.next",
     }
 }
 
@@ -305,6 +426,7 @@ struct OpenFile {
 impl SegmentFile for OpenFile {
     fn append(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.disk.unheld(self.life, |faults| faults.hold_writes)?;
+        state.step(self.life)?;
         state.counts.writes += 1;
         if let Some(kind) = state.faults.write {
             return Err(kind.into());
@@ -333,6 +455,7 @@ impl SegmentFile for OpenFile {
         let covered = state.file(&self.name)?.clone();
         drop(state);
         let mut state = self.disk.unheld(self.life, |faults| faults.hold_syncs)?;
+        state.step(self.life)?;
         if let Some(kind) = state.faults.sync {
             return Err(kind.into());
         }
@@ -345,7 +468,7 @@ impl SegmentFile for OpenFile {
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.alive(self.life)?;
+        state.step(self.life)?;
         if let Some(kind) = state.faults.truncate {
             return Err(kind.into());
         }
@@ -372,20 +495,6 @@ impl Drop for Held {
         if state.life == self.life {
             state.locked = false;
         }
-    }
-}
-
-/// SplitMix64: small, seeded, and good enough to pick faults. Public for the tests that draw schedules from the same seed.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number below `bound`; 0 where `bound` is 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)).checked_rem(bound).unwrap_or(0)
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! Owns: what the log asks of a disk. Leaves to others: what the bytes mean.
 //!
-//! INVARIANT: when `create`, `rename`, `remove` or `truncate` returns, the change to the folder or the length survives power loss.
+//! INVARIANT: when a change of a folder, a length, a note or a key returns, it survives power loss, and before that the old state does.
 //! What `append` wrote survives the process at once, and power loss only after `sync`.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 
-/// The folder of one origin's segments.
+use zeroize::Zeroizing;
+
+/// The files of one origin: its segments, its notes, and the private key of the segment that is being written.
 pub trait Storage: Send + Sync {
     /// Takes the origin for this process until the guard is dropped; `None` when another holds it.
     fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>>;
@@ -42,6 +44,53 @@ pub trait Storage: Send + Sync {
 
     /// How many more bytes fit.
     fn free_bytes(&self) -> io::Result<u64>;
+
+    /// A small file beside the segments; `None` where it is not there. The name may begin with [`SEALS`].
+    fn note(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+
+    /// Puts a small file beside the segments: whole, in place of what had the name.
+    fn put_note(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// The names of the small files below [`SEALS`], without it, sorted.
+    fn seals(&self) -> io::Result<Vec<String>>;
+
+    /// A private key; `None` where it is not there.
+    fn key(&self, slot: Slot) -> io::Result<Option<Zeroizing<Vec<u8>>>>;
+
+    /// Stores the next private key, in place of one that was there.
+    fn put_next_key(&self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Overwrites the present private key where it lies, as far as the file system lets one do that. Its file stays.
+    fn erase_key(&self) -> io::Result<()>;
+
+    /// Makes the next private key the present one.
+    fn promote_key(&self) -> io::Result<()>;
+}
+
+/// Which of a log's private keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// The one that signs.
+    Present,
+    /// The one that will, from the next segment on.
+    Next,
+}
+
+/// The newest checkpoint.
+pub const CHECKPOINT: &str = "checkpoint.note";
+/// The operator's word for the log's key.
+pub const ROOT: &str = "root.note";
+/// Before the names of what sealed segments leave.
+pub const SEALS: &str = "seals/";
+
+/// The final checkpoint of the segment whose first record has this `seq`.
+pub fn seal_name(first_seq: u64) -> String {
+    format!("{SEALS}{first_seq:020}.note")
+}
+
+/// The tree at the end of the segment whose first record has this `seq`.
+pub fn peaks_name(first_seq: u64) -> String {
+    format!("{SEALS}{first_seq:020}.peaks")
 }
 
 /// A segment that is being written. It only grows, but for what [`SegmentFile::truncate`] takes back.
@@ -79,15 +128,17 @@ pub(super) fn segment_name(first_seq: u64) -> String {
 
 /// The segments in the folder as (first seq, name), in order.
 pub(super) fn segments(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> {
-    let mut found: Vec<(u64, String)> = storage
-        .list()?
-        .into_iter()
-        .filter_map(|name| {
-            let digits = name.strip_suffix(".jsonl")?;
-            let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-            Some((digits.parse().ok().filter(|_| is_number)?, name))
-        })
-        .collect();
+    Ok(numbered(storage.list()?, ".jsonl"))
+}
+
+/// The files whose names are 20 digits and this ending, as (number, name), in order.
+pub(super) fn numbered(names: Vec<String>, ending: &str) -> Vec<(u64, String)> {
+    let number = |name: &str| {
+        let digits = name.strip_suffix(ending)?;
+        let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        digits.parse().ok().filter(|_| is_number)
+    };
+    let mut found: Vec<(u64, String)> = names.into_iter().filter_map(|name| Some((number(&name)?, name))).collect();
     found.sort_unstable();
-    Ok(found)
+    found
 }

@@ -13,18 +13,20 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::chain::Chain;
 use super::encode::Entry;
 use super::log::{AppendError, Durability, Health, Options};
-use super::queue::{Acked, Gate, Item, Queue, Sleep, Teller, Waiter};
+use super::notary::Notary;
+use super::queue::{Acked, Gate, Item, Queue, Teller, Waiter};
 use super::record::{Kind, Record};
 use super::storage::{SegmentFile, Storage, append_all};
+use super::tree::Hash;
 
 /// The end of the log. Fields that `repair` and `recovery` set are open to them.
 pub(super) struct Tail {
@@ -42,10 +44,18 @@ pub(super) struct Tail {
     pub(super) is_distrusted: bool,
     /// The file was removed, replaced or changed by somebody else.
     pub(super) is_astray: bool,
-    awaiting: Vec<(Acked, Waiter)>,
-    batch: Vec<Item>,
+    pub(super) awaiting: Vec<(Acked, Waiter)>,
+    pub(super) batch: Vec<Item>,
     pub(super) sealed: Vec<Item>,
     pub(super) lines: Vec<u8>,
+    /// The leaves of `sealed`.
+    fresh: Vec<Hash>,
+    /// The leaves of records in the file that the notary has not taken yet.
+    pub(super) leaves: Vec<Hash>,
+    /// From this `next_seq` on somebody must see to it that a checkpoint becomes due.
+    pub(super) due_from: u64,
+    /// When the newest checkpoint was asked for, in nanoseconds since 1970.
+    pub(super) asked_at: i64,
     answer: Option<Result<u64, AppendError>>,
     free: u64,
     free_at: Option<Instant>,
@@ -68,6 +78,10 @@ impl Tail {
             batch: Vec::new(),
             sealed: Vec::new(),
             lines: Vec::with_capacity(4096),
+            fresh: Vec::new(),
+            leaves: Vec::new(),
+            due_from: first_seq + 1,
+            asked_at: 0,
             answer: None,
             free: 0,
             free_at: None,
@@ -86,14 +100,25 @@ pub(super) struct Core {
     pub(super) refused: AtomicU64,
     records: AtomicU64,
     running: AtomicU64,
-    writes: AtomicU64,
-    syncs: AtomicU64,
-    guard: Mutex<Option<Box<dyn Send + Sync>>>,
+    pub(super) writes: AtomicU64,
+    pub(super) syncs: AtomicU64,
+    pub(super) newest: watch::Sender<Option<Arc<str>>>,
+    pub(super) covered: AtomicU64,
+    pub(super) covered_at: AtomicI64,
+    notary: Mutex<Notary>,
+    pub(super) guard: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
 impl Core {
-    pub(super) fn new(options: Options, storage: Arc<dyn Storage>, guard: Box<dyn Send + Sync>, tail: Tail) -> Self {
-        Self {
+    pub(super) fn new(
+        options: Options,
+        storage: Arc<dyn Storage>,
+        guard: Box<dyn Send + Sync>,
+        tail: Tail,
+        notary: Notary,
+        newest: Option<String>,
+    ) -> Self {
+        let core = Self {
             options,
             storage,
             queue: Mutex::new(Queue::new()),
@@ -104,9 +129,15 @@ impl Core {
             running: AtomicU64::new(tail.open.len() as u64),
             writes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
+            newest: watch::Sender::new(newest.map(Arc::from)),
+            covered: AtomicU64::new(notary.covered_to()),
+            covered_at: AtomicI64::new(0),
+            notary: Mutex::new(notary),
             guard: Mutex::new(Some(guard)),
             tail: Mutex::new(tail),
-        }
+        };
+        core.follows(&mut core.tail());
+        core
     }
 
     /// Whether so many calls are under way that others will soon want a write too.
@@ -126,7 +157,7 @@ impl Core {
     }
 
     /// Seals and writes all that waits, and `mine` after it; the answer to `mine` is left in the tail.
-    fn drain(&self, tail: &mut Tail, mine: Option<Entry>) {
+    pub(super) fn drain(&self, tail: &mut Tail, mine: Option<Entry>) {
         let mut queue = self.queue();
         if queue.gate.is_closed() {
             tail.answer = mine.map(|entry| Err(self.turn_away(&mut queue, entry, AppendError::Closed)));
@@ -155,10 +186,11 @@ impl Core {
     }
 
     /// Writes the batch as one. Where that fails nothing of it is in the file; ends are put back, all others are refused.
-    fn store(&self, tail: &mut Tail) {
+    pub(super) fn store(&self, tail: &mut Tail) {
         let (mut chain, mut seq, mut running) = (tail.chain, tail.next_seq, tail.open.len() as u64);
         let mut is_full = false;
         tail.lines.clear();
+        tail.fresh.clear();
         let mut batch = std::mem::take(&mut tail.batch);
         for item in batch.drain(..) {
             let is_intent = item.entry.kind() == Kind::Intent;
@@ -168,7 +200,9 @@ impl Core {
                 self.refuse(tail, item, AppendError::NoSpace);
                 continue;
             }
-            (chain, _) = chain.seal(&item.entry, seq, &mut tail.lines);
+            let (after, leaf) = chain.seal(&item.entry, seq, &mut tail.lines);
+            chain = after;
+            tail.fresh.push(leaf);
             seq += 1;
             running += u64::from(is_intent);
             tail.sealed.push(item);
@@ -213,6 +247,11 @@ impl Core {
             }
         }
         tail.sealed = sealed;
+        let Tail { leaves, fresh, .. } = tail;
+        leaves.append(fresh);
+        if tail.next_seq >= tail.due_from {
+            self.note_uncovered(tail);
+        }
         self.publish(tail);
         if tail.len >= self.options.segment_max_bytes {
             self.ask_rotation();
@@ -273,7 +312,7 @@ impl Core {
     }
 
     /// Whether `wanted` bytes leave the reserve and room for the end of each running call.
-    fn has_room(&self, tail: &mut Tail, wanted: u64, running: u64) -> bool {
+    pub(super) fn has_room(&self, tail: &mut Tail, wanted: u64, running: u64) -> bool {
         let kept = self.options.reserve_bytes.saturating_add(running.saturating_mul(self.options.outcome_room_bytes));
         let now = Instant::now();
         let max_age = Duration::from_millis(self.options.space_check_ms);
@@ -283,47 +322,6 @@ impl Core {
             tail.free_at = Some(now);
         }
         tail.free >= wanted.saturating_add(kept)
-    }
-
-    /// One round of what the thread does: repair, flush, one sync for all who wait, rotation.
-    pub(super) fn work(&self) {
-        let gate = self.queue().gate;
-        if gate.is_closed() && gate != Gate::Stopped && !self.repair(gate) {
-            return;
-        }
-        let rotates = {
-            let mut queue = self.queue();
-            queue.wants_sync = false;
-            std::mem::take(&mut queue.wants_rotation)
-        };
-        let mut tail = self.tail();
-        if gate == Gate::Full {
-            self.recheck_space(&mut tail);
-        }
-        self.drain(&mut tail, None);
-        let is_due = !tail.awaiting.is_empty();
-        drop(tail);
-        if is_due || rotates {
-            self.sync();
-        }
-        if rotates {
-            self.rotate();
-        }
-        self.drain_pressing();
-    }
-
-    /// One sync, outside the lock, for all whose records are written by now.
-    fn sync(&self) {
-        let tail = self.tail();
-        let (file, up_to) = (Arc::clone(&tail.file), tail.next_seq);
-        drop(tail);
-        self.syncs.fetch_add(1, Ordering::Relaxed);
-        let synced = file.sync();
-        let mut tail = self.tail();
-        match synced {
-            Ok(()) => self.acknowledge(&mut tail, up_to),
-            Err(error) => self.sync_failed(&mut tail, &error),
-        }
     }
 
     /// Tells all waiters below `up_to` that their records are durable.
@@ -346,7 +344,7 @@ impl Core {
     }
 
     /// Opens the gate when there is space again for one more call.
-    fn recheck_space(&self, tail: &mut Tail) {
+    pub(super) fn recheck_space(&self, tail: &mut Tail) {
         let running = tail.open.len() as u64 + 1;
         if !self.has_room(tail, SPACE_FOR_ONE, running) {
             return;
@@ -358,80 +356,6 @@ impl Core {
         let _in_metrics = self.hand_over(entry);
     }
 
-    /// Starts the thread; the receiver resolves when it has ended.
-    pub(super) fn spawn(core: &Arc<Self>) -> io::Result<oneshot::Receiver<()>> {
-        let (ending, ended) = oneshot::channel();
-        let core = Arc::clone(core);
-        std::thread::Builder::new().name("audit-writer".to_owned()).spawn(move || {
-            while core.wait_for_work() {
-                core.work();
-            }
-            core.finish();
-            let _nobody_waits = ending.send(());
-        })?;
-        Ok(ended)
-    }
-
-    /// Sleeps until there is something to do; `false` when the log was stopped.
-    fn wait_for_work(&self) -> bool {
-        let mut busy = false;
-        let mut queue = self.queue();
-        loop {
-            if queue.gate == Gate::Stopped {
-                return false;
-            }
-            if queue.gate != Gate::Open {
-                let (woken, _) = self.bell.wait_timeout(queue, REPAIR_PAUSE).unwrap_or_else(PoisonError::into_inner);
-                return woken.gate != Gate::Stopped;
-            }
-            if queue.pressing > 0 || queue.wants_sync || queue.wants_rotation {
-                return true;
-            }
-            if queue.items.is_empty() && !busy {
-                queue.sleep = Sleep::Deep;
-                queue = self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                queue.sleep = Sleep::Awake;
-                continue;
-            }
-            // Handed over: the next append takes it along. Only where none came in a whole pause is it flushed from here.
-            queue.sleep = Sleep::Light;
-            let written = self.writes.load(Ordering::Relaxed);
-            let (woken, pause) = self.bell.wait_timeout(queue, FLUSH_PAUSE).unwrap_or_else(PoisonError::into_inner);
-            queue = woken;
-            queue.sleep = Sleep::Awake;
-            busy = self.writes.load(Ordering::Relaxed) != written;
-            if pause.timed_out() && !busy && !queue.items.is_empty() {
-                return queue.gate != Gate::Stopped;
-            }
-        }
-    }
-
-    /// Ends the thread after what it does now.
-    pub(super) fn stop(&self) {
-        self.close_gate(Gate::Stopped);
-        let mut queue = self.queue();
-        queue.gate = Gate::Stopped;
-        drop(queue);
-        self.bell.notify_one();
-    }
-
-    /// Writes the ends that still wait, makes all durable as far as that goes, and gives the origin back.
-    pub(super) fn finish(&self) {
-        let mut tail = self.tail();
-        if !tail.is_distrusted {
-            tail.batch = std::mem::take(&mut self.queue().items);
-            if !tail.batch.is_empty() {
-                self.store(&mut tail);
-            }
-            match tail.file.sync() {
-                Ok(()) => self.acknowledge(&mut tail, u64::MAX),
-                Err(error) => self.sync_failed(&mut tail, &error),
-            }
-        }
-        drop(tail);
-        drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-
     pub(super) fn health(&self) -> Health {
         Health {
             is_open: self.is_open(),
@@ -441,6 +365,8 @@ impl Core {
             refused: self.refused.load(Ordering::Relaxed),
             waiting: self.queue().items.len() as u64,
             running: self.running.load(Ordering::Relaxed),
+            covered: self.covered.load(Ordering::Relaxed),
+            covered_at: self.covered_at.load(Ordering::Relaxed),
         }
     }
 
@@ -453,6 +379,11 @@ impl Core {
     // A panic while a lock was held leaves plain data that is still sound: positions move only after a write.
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Taken before all other locks, and only by whoever does the thread's work.
+    pub(super) fn notary(&self) -> MutexGuard<'_, Notary> {
+        self.notary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn tail(&self) -> MutexGuard<'_, Tail> {
@@ -482,9 +413,5 @@ const PAUSES_PER_LOOK: u32 = 4;
 const ROUNDS_FOR_OTHERS: u32 = 8;
 /// Up to this many open calls an append is written at once: the last ends wait for it, so one caller alone leaves one or two.
 const FEW_RUNNING: u64 = 2;
-/// An outcome that was handed over waits less than two of these for an append to take it along.
-const FLUSH_PAUSE: Duration = Duration::from_millis(4);
-/// Between two attempts to repair, or looks for space.
-const REPAIR_PAUSE: Duration = Duration::from_millis(200);
 /// What must be free, besides the reserve, before intents are taken again.
 const SPACE_FOR_ONE: u64 = 4 << 10;

@@ -39,7 +39,8 @@ fn reason(answer: &str) -> String {
 
 async fn record_here(config: &Config, action: &str, subject: &str) -> Result<(), String> {
     let dir: &Path = config.audit.dir.as_ref();
-    let (log, _) = Log::open_first_free(&Options::default(), dir, "local").map_err(|error| error.to_string())?;
+    let options = Options { name: config.audit.name.as_str().to_owned(), ..Options::default() };
+    let (log, _) = Log::open_first_free(&options, dir, &config.log_keys(), "local").map_err(|error| error.to_string())?;
     let record = Record {
         actor: Some(format!("uid:{}", rustix::process::getuid().as_raw()).into()),
         action: Some(action.into()),

@@ -333,7 +333,13 @@ fn status(running: &Running) -> serde_json::Value {
     serde_json::json!({
         "policy_version": gateway.policy().version(),
         "calls_under_way": running.service.calls_under_way(),
-        "audit": { "open": health.is_open, "records": health.records, "refused": health.refused, "running": health.running },
+        "audit": {
+            "open": health.is_open,
+            "records": health.records,
+            "refused": health.refused,
+            "running": health.running,
+            "covered": health.covered,
+        },
         "upstreams": gateway.upstream_states(),
     })
 }

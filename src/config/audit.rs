@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditDir, Bound, Folder};
+use super::{AuditDir, Bound, Folder, LogName};
 
 /// The audit log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -11,12 +11,16 @@ use super::{AuditDir, Bound, Folder};
 pub struct Audit {
     /// Folder of the log; mode 0700. Default `var/audit`.
     pub dir: Folder<AuditDir>,
+    /// Whose log it is, in the names of its keys and checkpoints (`NAME/ORIGIN`): 1 to 64 of `A-Za-z0-9._-`. Default `doorward`.
+    pub name: LogName,
     /// What an intent waits for, by tier.
     pub durability: DurabilityByTier,
     /// Longest wait for a record to be stored, in milliseconds: 100 to 60000, default 2000. Then `audit_unavailable`.
     pub deadline_ms: Bound<2000, 100, 60_000>,
     /// A segment is sealed at this size in bytes: 65536 to 1073741824, default 67108864.
     pub segment_max_bytes: Bound<67_108_864, 65_536, 1_073_741_824>,
+    /// A segment is sealed at this age in hours: 1 to 8760, default 24.
+    pub segment_max_age_hours: Bound<24, 1, 8_760>,
     /// Space kept free so that running calls can end with a record, in bytes: 0 to 1073741824, default 67108864.
     pub reserve_bytes: Bound<67_108_864, 0, 1_073_741_824>,
 }

@@ -1,4 +1,4 @@
-//! Numbers that an operator writes, each with its default and its bounds.
+//! Numbers and names that an operator writes, each with its default and its bounds.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -45,5 +45,49 @@ impl<const D: u64, const L: u64, const H: u64> JsonSchema for Bound<D, L, H> {
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({ "type": "integer", "minimum": L, "maximum": H, "default": D })
+    }
+}
+
+/// The name of a log, which stands in its keys: 1 to 64 of `A-Za-z0-9._-`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct LogName(String);
+
+impl LogName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LogName {
+    fn default() -> Self {
+        Self("doorward".to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for LogName {
+    fn deserialize<S: serde::Deserializer<'de>>(input: S) -> Result<Self, S::Error> {
+        let name = String::deserialize(input)?;
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=64).contains(&name.len()) && name.bytes().all(is_letter) {
+            return Ok(Self(name));
+        }
+        Err(serde::de::Error::custom(format!(
+            "`{}` is not a name: write 1 to 64 of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`",
+            name.escape_default()
+        )))
+    }
+}
+
+impl JsonSchema for LogName {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "LogName".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$", "default": "doorward" })
     }
 }

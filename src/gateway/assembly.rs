@@ -436,18 +436,20 @@ impl Assembly {
 fn open_log(config: &Config, origin: LogOrigin, clock: &Clock) -> Result<(Log, Opened), StartError> {
     let options = LogOptions {
         clock: clock.clone(),
+        name: config.audit.name.as_str().to_owned(),
         deadline_ms: config.audit.deadline_ms.value(),
         segment_max_bytes: config.audit.segment_max_bytes.value(),
+        segment_max_age_ms: config.audit.segment_max_age_hours.value() * 3_600_000,
         reserve_bytes: config.audit.reserve_bytes.value(),
         ..LogOptions::default()
     };
-    let dir: &Path = config.audit.dir.as_ref();
+    let (dir, keys): (&Path, _) = (config.audit.dir.as_ref(), config.log_keys());
     Ok(match origin {
         LogOrigin::Main { accept_damage } => {
-            let disk = Disk::open(dir, "main")?;
+            let disk = Disk::open(dir, &keys, "main")?;
             Log::open(LogOptions { origin: "main".to_owned(), accept_damage, ..options }, Arc::new(disk))?
         }
-        LogOrigin::FirstFree => Log::open_first_free(&options, dir, "local")?,
+        LogOrigin::FirstFree => Log::open_first_free(&options, dir, &keys, "local")?,
     })
 }
 

@@ -20,6 +20,8 @@ impl Gateway {
             audit_open: health.is_open,
             audit_records: health.records,
             audit_refused: health.refused,
+            audit_covered: health.covered,
+            audit_covered_at: health.covered_at / 1_000_000_000,
             upstreams: ids.zip(connected).collect(),
         })
     }

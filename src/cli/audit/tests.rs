@@ -29,7 +29,7 @@ fn ask(dir: &Path, words: &[&str]) -> (u8, String) {
 async fn log(dir: &Path) -> Log {
     let clock = Clock::fixed(1_795_255_200_000_000_000);
     let options = Options { clock, reserve_bytes: 0, ..Options::default() };
-    let (log, _) = Log::open(options, std::sync::Arc::new(Disk::open(dir, "main").unwrap())).unwrap();
+    let (log, _) = Log::open(options, std::sync::Arc::new(Disk::open(dir, &dir.join("keys"), "main").unwrap())).unwrap();
     let refusal = Record {
         agent: Some("demo".into()),
         target: Some("demo__delete\u{1b}[2J\n".into()),
@@ -123,8 +123,11 @@ async fn a_running_call_is_told_apart_from_one_that_nobody_will_end() {
     assert!(ask(dir.path(), &["unresolved"]).1.starts_with("running "));
     log.close("done").await.unwrap();
     assert!(ask(dir.path(), &["unresolved"]).1.starts_with("abandoned "));
-    let (_log, opened) =
-        Log::open(Options { reserve_bytes: 0, ..Options::default() }, std::sync::Arc::new(Disk::existing(dir.path(), "main"))).unwrap();
+    let (_log, opened) = Log::open(
+        Options { reserve_bytes: 0, ..Options::default() },
+        std::sync::Arc::new(Disk::open(dir.path(), &dir.path().join("keys"), "main").unwrap()),
+    )
+    .unwrap();
     assert_eq!(opened.unresolved.len(), 1);
     let told = ask(dir.path(), &["unresolved"]).1;
     assert!(told.starts_with("unresolved ") && told.contains("call=c3"), "{told}");
@@ -140,7 +143,7 @@ async fn following_goes_on_across_rotation_and_new_origins() {
     log.rotate();
     log.append(log.encode(&Record::new(Kind::Late)), Durability::Sync).await.unwrap();
     let options = Options { origin: "local-1".into(), reserve_bytes: 0, ..Options::default() };
-    let _other = Log::open(options, std::sync::Arc::new(Disk::open(dir.path(), "local-1").unwrap())).unwrap();
+    let _other = Log::open(options, std::sync::Arc::new(Disk::open(dir.path(), &dir.path().join("keys"), "local-1").unwrap())).unwrap();
     log.close("done").await.unwrap();
     let kinds: Vec<_> =
         new.more().unwrap().records.iter().map(|stored| stored.record.kind).filter(|kind| *kind != Kind::Lifecycle).collect();

@@ -123,14 +123,13 @@ async fn a_crash_during_recovery_is_recovered_from() {
     for call in 0..5 {
         append(&log, &intent(call), Durability::Sync).await.unwrap();
     }
-    for seed in 0..20 {
+    for seed in 0..40 {
         disk.power_loss(seed);
-        drop(try_open(&disk, options()).unwrap());
-        let name = last_segment(&disk);
-        // As if power had gone in the middle of what the start wrote.
-        let content = disk.content(&name);
-        disk.put(&name, &content[..content.len() * seed as usize / 20]);
+        // Sooner or later in what the start does, and in its stop.
+        disk.faults(|faults| faults.crash_after = Some(seed / 2));
+        drop(try_open(&disk, options()));
     }
+    disk.power_loss(40);
     let _log = open(&disk);
     assert_eq!(sound(&disk), NONE);
 }

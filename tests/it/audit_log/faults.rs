@@ -247,7 +247,7 @@ async fn any_order_of_faults_keeps_the_promise() {
 /// of it says, and what `verify` says afterwards.
 async fn meddled_with(meddle: impl FnOnce(&std::path::Path)) -> (Vec<Result<u64, AppendError>>, String, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
-    let disk = std::sync::Arc::new(Disk::open(dir.path(), "main").unwrap());
+    let disk = std::sync::Arc::new(Disk::open(dir.path(), &dir.path().join("keys"), "main").unwrap());
     let log = Log::open(options(), disk.clone()).unwrap().0;
     let first = append(&log, &intent(1), Durability::Write).await.unwrap();
     log.append(log.encode(&outcome(1, first)), Durability::Write).await.unwrap();

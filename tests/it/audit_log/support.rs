@@ -1,20 +1,26 @@
 //! A log on a simulated disk, and what must hold of any log.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use doorward::audit::chain::{Chain, Line, leaf};
+use doorward::audit::checkpoint::Checkpoint;
 use doorward::audit::find::read_all;
+use doorward::audit::note::{Note, VerifyingKey};
 use doorward::audit::record::{Record, Stored};
 use doorward::audit::simulated::SimulatedDisk;
-use doorward::audit::storage::Storage;
+use doorward::audit::storage::{CHECKPOINT, Storage};
+use doorward::audit::tree::{Hash, Tree};
 use doorward::audit::verify::verify;
 use doorward::audit::{AppendError, Durability, Kind, Log, OpenError, Opened, Options};
 use doorward::clock::Clock;
 
+/// When tests begin, in nanoseconds since 1970.
+pub const NOW: i64 = 1_795_255_200_000_000_000;
+
 /// Options for tests: time stands, nothing happens but by `tick`.
 pub fn options() -> Options {
     Options {
-        clock: Clock::fixed(1_795_255_200_000_000_000),
+        clock: Clock::fixed(NOW),
         has_thread: false,
         reserve_bytes: 0,
         outcome_room_bytes: 1_024,
@@ -24,7 +30,7 @@ pub fn options() -> Options {
 }
 
 pub fn try_open(disk: &SimulatedDisk, options: Options) -> Result<(Log, Opened), OpenError> {
-    Log::open(options, Arc::new(disk.clone()))
+    Log::open(options, disk.process())
 }
 
 pub fn open(disk: &SimulatedDisk) -> Log {
@@ -57,8 +63,53 @@ pub fn records(disk: &SimulatedDisk) -> Vec<Stored> {
     read_all(disk).unwrap()
 }
 
-/// The chain verifies, and no intent has more than one end; which intents have none.
+/// Every note is signed by the key that the first record of its segment names, its root is that of the records, and a seal names the chain and
+/// the key with which the next segment goes on. The newest checkpoint.
+pub fn vouched(disk: &SimulatedDisk) -> Option<Checkpoint> {
+    let records = records(disk);
+    let leaves: BTreeMap<u64, (Hash, Chain)> = records
+        .iter()
+        .map(|stored| {
+            let line = Line::split(stored.line.as_bytes()).unwrap();
+            (stored.seq, (leaf(line.open_body), line.chain))
+        })
+        .collect();
+    let key = |seq: u64| {
+        let at = records.binary_search_by_key(&seq, |stored| stored.seq).ok()?;
+        records[at].record.log_key.as_ref().map(|key| key.parse::<VerifyingKey>().unwrap())
+    };
+    let read = |name: &String| {
+        let text = String::from_utf8(disk.note(name).unwrap().unwrap()).unwrap();
+        let checkpoint = Checkpoint::parse(Note::parse(&text).unwrap().unchecked_text()).unwrap();
+        (name.clone(), text, checkpoint)
+    };
+    let newest = disk.note(CHECKPOINT).unwrap().map(|_| read(&CHECKPOINT.to_owned()).2);
+    // What is signed of a tree before the newest speaks of records that may be lost.
+    let first = newest.as_ref().map_or(1, |newest| newest.first);
+    let notes: Vec<_> = disk.note_names().iter().filter(|name| name.ends_with(".note")).map(read).collect();
+    let notes: BTreeMap<(u64, String), _> = notes
+        .into_iter()
+        .filter(|(_, _, checkpoint)| checkpoint.segment >= first)
+        .map(|(name, text, checkpoint)| ((checkpoint.size, name), (text, checkpoint)))
+        .collect();
+    let mut tree = Tree::new();
+    for ((size, name), (text, checkpoint)) in &notes {
+        let signed_by = key(checkpoint.segment).unwrap_or_else(|| panic!("{name}: no key\n{text}"));
+        Note::parse(text).unwrap().text(&signed_by).unwrap_or_else(|error| panic!("{name}: {error}, {signed_by}\n{text}"));
+        (first + tree.size()..first + size).for_each(|seq| tree.push(leaves[&seq].0));
+        assert_eq!((tree.root(), first), (checkpoint.root, checkpoint.first), "{name}");
+        if let Some(seal) = &checkpoint.seal {
+            let last = checkpoint.last().unwrap();
+            assert_eq!(seal.chain, leaves[&last].1, "{name}");
+            assert!(key(last + 1).is_none_or(|key| key == seal.next), "{name}: another key follows");
+        }
+    }
+    newest
+}
+
+/// The chain verifies, what is signed is true, and no intent has more than one end; which intents have none.
 pub fn sound(disk: &SimulatedDisk) -> Vec<u64> {
+    vouched(disk);
     let report = verify(disk, "main").unwrap();
     assert!(report.is_sound(), "{:#?}", report.findings);
     let mut ends: BTreeMap<u64, u32> = BTreeMap::new();

@@ -202,13 +202,14 @@ async fn the_thread_flushes_what_was_handed_over() {
 async fn the_same_on_a_real_disk() {
     let dir = tempfile::tempdir().unwrap();
     let real = Options { has_thread: true, ..Options { reserve_bytes: 0, ..Options::default() } };
-    let (log, _) = Log::open_first_free(&real, dir.path(), "local").unwrap();
-    let (other, _) = Log::open_first_free(&real, dir.path(), "local").unwrap();
+    let keys = dir.path().join("keys");
+    let (log, _) = Log::open_first_free(&real, dir.path(), &keys, "local").unwrap();
+    let (other, _) = Log::open_first_free(&real, dir.path(), &keys, "local").unwrap();
     assert_eq!((log.origin(), other.origin()), ("local-1", "local-2"));
     let seq = log.append(log.encode(&intent(1)), Durability::Sync).await.unwrap().seq;
     log.append(log.encode(&outcome(1, seq)), Durability::Write).await.unwrap();
     log.close("done").await.unwrap();
-    let disk = Arc::new(doorward::audit::disk::Disk::open(dir.path(), "local-1").unwrap());
+    let disk = Arc::new(doorward::audit::disk::Disk::existing(dir.path(), "local-1"));
     let report = doorward::audit::verify::verify(&*disk, "local-1").unwrap();
     assert!(report.is_sound() && !report.is_live);
     assert_eq!(report.records, 4);
