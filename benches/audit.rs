@@ -231,7 +231,7 @@ fn wait(callers: u64) {
 
 fn real_write(folder: &Path, callers: u64) {
     let folder = tempfile::tempdir_in(folder).expect("a folder");
-    let disk = Disk::open(folder.path(), "main").expect("a disk");
+    let disk = Disk::open(folder.path(), &folder.path().join("keys"), "main").expect("a disk");
     let (log, _) = Log::open(log_options(), Arc::new(disk)).expect("the log opens");
     let mut waits = Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime").block_on(async {
         let tasks: Vec<_> = (0..callers)

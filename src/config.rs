@@ -4,6 +4,7 @@
 //! Leaves to others: manifests (`catalog::manifest`), rows and limits (`policy`, `limit`), and what the values mean.
 //! INVARIANT: unknown keys are refused; every path is resolved against the folder of the file.
 
+mod anchor;
 mod audit;
 mod bound;
 mod identity;
@@ -19,6 +20,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::anchor::{Anchor, Every, FileAnchor, GitAnchor, PutAnchor, StdoutAnchor, SyslogAnchor};
 pub use self::audit::{Audit, Durability, DurabilityByTier};
 pub use self::bound::{Bound, LogName};
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
@@ -121,6 +123,7 @@ impl Config {
         for path in [&mut self.manifests.path, &mut self.policies.path, &mut self.state.path, &mut self.audit.dir.path] {
             *path = folder.join(&*path);
         }
+        self.audit.anchors.iter_mut().for_each(|anchor| anchor.resolve(folder));
         if let Some(tls) = &mut self.listen.tls {
             tls.certificate = folder.join(&tls.certificate);
             tls.key = folder.join(&tls.key);
@@ -165,6 +168,9 @@ impl Config {
                 let help = "`doorward agent add NAME --print-hash` makes a key and its hash";
                 return Err(fault(&[list, &at, "key_hash"], message).help(help));
             }
+        }
+        for (at, anchor) in self.audit.anchors.iter().enumerate() {
+            anchor.check().map_err(|message| fault(&["audit", "anchors", &at.to_string()], message))?;
         }
         check_name(&self.stdio.agent).map_err(|message| fault(&["stdio", "agent"], message))?;
         self.identity.check(&self.listen).map_err(|wrong| fault(&wrong.path(), wrong.message.clone()).help(wrong.help))?;

@@ -73,6 +73,23 @@ pub async fn get(url: &Uri) -> Result<Document, String> {
     exchange(url, Method::GET, HeaderMap::new(), Bytes::new()).await
 }
 
+/// Fetches a document with headers, which may hold a credential.
+///
+/// # Errors
+/// As [`get`].
+pub async fn get_with(url: &Uri, headers: HeaderMap) -> Result<Document, String> {
+    exchange(url, Method::GET, headers, Bytes::new()).await
+}
+
+/// Puts a document at its address. The headers may hold a credential.
+///
+/// # Errors
+/// As [`get`].
+pub async fn put(url: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<Document, String> {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    exchange(url, Method::PUT, headers, body).await
+}
+
 /// Sends a form. The headers may hold a credential.
 ///
 /// # Errors

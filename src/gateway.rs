@@ -33,6 +33,7 @@ use self::resolve::Made;
 pub use self::versions::{Versions, config_version};
 pub use self::watching::{Topic, Watchable, Watching};
 use crate::approval;
+use crate::audit::anchor::Standings;
 use crate::audit::trail::{Audit, Trail};
 use crate::catalog::{Catalog, Standing, Target, param_header};
 use crate::error::{Code, Effect, Error};
@@ -63,6 +64,8 @@ pub struct Gateway {
 pub struct Shared {
     /// The log.
     pub audit: Audit,
+    /// How the anchors of the audit log stand.
+    pub anchored: Standings,
     /// Who is let in; swapped by itself, so that a revoked key is gone at once.
     pub identity: ArcSwap<Identity>,
     /// Compiled schemas.

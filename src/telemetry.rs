@@ -28,6 +28,11 @@ struct OfUpstream {
     upstream: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfAnchor {
+    anchor: String,
+}
+
 /// What is counted. One for a process; carries over between snapshots.
 #[derive(Debug)]
 pub struct Telemetry {
@@ -45,6 +50,8 @@ pub struct Telemetry {
     audit_covered: Gauge<u64, AtomicU64>,
     audit_covered_at: Gauge,
     connected: Family<OfUpstream, Gauge>,
+    anchored: Family<OfAnchor, Gauge<u64, AtomicU64>>,
+    anchored_at: Family<OfAnchor, Gauge>,
 }
 
 /// What is looked up when somebody asks.
@@ -64,6 +71,8 @@ pub struct Readings {
     pub audit_covered_at: i64,
     /// Each upstream, and whether it is connected.
     pub upstreams: Vec<(String, bool)>,
+    /// Each anchor of the log: the last record that it covers, and when it took that, in seconds since 1970.
+    pub anchors: Vec<(String, u64, i64)>,
 }
 
 impl Default for Telemetry {
@@ -92,6 +101,13 @@ impl Default for Telemetry {
         registry.register("audit_records", "Records in the audit log of this process's origin", audit_records.clone());
         registry.register("audit_refused", "Records that could not be stored since the start", audit_refused.clone());
         registry.register("audit_records_covered", "The last record that the newest signed checkpoint covers", audit_covered.clone());
+        let (anchored, anchored_at) = (Family::default(), Family::default());
+        registry.register("audit_anchored_records", "The last record that the anchor covers", Family::clone(&anchored));
+        registry.register(
+            "audit_anchored_timestamp_seconds",
+            "When the anchor took its newest checkpoint; 0 for never",
+            Family::clone(&anchored_at),
+        );
         let connected = Family::default();
         registry.register("upstream_connected", "1 while the upstream is connected", connected.clone());
         Self {
@@ -108,6 +124,8 @@ impl Default for Telemetry {
             audit_covered,
             audit_covered_at,
             connected,
+            anchored,
+            anchored_at,
         }
     }
 }
@@ -147,6 +165,11 @@ impl Telemetry {
         self.connected.clear();
         for (upstream, connected) in &readings.upstreams {
             self.connected.get_or_create(&OfUpstream { upstream: upstream.clone() }).set(i64::from(*connected));
+        }
+        for (anchor, records, at) in &readings.anchors {
+            let anchor = OfAnchor { anchor: anchor.clone() };
+            self.anchored.get_or_create(&anchor).set(*records);
+            self.anchored_at.get_or_create(&anchor).set(*at);
         }
         let mut out = String::new();
         match encode(&mut out, &self.registry) {

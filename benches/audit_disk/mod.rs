@@ -5,7 +5,8 @@ use std::io::{self, Cursor, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use doorward::audit::storage::{SegmentFile, Storage};
+use doorward::audit::storage::{SEALS, SegmentFile, Slot, Storage};
+use zeroize::Zeroizing;
 
 type Bytes = Arc<Mutex<Vec<u8>>>;
 
@@ -13,17 +14,29 @@ type Bytes = Arc<Mutex<Vec<u8>>>;
 #[derive(Clone)]
 pub struct Memory {
     files: Arc<Mutex<BTreeMap<String, Bytes>>>,
+    /// Notes and keys, each with the time of a sync: as the real disk makes each durable.
+    small: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     sync: Duration,
 }
 
 impl Memory {
     /// One whose syncs take so long.
     pub fn new(sync: Duration) -> Self {
-        Self { files: Arc::default(), sync }
+        Self { files: Arc::default(), small: Arc::default(), sync }
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn small(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+        self.small.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        std::thread::sleep(self.sync);
+        self.small().insert(name.to_owned(), bytes.to_vec());
+        Ok(())
     }
 
     fn file(&self, name: &str) -> io::Result<Bytes> {
@@ -88,7 +101,44 @@ impl Storage for Memory {
     fn free_bytes(&self) -> io::Result<u64> {
         Ok(u64::MAX)
     }
+
+    fn note(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.small().get(name).cloned())
+    }
+
+    fn put_note(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.put(name, bytes)
+    }
+
+    fn seals(&self) -> io::Result<Vec<String>> {
+        Ok(self.small().keys().filter_map(|name| name.strip_prefix(SEALS)).map(str::to_owned).collect())
+    }
+
+    fn key(&self, slot: Slot) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        let name = if slot == Slot::Present { KEY } else { NEXT_KEY };
+        Ok(self.small().get(name).cloned().map(Zeroizing::new))
+    }
+
+    fn put_next_key(&self, bytes: &[u8]) -> io::Result<()> {
+        self.put(NEXT_KEY, bytes)
+    }
+
+    fn erase_key(&self) -> io::Result<()> {
+        std::thread::sleep(self.sync);
+        self.small().remove(KEY);
+        Ok(())
+    }
+
+    fn promote_key(&self) -> io::Result<()> {
+        std::thread::sleep(self.sync);
+        let next = self.small().remove(NEXT_KEY).ok_or(io::ErrorKind::NotFound)?;
+        self.small().insert(KEY.to_owned(), next);
+        Ok(())
+    }
 }
+
+const KEY: &str = "key";
+const NEXT_KEY: &str = "key.next";
 
 struct Open {
     file: Bytes,

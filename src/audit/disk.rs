@@ -65,10 +65,11 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The file's bytes; `None` where it is not there.
+/// A small file's bytes; `None` where it is not there. Of one that is not small only the beginning, which is no note and no key.
 fn read_whole(file: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(file) {
-        Ok(bytes) => Ok(Some(bytes)),
+    let mut bytes = Vec::new();
+    match File::open(file).and_then(|file| file.take(MAX_SMALL_BYTES).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -252,6 +253,8 @@ impl SegmentFile for OpenSegment {
     }
 }
 
+/// Far beyond any note, peaks or key.
+const MAX_SMALL_BYTES: u64 = 1 << 20;
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 

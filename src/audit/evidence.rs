@@ -124,7 +124,9 @@ impl Evidence {
         root: Option<Hash>,
     ) -> io::Result<Option<Fault>> {
         let is_there = |segment: u64| all.binary_search_by_key(&segment, |(there, _)| *there).is_ok();
-        if let Some(missing) = self.seals.iter().find(|segment| **segment >= self.first && !is_there(**segment)) {
+        // Those before the oldest segment are past their time: whether all of them were, `verify` says.
+        let oldest = all.first().map_or(self.first, |(oldest, _)| self.first.max(*oldest));
+        if let Some(missing) = self.seals.iter().find(|segment| **segment >= oldest && !is_there(**segment)) {
             return Ok(Some(Fault::new(segment_name(*missing), "the segment is not there, but its seal is")));
         }
         let Some(last) = ends.last() else {

@@ -298,6 +298,10 @@ impl Log {
         self.0.core.newest.subscribe()
     }
 
+    pub(super) fn core(&self) -> Arc<Core> {
+        Arc::clone(&self.0.core)
+    }
+
     /// Asks for a new segment; the writer begins it as soon as the present one is durable.
     pub fn rotate(&self) {
         self.0.core.ask_rotation();

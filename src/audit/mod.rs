@@ -10,14 +10,15 @@
 //! INVARIANT: what was acknowledged is in the chain, and what was refused is not, unless an end follows it.
 //! INVARIANT: every intent has exactly one end, if need be an `unresolved` one.
 
+pub mod anchor;
 pub mod anomalies;
 pub mod chain;
 pub mod checkpoint;
 pub mod disk;
 pub mod encode;
+mod evidence;
 pub mod export;
 pub mod filter;
-mod evidence;
 pub mod find;
 pub mod follow;
 pub mod guess;
@@ -34,8 +35,9 @@ pub mod recovery;
 pub mod redact;
 mod repair;
 pub mod report;
-pub mod row;
+pub mod retention;
 mod rounds;
+pub mod row;
 pub mod schema;
 pub mod simulated;
 pub mod stats;

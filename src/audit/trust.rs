@@ -13,9 +13,7 @@
 //! what is signed is true of the records (`verify`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
-use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -23,6 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::chain::Chain;
 use super::checkpoint::{Certificate, Checkpoint};
 use super::note::{MAX_NOTE_BYTES, Note, NoteError, VerifyingKey};
+use super::storage::{CHECKPOINT, ROOT, SEALS, Storage};
 use super::tree::{Hash, Tree};
 
 /// The notes that stand beside a log's segments, as they were found: nothing of them is believed yet.
@@ -39,23 +38,17 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// The notes in an origin's folder.
+    /// The notes beside these segments.
     ///
     /// # Errors
     /// A file is there and cannot be read.
-    pub fn read(home: &Path) -> io::Result<Self> {
-        let mut notes =
-            Self { checkpoint: text(&home.join("checkpoint.note"))?, certificate: text(&home.join("root.note"))?, ..Self::default() };
-        let folder = home.join("seals");
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(notes),
-            entries => entries?,
-        };
-        for entry in entries {
-            let name = entry?.file_name();
-            let Some((digits, kind)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
+    pub fn of(storage: &dyn Storage) -> io::Result<Self> {
+        let text = |name: &str| storage.note(name).map(|bytes| bytes.map(text));
+        let mut notes = Self { checkpoint: text(CHECKPOINT)?, certificate: text(ROOT)?, ..Self::default() };
+        for name in storage.seals()? {
+            let Some((digits, kind)) = name.split_once('.') else { continue };
             let Some(first) = digits.parse().ok().filter(|_| digits.len() == 20) else { continue };
-            let Some(content) = text(&folder.join(&name))? else { continue };
+            let Some(content) = text(&format!("{SEALS}{name}"))? else { continue };
             match kind {
                 "note" => drop(notes.seals.insert(first, content)),
                 "peaks" => drop(notes.peaks.insert(first, content)),
@@ -72,13 +65,8 @@ impl Notes {
 }
 
 /// A file's text; what is no text, or too long for a note, is kept as what cannot be one.
-fn text(path: &Path) -> io::Result<Option<String>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-        Ok(facts) if facts.len() > MAX_NOTE_BYTES as u64 => Ok(Some(String::new())),
-        Ok(_) => Ok(Some(String::from_utf8(fs::read(path)?).unwrap_or_default())),
-    }
+fn text(bytes: Vec<u8>) -> String {
+    if bytes.len() > MAX_NOTE_BYTES { String::new() } else { String::from_utf8(bytes).unwrap_or_default() }
 }
 
 /// A checkpoint that was kept elsewhere.
@@ -392,7 +380,6 @@ pub fn parse_peaks(text: &str, size: u64) -> Option<(Chain, Tree)> {
     Some((chain, Tree::from_peaks(size, peaks?)?))
 }
 
-const ROOT: &str = "root.note";
 /// Before each signature of a note.
 const SIGNED: &str = "\u{2014} ";
 /// How many lines the text of a checkpoint has.

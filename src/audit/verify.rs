@@ -44,7 +44,8 @@ pub fn verify_all(dir: &Path, asked: &Asked) -> io::Result<Vec<Report>> {
     let origins: Vec<_> = disk::origins(dir)?.into_iter().filter(|origin| is_asked(origin)).collect();
     let mut reports = Vec::new();
     for origin in &origins {
-        reports.push(verify_with(&Disk::existing(dir, origin), origin, &|| Notes::read(&dir.join(origin)), asked)?);
+        let disk = Disk::existing(dir, origin);
+        reports.push(verify_with(&disk, origin, &|| Notes::of(&disk), asked)?);
     }
     for anchor in &asked.trust.anchors {
         let origin = anchor.checkpoint.name.rsplit('/').next().unwrap_or_default();
@@ -62,12 +63,12 @@ pub fn verify_all(dir: &Path, asked: &Asked) -> io::Result<Vec<Report>> {
     Ok(reports)
 }
 
-/// Checks the log of one origin against its chain alone.
+/// Checks the log of one origin against its chain and the notes beside it.
 ///
 /// # Errors
 /// A file cannot be read.
 pub fn verify(storage: &dyn Storage, origin: &str) -> io::Result<Report> {
-    verify_with(storage, origin, &|| Ok(Notes::default()), &Asked::default())
+    verify_with(storage, origin, &|| Notes::of(storage), &Asked::default())
 }
 
 /// Checks the log of one origin against all that vouches for it.

@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Context, Failure, check, local};
 use crate::audit::Opened;
+use crate::audit::anchor::{Anchors, Source};
 use crate::audit::record::{Kind, Record};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Listen};
@@ -23,6 +24,9 @@ use crate::upstream::Report;
 
 /// How often counted refusals are stored.
 const COUNTED_EVERY: Duration = Duration::from_secs(1);
+/// How long anchors may take for the last checkpoint.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(2);
+const PRUNED_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Arguments of `doorward serve`.
 #[derive(Debug, Default, clap::Args)]
@@ -57,6 +61,7 @@ pub(super) struct Running {
     began: Config,
     config: Config,
     file: Option<PathBuf>,
+    anchors: Anchors,
 }
 
 impl Running {
@@ -64,7 +69,17 @@ impl Running {
     pub fn new(assembly: Assembly, gateway: Gateway, config: Config, file: Option<PathBuf>) -> Result<Self, Failure> {
         let seal = Arc::clone(&assembly.shared().seal);
         let service = Service::new(Arc::new(gateway), config.listen.clone(), seal, Clock::system());
-        Ok(Self { assembly: Arc::new(assembly), service, began: config.clone(), config, file })
+        let audit = &assembly.shared().audit;
+        let source = Source {
+            newest: audit.log().checkpoints(),
+            folder: AsRef::<std::path::Path>::as_ref(&config.audit.dir).join(audit.log().origin()),
+            clock: Clock::system(),
+            // Standard output carries MCP, or an answer, where no file is watched.
+            may_print: file.is_some(),
+            standings: assembly.shared().anchored.clone(),
+        };
+        let anchors = Anchors::start(&config.audit.anchors, &source);
+        Ok(Self { assembly: Arc::new(assembly), service, began: config.clone(), config, file, anchors })
     }
 
     /// Reads all files again and swaps the snapshot; with a fault anywhere the old one stays.
@@ -98,6 +113,22 @@ impl Running {
             }
         }
         outcome
+    }
+
+    /// Removes, beside everything else, the segments of the log that are past their time.
+    fn prune(&self) {
+        let days = i64::try_from(self.config.audit.retention_days.value()).unwrap_or(i64::MAX);
+        let before = Clock::system().unix_seconds().saturating_sub(days.saturating_mul(86_400));
+        let anchored = self.assembly.shared().anchored.anchored();
+        let log = self.assembly.shared().audit.log().clone();
+        tokio::spawn(async move {
+            match log.prune(before, anchored).await {
+                Ok(gone) => gone
+                    .iter()
+                    .for_each(|segment| tracing::info!(segment = segment.name, "a segment of the audit log is past its time, and removed")),
+                Err(error) => tracing::error!(%error, "old segments of the audit log stay"),
+            }
+        });
     }
 
     fn versions(&self) -> Versions {
@@ -184,6 +215,7 @@ impl Running {
         if let Err(error) = audit.log().clone().close(why).await {
             tracing::error!(%error, "the stop could not be recorded");
         }
+        self.anchors.finish(LAST_CHECKPOINT).await;
     }
 }
 
@@ -223,6 +255,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let socket = Socket::bind(config.state.as_ref()).await.map_err(|error| Failure::Other(format!("the admin socket: {error}")))?;
     announce(context, &config, &gateway, &listener, console.as_ref());
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if config.audit.anchors.is_empty() {
+        tracing::warn!(
+            "no anchor keeps checkpoints of the audit log: nobody can tell whether its newest records were cut off; see `audit.anchors`"
+        );
+    }
     let mut running = Running::new(assembly, gateway, config.clone(), Some(context.file.clone()))?;
     let catalog = running.versions().catalog();
     let in_force = format!("doorward {}; catalog {catalog}; config {}", env!("CARGO_PKG_VERSION"), config_version(&config));
@@ -278,6 +315,7 @@ async fn attend(
     questions: &mut mpsc::Receiver<Asked>,
 ) -> &'static str {
     let mut counted = tokio::time::interval(COUNTED_EVERY);
+    let mut pruned = tokio::time::interval(PRUNED_EVERY);
     loop {
         tokio::select! {
             _ = attended.terminate.recv() => return "SIGTERM",
@@ -286,6 +324,7 @@ async fn attend(
             Some(_) = attended.watch.changed() => tell_reload(&running.reload("a change of files").await),
             Some(event) = events.recv() => running.take(event),
             Some(asked) = questions.recv() => answer(running, asked).await,
+            _ = pruned.tick() => running.prune(),
             _ = counted.tick() => {
                 running.assembly.shared().audit.store_counted();
                 attended.orphans.reap();

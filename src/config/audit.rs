@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditDir, Bound, Folder, LogName};
+use super::{Anchor, AuditDir, Bound, Folder, LogName};
 
 /// The audit log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +23,10 @@ pub struct Audit {
     pub segment_max_age_hours: Bound<24, 1, 8_760>,
     /// Space kept free so that running calls can end with a record, in bytes: 0 to 1073741824, default 67108864.
     pub reserve_bytes: Bound<67_108_864, 0, 1_073_741_824>,
+    /// Where checkpoints go besides the log's own disk. Without one nobody can tell that the newest records were cut off, and nothing is removed.
+    pub anchors: Vec<Anchor>,
+    /// A sealed segment that an anchor covers is removed so many days after its seal: 1 to 36500, default 400.
+    pub retention_days: Bound<400, 1, 36_500>,
 }
 
 /// An intent's durability by the tier of its tool.

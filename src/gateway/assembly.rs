@@ -16,6 +16,7 @@ use super::change::{self, Change};
 use super::listing::Listings;
 use super::rounds::Rounds;
 use super::{Gateway, Shared};
+use crate::audit::anchor::Standings;
 use crate::audit::disk::Disk;
 use crate::audit::kept::{Kept, Sort};
 use crate::audit::log::{Log, OpenError, Opened, Options as LogOptions};
@@ -188,6 +189,7 @@ impl Assembly {
             return Err(fault.into());
         }
         let shared = Shared {
+            anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin())),
             audit: Audit::new(log, values, config.audit.durability.clone(), clock),
             identity: ArcSwap::from_pointee(identity),
             schemas: Schemas::default(),

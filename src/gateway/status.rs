@@ -15,6 +15,7 @@ impl Gateway {
         let health = self.shared.audit.log().health();
         let connected = self.upstreams.iter().map(|upstream| upstream.state().is_connected());
         let ids = self.catalog.sources().iter().map(|source| source.manifest.upstream.clone());
+        let anchors = self.shared.anchored.all().into_iter().map(|(name, standing)| (name, standing.records, standing.at / 1_000_000_000));
         self.shared.telemetry.render(&Readings {
             running: health.running,
             audit_open: health.is_open,
@@ -23,6 +24,7 @@ impl Gateway {
             audit_covered: health.covered,
             audit_covered_at: health.covered_at / 1_000_000_000,
             upstreams: ids.zip(connected).collect(),
+            anchors: anchors.collect(),
         })
     }
 

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod crashes;
 mod faults;
+mod retention;
 mod rotation;
 mod support;
 mod tamper;

@@ -7,6 +7,37 @@
 //! The invariant each time: what a tool server received is in the intents, every intent has exactly one end, the chain verifies, and
 //! each refusal that an agent was told of is there. `DOORWARD_FAULT_SEED` makes other schedules.
 
+/// What a disk around another passes on as it is: notes and keys, each change through `step`.
+macro_rules! passes_notes_on {
+    ($this:ident, $inner:expr, |$work:ident| $step:expr) => {
+        fn note(&$this, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+            $inner.note(name)
+        }
+        fn put_note(&$this, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+            let $work = || $inner.put_note(name, bytes);
+            $step
+        }
+        fn seals(&$this) -> std::io::Result<Vec<String>> {
+            $inner.seals()
+        }
+        fn key(&$this, slot: doorward::audit::storage::Slot) -> std::io::Result<Option<zeroize::Zeroizing<Vec<u8>>>> {
+            $inner.key(slot)
+        }
+        fn put_next_key(&$this, bytes: &[u8]) -> std::io::Result<()> {
+            let $work = || $inner.put_next_key(bytes);
+            $step
+        }
+        fn erase_key(&$this) -> std::io::Result<()> {
+            let $work = || $inner.erase_key();
+            $step
+        }
+        fn promote_key(&$this) -> std::io::Result<()> {
+            let $work = || $inner.promote_key();
+            $step
+        }
+    };
+}
+
 mod broken;
 mod disks;
 mod kills;

@@ -5,6 +5,7 @@
 mod answers;
 mod architecture;
 mod arguments;
+mod audit_anchors;
 mod audit_evidence;
 mod audit_log;
 mod audit_record;

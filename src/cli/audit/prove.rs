@@ -32,8 +32,9 @@ pub struct Prove {
 /// Makes the proof.
 pub(super) fn run(asked: &Prove, dir: &Path, out: &mut dyn Write) -> Result<u8, Error> {
     let home = dir.join(&asked.origin);
-    let notes = Notes::read(&home).map_err(|source| Error::unreadable(&home, source))?;
-    let proof = prove(&Disk::existing(dir, &asked.origin), &notes, asked.seq).map_err(Error::Prove)?;
+    let disk = Disk::existing(dir, &asked.origin);
+    let notes = Notes::of(&disk).map_err(|source| Error::unreadable(&home, source))?;
+    let proof = prove(&disk, &notes, asked.seq).map_err(Error::Prove)?;
     match &asked.out {
         None => writeln!(out, "{proof}")?,
         Some(file) => fs::write(file, format!("{proof}\n")).map_err(|source| Error::File { file: file.display().to_string(), source })?,

@@ -11,7 +11,7 @@ use super::sound::folder;
 
 fn proof_of(files: &Files, seq: u64) -> Result<String, ProveError> {
     let dir = folder(files);
-    prove(&Disk::existing(dir.path(), "main"), &Notes::read(&dir.path().join("main")).unwrap(), seq)
+    prove(&Disk::existing(dir.path(), "main"), &Notes::of(&Disk::existing(dir.path(), "main")).unwrap(), seq)
 }
 
 /// The key of the segment that a record of [`sealed`] is in.

@@ -169,7 +169,7 @@ fn the_vectors_are_what_is_made_and_judged_here() {
 #[test]
 fn the_proof_among_the_vectors_is_what_is_made_and_holds() {
     let dir = folder(&small("owner").made);
-    let proof = prove(&Disk::existing(dir.path(), "main"), &Notes::read(&dir.path().join("main")).unwrap(), 7).unwrap();
+    let proof = prove(&Disk::existing(dir.path(), "main"), &Notes::of(&Disk::existing(dir.path(), "main")).unwrap(), 7).unwrap();
     let key = signer("doorward/main", "owner 6").key().clone();
     golden(&home().join("proof.json"), &format!("{proof}\n"));
     golden(&home().join("proof.key"), &format!("{key}\n"));

@@ -88,7 +88,7 @@ async fn calls(log: &Log, disk: &SimulatedDisk, breaks: fn(&mut Faults, &mut Ran
 
 /// A disk whose every second write is interrupted before it begins, and whose others take less than they were given.
 struct Interrupting {
-    disk: SimulatedDisk,
+    disk: Arc<dyn Storage>,
     writes: Arc<AtomicU64>,
     seed: u64,
 }
@@ -116,7 +116,7 @@ impl Storage for Interrupting {
         self.disk.truncate(name, len)
     }
     fn sync(&self, name: &str) -> io::Result<()> {
-        Storage::sync(&self.disk, name)
+        self.disk.sync(name)
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.disk.rename(from, to)
@@ -127,6 +127,7 @@ impl Storage for Interrupting {
     fn free_bytes(&self) -> io::Result<u64> {
         self.disk.free_bytes()
     }
+    passes_notes_on!(self, self.disk, |work| work());
 }
 
 struct InterruptingFile {
@@ -157,7 +158,7 @@ impl SegmentFile for InterruptingFile {
 
 async fn interrupted(seed: u64) -> Vec<String> {
     let (mut world, disk) = (World::default(), SimulatedDisk::new());
-    let storage = Interrupting { disk: disk.clone(), writes: Arc::default(), seed };
+    let storage = Interrupting { disk: disk.process(), writes: Arc::default(), seed };
     let log = Log::open(Options { segment_max_bytes: 4_000, ..options() }, Arc::new(storage)).unwrap().0;
     let mut wrong = Vec::new();
     for call in 0..12 {

@@ -37,6 +37,7 @@ const STRIDE: u64 = 4_099;
 #[derive(Clone)]
 struct Doomed {
     disk: SimulatedDisk,
+    process: Arc<dyn Storage>,
     seed: u64,
     left: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
@@ -79,39 +80,40 @@ impl Doomed {
 
 impl Storage for Doomed {
     fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
-        self.disk.lock()
+        self.process.lock()
     }
     fn is_locked(&self) -> bool {
-        self.disk.is_locked()
+        self.process.is_locked()
     }
     fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
+        self.process.list()
     }
     fn size(&self, name: &str) -> io::Result<u64> {
-        self.disk.size(name)
+        self.process.size(name)
     }
     fn read(&self, name: &str, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        self.disk.read(name, offset)
+        self.process.read(name, offset)
     }
     fn create(&self, name: &str) -> io::Result<Arc<dyn SegmentFile>> {
-        let file = self.step(|| self.disk.create(name))?;
+        let file = self.step(|| self.process.create(name))?;
         Ok(Arc::new(DoomedFile { disk: self.clone(), file }))
     }
     fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
-        self.step(|| self.disk.truncate(name, len))
+        self.step(|| self.process.truncate(name, len))
     }
     fn sync(&self, name: &str) -> io::Result<()> {
-        self.step(|| self.disk.sync(name))
+        self.step(|| self.process.sync(name))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.step(|| self.disk.rename(from, to))
+        self.step(|| self.process.rename(from, to))
     }
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.step(|| self.disk.remove(name))
+        self.step(|| self.process.remove(name))
     }
     fn free_bytes(&self) -> io::Result<u64> {
-        self.disk.free_bytes()
+        self.process.free_bytes()
     }
+    passes_notes_on!(self, self.process, |work| self.step(work));
 }
 
 struct DoomedFile {
@@ -146,6 +148,7 @@ async fn schedule(seed: u64) -> Vec<String> {
     for life in 0..1 + random.below(3) {
         let doomed = Doomed {
             disk: disk.clone(),
+            process: disk.process(),
             seed: random.below(u64::MAX),
             left: Arc::new(AtomicU64::new(1 + random.below(40))),
             is_over: Arc::default(),
@@ -250,7 +253,7 @@ async fn full(budget: u64) -> Vec<String> {
 
 fn two_starters() -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
-    let disk = Disk::open(folder.path(), "main").unwrap();
+    let disk = Disk::open(folder.path(), &folder.path().join("keys"), "main").unwrap();
     let barrier = Barrier::new(2);
     let start = || {
         barrier.wait();

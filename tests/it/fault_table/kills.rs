@@ -20,12 +20,13 @@ use super::world::{World, intent, options, outcome, refusal, violations};
 use super::{Row, rows_of};
 
 /// Where the process ends.
-const POINTS: [(&str, &str, u64); 6] = [
+const POINTS: [(&str, &str, u64); 7] = [
     ("before_write", "kill -9 before the write", 30),
     ("after_write", "kill -9 between write and sync", 30),
     ("after_sync", "kill -9 after the sync, before anybody is woken", 30),
     ("after_forward", "kill -9 after the call was forwarded", 30),
     ("before_outcome", "kill -9 before the outcome", 30),
+    ("after_note", "kill -9 between two steps of a seal or a checkpoint", 30),
     ("any_moment", "kill -9 at any moment", 50),
 ];
 /// Lives of one log: each but the first begins with what a kill left, and may be killed in that too.
@@ -56,7 +57,7 @@ fn lives(point: &str, seed: u64) -> Vec<String> {
             wrong.push(format!("life {life} at {at} ended with {status} and not by the kill"));
         }
     }
-    let disk = Disk::open(folder.path(), "main").unwrap();
+    let disk = Disk::open(folder.path(), &folder.path().join("keys"), "main").unwrap();
     drop(Log::open(options(), Arc::new(disk.clone())).unwrap());
     let lines = |name: &str| -> Vec<String> {
         std::fs::read_to_string(folder.path().join(name)).unwrap_or_default().lines().map(str::to_owned).collect()
@@ -128,6 +129,11 @@ impl Storage for Mortal {
     fn free_bytes(&self) -> io::Result<u64> {
         self.disk.free_bytes()
     }
+    passes_notes_on!(self, self.disk, |work| {
+        work()?;
+        self.fate.passes("after_note");
+        Ok(())
+    });
 }
 
 struct MortalFile {
@@ -181,7 +187,7 @@ async fn the_process_that_is_killed() {
             die();
         });
     }
-    let disk = Mortal { disk: Disk::open(&folder, "main").unwrap(), fate: Arc::clone(&fate) };
+    let disk = Mortal { disk: Disk::open(&folder, &folder.join("keys"), "main").unwrap(), fate: Arc::clone(&fate) };
     let options = Options { has_thread: true, segment_max_bytes: 16 << 10, ..options() };
     let log = Log::open(options, Arc::new(disk)).unwrap().0;
     let (received, refused) = (Arc::new(Journal::open(&folder, "received")), Arc::new(Journal::open(&folder, "refused")));
