@@ -144,6 +144,7 @@ class Log:
         self.claims += [claim for file in anchor_files for claim in anchors(file) if self.is_ours(claim.name)]
         self.claims.sort(key=lambda claim: (claim.source == "anchor", claim.segment))
         self.check_keys(root_key, trusted)
+        self.newest_segment = max((claim.segment for claim in self.claims), default=0)
         self.starts = {claim.first for claim in self.claims if not claim.fault and claim.first > 1}
         self.claims.sort(key=lambda claim: claim.last)
 
@@ -196,6 +197,12 @@ class Log:
         if any(self.is_ours(key[0]) for key in trusted) and not any(claim.is_vouched and not claim.fault for claim in self.claims):
             self.fault(None, "", "no segment of this log has a key that was given")
 
+    def may_lack_of_seal(self, first, last):
+        """Whether what is not there of a segment's seal can be still to come: nothing is signed under the next key before it."""
+        is_newest = first in sorted(self.segments)[-2:] and 0 < self.newest_segment <= first
+        self.held.update({"unsealed": last} if is_newest else {})
+        return is_newest
+
     def peaks_at(self, claim):
         """The tree beside a seal."""
         name = f"seals/{claim.segment:020}.peaks"
@@ -221,7 +228,8 @@ class Log:
             with open(os.path.join(self.folder, "segments", name), "rb") as file:
                 for number, text in enumerate(file):
                     self.line(text, name, first if number == 0 else None)
-            if first != max(self.segments) and first in self.keys and first not in self.seals:
+            is_unsealed = first != max(self.segments) and first in self.keys and first not in self.seals
+            if is_unsealed and not self.may_lack_of_seal(first, self.next - 1):
                 raise Wrong(self.next - 1, f"seals/{first:020}.note", "the segment was ended and has no seal")
         self.faults_up_to(float("inf"))
         for claim in self.claims:
@@ -247,7 +255,10 @@ class Log:
             raise Wrong(seq, claim.file, claim.fault)
         if claim.first != self.first or root_of(self.peaks) != claim.root:
             raise Wrong(min(max(self.borne_out + 1, self.first), seq), claim.file, "from here on some record is not what was signed")
-        if claim.source == "seal" and (claim.chain != self.chain or self.peaks_at(claim) != self.peaks):
+        is_seal = claim.source == "seal"
+        has_peaks = is_seal and os.path.exists(os.path.join(self.folder, f"seals/{claim.segment:020}.peaks"))
+        is_to_come = is_seal and not has_peaks and self.may_lack_of_seal(claim.segment, seq)
+        if is_seal and (claim.chain != self.chain or not is_to_come and self.peaks_at(claim) != self.peaks):
             raise Wrong(seq, claim.file, "its chain or its tree is not that of the last record")
         if claim.fault:
             raise Wrong(seq, claim.file, claim.fault)

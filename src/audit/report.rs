@@ -65,6 +65,8 @@ pub struct Report {
     pub unread: Option<u64>,
     /// The last record that retention removed.
     pub pruned: Option<u64>,
+    /// The last record of a segment whose seal is still to come, or to be completed.
+    pub unsealed: Option<u64>,
     /// The last record and the chain after it: what to note down elsewhere as an anchor.
     pub head: Option<(u64, String)>,
     /// The newest checkpoint that holds.
@@ -118,6 +120,12 @@ impl Report {
             Some(held) if held.last < last => unseen.push(format!("the records after {} are in the chain and not yet signed", held.last)),
             None if self.is_signed => unseen.push("nothing that was read is signed".to_owned()),
             _ => {}
+        }
+        if let Some(last) = self.unsealed {
+            unseen.push(format!(
+                "whether the segment that ends with record {last} is the last one but for what began since: its seal is not complete yet, as in the \
+                 midst of a rotation or after a crash in it; the next start completes it"
+            ));
         }
         if self.is_signed && self.vouched.is_none() {
             let how = if self.trusts_keys { "the keys that were given vouch for nothing that was read" } else { NO_KEY };

@@ -79,7 +79,9 @@ impl Core {
         }
         drop(tail);
         notary.fold();
-        if vouches && let Err(error) = self.checkpoint(notary, segment) {
+        // A segment's key signs nothing before the segment that it follows has its seal: so who looks on can tell one that is still to come from
+        // one that was taken away.
+        if vouches && let Err(error) = self.finish_sealing(notary).and_then(|()| self.checkpoint(notary, segment)) {
             tracing::warn!(origin = self.options.origin, %error, "the audit log's checkpoint cannot be stored");
             self.try_again();
         }

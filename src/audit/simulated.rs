@@ -492,9 +492,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let mut state = self.disk.state();
         // After a crash the lock is already another's, or nobody's.
-        if state.life == self.life {
-            state.locked = false;
-        }
+        state.locked &= state.life != self.life;
     }
 }
 

@@ -198,6 +198,8 @@ pub(super) struct Evidence {
     pub(super) faults: Vec<Fault>,
     /// The records that begin a tree, but for record 1.
     pub(super) starts: BTreeSet<u64>,
+    /// The newest segment that was being written when something was signed.
+    pub(super) newest_segment: Option<u64>,
     /// The key of each segment that has one, by the segment's first record.
     keys: BTreeMap<u64, VerifyingKey>,
 }
@@ -212,6 +214,7 @@ impl Evidence {
         all.check_signatures(notes, trust, declared);
         all.vouch(origin, trust, certified);
         all.claims.sort_by_key(|claim| claim.checkpoint.last());
+        all.newest_segment = all.claims.iter().map(|claim| claim.checkpoint.segment).max();
         all.starts = all
             .claims
             .iter()

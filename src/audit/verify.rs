@@ -63,12 +63,12 @@ pub fn verify_all(dir: &Path, asked: &Asked) -> io::Result<Vec<Report>> {
     Ok(reports)
 }
 
-/// Checks the log of one origin against its chain and the notes beside it.
+/// Checks the log of one origin against its chain alone.
 ///
 /// # Errors
 /// A file cannot be read.
 pub fn verify(storage: &dyn Storage, origin: &str) -> io::Result<Report> {
-    verify_with(storage, origin, &|| Notes::of(storage), &Asked::default())
+    Check::new(storage, origin, &Notes::default(), &Asked::default(), present(storage)?, &BTreeMap::new())?.run()
 }
 
 /// Checks the log of one origin against all that vouches for it.
@@ -80,7 +80,11 @@ fn verify_with(storage: &dyn Storage, origin: &str, notes: &dyn Fn() -> io::Resu
         if present(storage)? != before {
             continue;
         }
-        match Check::new(storage, origin, &evidence, asked, before)?.run() {
+        let keys = match declared_keys(storage, &before) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            keys => keys?,
+        };
+        match Check::new(storage, origin, &evidence, asked, before, &keys)?.run() {
             // Retention took a segment away meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // A write that failed is taken back: a reader in the midst of it sees lines that never were. What is there twice is there.
@@ -88,7 +92,9 @@ fn verify_with(storage: &dyn Storage, origin: &str, notes: &dyn Fn() -> io::Resu
             done => return done,
         }
     }
-    Check::new(storage, origin, &notes()?, asked, present(storage)?)?.run()
+    let (notes, all) = (notes()?, present(storage)?);
+    let keys = declared_keys(storage, &all)?;
+    Check::new(storage, origin, &notes, asked, all, &keys)?.run()
 }
 
 /// The segments; none where their folder is not there.
@@ -107,6 +113,8 @@ struct Check<'a> {
     segments: Vec<(u64, String)>,
     /// Whether the last of them is the log's last.
     is_to_end: bool,
+    /// The log's last segment but one, or its only one.
+    last_but_one: u64,
     evidence: Evidence,
     /// The claims whose place was passed.
     judged: usize,
@@ -122,9 +130,16 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(storage: &'a dyn Storage, origin: &str, notes: &'a Notes, asked: &Asked, all: Vec<(u64, String)>) -> io::Result<Self> {
+    fn new(
+        storage: &'a dyn Storage,
+        origin: &str,
+        notes: &'a Notes,
+        asked: &Asked,
+        all: Vec<(u64, String)>,
+        keys: &BTreeMap<u64, (String, String)>,
+    ) -> io::Result<Self> {
         let mut report = Report { origin: origin.to_owned(), is_live: storage.is_locked(), ..Report::default() };
-        let evidence = Evidence::of(origin, notes, &asked.trust, &declared_keys(storage, &all)?);
+        let evidence = Evidence::of(origin, notes, &asked.trust, keys);
         let anchored = asked.trust.anchors_of(origin).filter_map(|anchor| anchor.checkpoint.last()).max();
         let from = if asked.since_anchor { asked.from.max(anchored) } else { asked.from };
         let up_to = |seq: u64| all.iter().take_while(|(first, _)| *first <= seq).count();
@@ -135,12 +150,14 @@ impl<'a> Check<'a> {
         report.anchors = evidence.claims.iter().filter(|claim| claim.source == Source::Anchor).count() as u64;
         let (is_to_end, chosen) = (end == all.len(), all[begin..end].to_vec());
         let (before, next_seq, tree) = (vec![Chain::first(origin)], Some(1), Some((1, Tree::new())));
+        let last_but_one = all.get(all.len().saturating_sub(2)).map_or(u64::MAX, |(first, _)| *first);
         let mut check = Self {
             storage,
             notes,
             report,
             segments: chosen,
             is_to_end,
+            last_but_one,
             evidence,
             judged: 0,
             next_seq,
@@ -214,8 +231,9 @@ impl<'a> Check<'a> {
             let is_last = at + 1 == chosen.len() && self.is_to_end;
             self.segment(*first_seq, name, is_last)?;
             if at + 1 < chosen.len() && self.evidence.has_key(*first_seq) && !self.notes.seals.contains_key(first_seq) {
-                let what = "the segment was ended and has no seal".to_owned();
-                self.report.blame(self.head.map(|(seq, _)| seq), &seal_file(*first_seq, "note"), 1, what);
+                let last = self.head.map(|(seq, _)| seq);
+                let what = "the segment was ended and has no seal";
+                self.missing_of_seal(*first_seq, last, "note", what);
             }
         }
         self.faults_up_to(u64::MAX);
@@ -228,6 +246,16 @@ impl<'a> Check<'a> {
         }
         self.report.head = self.head.map(|(seq, chain)| (seq, chain.to_hex()));
         Ok(self.report)
+    }
+
+    /// A segment's seal comes after the next segment has begun, first the note and then the peaks, and all of it before anything is signed under the
+    /// next segment's key. So a part of the newest seal may still be to come; what is missing of any other was taken away.
+    fn missing_of_seal(&mut self, segment: u64, last: Option<u64>, ending: &str, what: &str) {
+        if segment >= self.last_but_one && self.evidence.newest_segment.is_some_and(|newest| newest <= segment) {
+            self.report.unsealed = last;
+        } else {
+            self.report.blame(last, &seal_file(segment, ending), 1, what.to_owned());
+        }
     }
 
     /// Tells what is wrong with keys and notes where its record stands, so that the first finding is the first wrong place.
@@ -363,8 +391,10 @@ impl<'a> Check<'a> {
             if checkpoint.seal.as_ref().is_some_and(|seal| seal.chain != chain) {
                 self.report.blame(Some(seq), &claim.file, claim.line, "its chain is not that of the last record".to_owned());
             }
-            if self.notes.peaks.get(&segment).is_none_or(|text| *text != peaks_text(chain, tree)) {
-                self.report.blame(Some(seq), &seal_file(segment, "peaks"), 1, WRONG_PEAKS.to_owned());
+            match self.notes.peaks.get(&segment) {
+                Some(text) if *text == peaks_text(chain, tree) => {}
+                Some(_) => self.report.blame(Some(seq), &seal_file(segment, "peaks"), 1, WRONG_PEAKS.to_owned()),
+                None => self.missing_of_seal(segment, Some(seq), "peaks", "it is missing"),
             }
         }
         self.borne_out = seq;

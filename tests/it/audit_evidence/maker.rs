@@ -159,6 +159,13 @@ impl Maker {
         self
     }
 
+    /// Begins the next segment as a rotation does, whose seal of the one before is still to come.
+    pub fn rotate_before_the_seal(&mut self) -> &mut Self {
+        self.signer = Some(signer(&self.name, &format!("{} {}", self.owner, self.next_seq)));
+        self.begin("rotated");
+        self
+    }
+
     /// Ends the segment, as a stop between two steps of a rotation leaves it.
     pub fn seal(&mut self, next: &Signer) {
         self.time += 10;

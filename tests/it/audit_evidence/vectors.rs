@@ -69,6 +69,12 @@ fn cases() -> Vec<(&'static str, Files, bool, bool)> {
     begun_anew.begin_anew().records(2).checkpoint();
     let mut crashed = small("owner");
     crashed.seal(&signer("doorward/main", "next"));
+    let mut not_sealed_yet = small("owner");
+    not_sealed_yet.rotate_before_the_seal().records(2);
+    let mut signed_on_without_seal = small("owner");
+    signed_on_without_seal.rotate_before_the_seal().records(2).checkpoint();
+    let mut no_peaks_yet = crashed.made.clone();
+    no_peaks_yet.files.remove(&seal(10, "peaks")).unwrap();
     let mut old_copy = Maker::new("main", "owner");
     old_copy.certify(&root_key()).records(3).checkpoint().records(1);
     vec![
@@ -79,6 +85,9 @@ fn cases() -> Vec<(&'static str, Files, bool, bool)> {
         ("older", older.made, false, false),
         ("upgraded", upgraded.made, false, false),
         ("sealed_and_not_begun", crashed.made, true, true),
+        ("begun_and_not_sealed", not_sealed_yet.made, true, true),
+        ("sealed_without_peaks", no_peaks_yet, true, true),
+        ("signed_on_without_seal", signed_on_without_seal.made, true, true),
         ("changed", changed(&second, |lines| owned(&lines).iter().map(|line| line.replace("notes/7", "notes/9")).collect()), true, true),
         ("dropped", changed(&second, |lines| owned(&[&lines[..1], &lines[2..]].concat())), true, true),
         ("doubled", changed(&first, |lines| owned(&[&lines[..3], &lines[2..]].concat())), true, true),
@@ -129,6 +138,9 @@ fn verdict(dir: &Path, asked: &Asked) -> Value {
                 if let Some(last) = last(held) {
                     said[name] = json!(last);
                 }
+            }
+            if let Some(last) = report.unsealed {
+                said["unsealed"] = json!(last);
             }
             said
         }

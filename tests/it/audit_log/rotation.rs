@@ -6,7 +6,7 @@ use doorward::audit::storage::{Slot, Storage, peaks_name, seal_name};
 use doorward::audit::{Durability, Log, Options};
 use doorward::clock::Clock;
 
-use super::support::{NONE, NOW, append, intent, last_segment, open, options, outcome, records, sound, try_open, vouched};
+use super::support::{NONE, NOW, append, checked, intent, last_segment, open, options, outcome, records, sound, try_open, vouched};
 
 const HOUR: i64 = 3_600_000_000_000;
 
@@ -157,4 +157,67 @@ async fn the_private_key_of_a_segment_that_has_ended_is_nowhere_on_the_disk() {
     old.sort_unstable();
     old.dedup();
     assert_eq!(old.len(), 4, "each segment had its own");
+}
+
+#[tokio::test]
+async fn what_a_crash_between_any_two_changes_leaves_is_no_damage_to_who_looks_before_the_next_start() {
+    let mut unsealed = 0;
+    for crash in 0.. {
+        let disk = SimulatedDisk::new();
+        life(&disk).await;
+        disk.faults(|faults| faults.crash_after = Some(crash));
+        life(&disk).await;
+        let report = checked(&disk);
+        assert_eq!(report.findings, [], "crash after {crash}");
+        if let Some(last) = report.unsealed {
+            unsealed += 1;
+            assert!(report.unseen().iter().any(|told| told.contains(&format!("ends with record {last}"))), "{:#?}", report.unseen());
+        }
+        if has_ended(&disk) {
+            assert_eq!(report.unsealed, None);
+            break;
+        }
+    }
+    // Between the first record of a segment and the seal of the one before, and between that and its peaks: two rotations, a start and a stop.
+    assert!(unsealed >= 6, "{unsealed}");
+}
+
+#[tokio::test]
+async fn a_seal_that_was_there_and_was_taken_away_is_missed() {
+    let disk = SimulatedDisk::new();
+    life(&disk).await;
+    life(&disk).await;
+    let segments: Vec<u64> = disk.list().unwrap().iter().map(|name| name.strip_suffix(".jsonl").unwrap().parse().unwrap()).collect();
+    for segment in &segments {
+        for name in [seal_name(*segment), peaks_name(*segment)] {
+            let kept = disk.note(&name).unwrap().unwrap();
+            disk.remove_note(&name);
+            let (found, is_last) = (checked(&disk).findings, segments.last() == Some(segment));
+            // Of the last segment of all nobody can tell what is still to come.
+            assert_eq!(
+                found.iter().map(|finding| finding.file.as_str()).collect::<Vec<_>>(),
+                if is_last { vec![] } else { vec![name.as_str()] }
+            );
+            disk.put_note(&name, &kept).unwrap();
+        }
+    }
+    assert!(segments.len() > 5 && checked(&disk).is_sound());
+}
+
+#[tokio::test]
+async fn nothing_is_signed_under_the_key_of_a_segment_before_the_one_before_it_has_its_seal() {
+    for crash in 0..9 {
+        let disk = SimulatedDisk::new();
+        let clock = Clock::fixed(NOW);
+        let log = try_open(&disk, Options { clock: clock.clone(), ..options() }).unwrap().0;
+        append(&log, &intent(1), Durability::Write).await.unwrap();
+        log.rotate();
+        log.tick();
+        assert_eq!(disk.list().unwrap().len(), 2);
+        // A checkpoint is due in the same round as the first step of the seal.
+        clock.set(NOW + HOUR);
+        disk.faults(|faults| faults.crash_after = Some(crash));
+        (0..4).for_each(|_| log.tick());
+        assert_eq!(checked(&disk).findings, [], "crash after {crash}");
+    }
 }

@@ -10,7 +10,7 @@ use doorward::audit::record::{Record, Stored};
 use doorward::audit::simulated::SimulatedDisk;
 use doorward::audit::storage::{CHECKPOINT, Storage};
 use doorward::audit::tree::{Hash, Tree};
-use doorward::audit::verify::verify;
+use doorward::audit::verify::{Asked, Report, verify, verify_all};
 use doorward::audit::{AppendError, Durability, Kind, Log, OpenError, Opened, Options};
 use doorward::clock::Clock;
 
@@ -131,3 +131,19 @@ pub fn last_segment(disk: &SimulatedDisk) -> String {
 
 /// No open intents.
 pub const NONE: [u64; 0] = [];
+
+/// What `audit verify` says of the log as it lies there, notes and all.
+pub fn checked(disk: &SimulatedDisk) -> Report {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("main");
+    for folder in ["segments", "seals"] {
+        std::fs::create_dir_all(home.join(folder)).unwrap();
+    }
+    for name in disk.list().unwrap() {
+        std::fs::write(home.join("segments").join(&name), disk.content(&name)).unwrap();
+    }
+    for name in disk.note_names() {
+        std::fs::write(home.join(&name), disk.note(&name).unwrap().unwrap()).unwrap();
+    }
+    verify_all(dir.path(), &Asked::default()).unwrap().remove(0)
+}

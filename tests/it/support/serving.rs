@@ -19,7 +19,7 @@ pub struct Serving {
     pid: Pid,
     said: watch::Receiver<String>,
     listening: JoinHandle<()>,
-    stdout: Arc<Mutex<Vec<u8>>>,
+    printed: tokio::task::JoinHandle<Vec<u8>>,
     keys: [String; 2],
     pub address: SocketAddr,
 }
@@ -36,15 +36,14 @@ impl Serving {
                 say.send_modify(|said| *said += &(line + "\n"));
             }
         });
-        let (stdout, mut from) = (Arc::new(Mutex::new(Vec::new())), child.stdout.take().unwrap());
-        let kept = Arc::clone(&stdout);
-        tokio::spawn(async move {
+        let mut from = child.stdout.take().unwrap();
+        let printed = tokio::spawn(async move {
             let mut text = Vec::new();
             let _ = from.read_to_end(&mut text).await;
-            *kept.lock().unwrap() = text;
+            text
         });
         let keys = ["demo", "other"].map(|agent| site.key(agent).to_owned());
-        let mut serving = Self { child, pid, said, listening, stdout, keys, address: ([127, 0, 0, 1], 0).into() };
+        let mut serving = Self { child, pid, said, listening, printed, keys, address: ([127, 0, 0, 1], 0).into() };
         let text = serving.says("listening on ").await;
         serving.address = address_after(&text, "listening on ");
         serving
@@ -106,7 +105,8 @@ impl Serving {
     pub async fn ended(mut self) -> (ExitStatus, String, String) {
         let status = soon("the end", self.child.wait()).await.unwrap();
         let _ = soon("the rest of the log", &mut self.listening).await;
-        let out = String::from_utf8_lossy(&self.stdout.lock().unwrap()).into_owned();
+        let printed = soon("all that it prints", &mut self.printed).await.unwrap();
+        let out = String::from_utf8_lossy(&printed).into_owned();
         (status, self.said(), out)
     }
 
