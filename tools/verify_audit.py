@@ -203,6 +203,17 @@ class Log:
         self.held.update({"unsealed": last} if is_newest else {})
         return is_newest
 
+    def check_retention(self, begin):
+        """Segments that are gone before the first one: the newest record of a removal names the last of them, or a later one."""
+        pruned = 0
+        for name in self.segments.values():
+            with open(os.path.join(self.folder, "segments", name), "rb") as file:
+                bodies = [split(line[:-1])[0] for line in file if line.startswith(b'{"action":"prune",') and split(line[:-1])]
+            names = [field(body, b'"subject":"') for body in bodies if field(body, b'"kind":"') == b"lifecycle"]
+            pruned = ([pruned] + [int(name[:20]) for name in names if re.fullmatch(rb"[0-9]{20}\.jsonl", name)])[-1]
+        for first in [first for first in self.seals if pruned < first < begin]:
+            raise Wrong(first, f"{first:020}.jsonl", "the segment is gone, and no record says that retention removed it")
+
     def peaks_at(self, claim):
         """The tree beside a seal."""
         name = f"seals/{claim.segment:020}.peaks"
@@ -216,6 +227,7 @@ class Log:
     def verify(self):
         self.next, self.chain, self.first, self.peaks = 1, sha256(b"\x03", self.origin.encode()), 1, []
         begin = min(self.segments, default=1)
+        self.check_retention(begin)
         for seal in [claim for claim in self.claims if claim.source == "seal" and claim.last + 1 == begin]:
             self.next, self.chain, self.first, self.peaks = begin, seal.chain, seal.first, self.peaks_at(seal)
         self.borne_out = self.next - 1

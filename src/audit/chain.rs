@@ -130,7 +130,18 @@ impl<'a> Line<'a> {
 
     /// The key of the segment, which its first record names.
     pub fn log_key(&self) -> Option<&'a str> {
-        let rest = after_last(self.open_body, b"\"log_key\":\"").filter(|_| self.kind() == Some(Kind::Lifecycle))?;
+        self.word(b"\"log_key\":\"").filter(|_| self.kind() == Some(Kind::Lifecycle))
+    }
+
+    /// The file that retention removed after this record.
+    pub fn pruned(&self) -> Option<&'a str> {
+        // `action` is the first field of all that a record can have, so most lines are told by their beginning.
+        let is_prune = self.open_body.starts_with(b"{\"action\":\"prune\",") && self.kind() == Some(Kind::Lifecycle);
+        is_prune.then(|| self.word(b"\"subject\":\""))?
+    }
+
+    fn word(&self, key: &[u8]) -> Option<&'a str> {
+        let rest = after_last(self.open_body, key)?;
         let end = rest.iter().position(|byte| *byte == b'"')?;
         std::str::from_utf8(&rest[..end]).ok()
     }

@@ -63,7 +63,7 @@ pub struct Report {
     pub segments: u64,
     /// The last record before the first that was read, where that is not record 1.
     pub unread: Option<u64>,
-    /// The last record that retention removed.
+    /// The last record of the segments that are missing before the first.
     pub pruned: Option<u64>,
     /// The last record of a segment whose seal is still to come, or to be completed.
     pub unsealed: Option<u64>,
@@ -139,6 +139,12 @@ impl Report {
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(Finding { origin: self.origin.clone(), seq, file: file.to_owned(), line, what });
         }
+    }
+
+    /// Adds what is wrong with a segment before all that was read.
+    pub(super) fn blame_first(&mut self, segment: u64, file: &str, what: String) {
+        self.findings.insert(0, Finding { origin: self.origin.clone(), seq: Some(segment), file: file.to_owned(), line: 1, what });
+        self.findings.truncate(MAX_FINDINGS);
     }
 
     /// Notes that the records up to `last` bear this claim out.

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::chain::{Chain, Line, leaf};
 use super::disk::{self, Disk};
-use super::storage::{Storage, segments};
+use super::storage::{Storage, segment_name, segments};
 use super::tree::Tree;
 use super::trust::{Claim, Evidence, Notes, Source, Trust, parse_peaks, peaks_text, seal_file};
 
@@ -113,6 +113,8 @@ struct Check<'a> {
     segments: Vec<(u64, String)>,
     /// Whether the last of them is the log's last.
     is_to_end: bool,
+    /// The newest segment that retention removed, by the records.
+    pruned: u64,
     /// The log's last segment but one, or its only one.
     last_but_one: u64,
     evidence: Evidence,
@@ -157,6 +159,7 @@ impl<'a> Check<'a> {
             report,
             segments: chosen,
             is_to_end,
+            pruned: 0,
             last_but_one,
             evidence,
             judged: 0,
@@ -239,6 +242,7 @@ impl<'a> Check<'a> {
         self.faults_up_to(u64::MAX);
         if self.is_to_end {
             self.lost_records();
+            self.gone();
         }
         if self.notes.checkpoint.is_none() && !self.notes.seals.is_empty() {
             // A log that has a seal had a checkpoint before, and it is only ever replaced.
@@ -255,6 +259,15 @@ impl<'a> Check<'a> {
             self.report.unsealed = last;
         } else {
             self.report.blame(last, &seal_file(segment, ending), 1, what.to_owned());
+        }
+    }
+
+    /// Segments that are missing before the first one: each was removed after a record that names it, and the newest such record is still there,
+    /// since the segment that it is in can only go after a newer one.
+    fn gone(&mut self) {
+        let is_missing = |last: u64| self.notes.seals.keys().copied().find(|segment| *segment > self.pruned && *segment <= last);
+        if let Some(segment) = self.report.pruned.and_then(is_missing) {
+            self.report.blame_first(segment, &segment_name(segment), UNRECORDED.to_owned());
         }
     }
 
@@ -340,6 +353,8 @@ impl<'a> Check<'a> {
         self.before.extend(computed);
         self.next_seq = line.seq.checked_add(1);
         self.head = Some((line.seq, line.chain));
+        let pruned = line.pruned().and_then(|name| name.strip_suffix(".jsonl")?.parse().ok());
+        self.pruned = pruned.unwrap_or(self.pruned);
         self.grow(line.seq, leaf, name, number);
     }
 
@@ -419,6 +434,7 @@ fn declared_keys(storage: &dyn Storage, all: &[(u64, String)]) -> io::Result<BTr
     Ok(keys)
 }
 
+const UNRECORDED: &str = "the segment is gone, and no record says that retention removed it";
 const WRONG_PEAKS: &str = "it is not the tree that the seal signs";
 const BLOCK: usize = 1 << 18;
 /// Longest line that is read, in bytes: far more than any record has.

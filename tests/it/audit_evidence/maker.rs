@@ -166,6 +166,20 @@ impl Maker {
         self
     }
 
+    /// Says that retention removes a segment, and does it.
+    pub fn prune(&mut self, first: u64) -> &mut Self {
+        self.say_pruned(first);
+        self.made.files.remove(&segment(first)).unwrap();
+        self
+    }
+
+    /// Says that retention removes a segment.
+    pub fn say_pruned(&mut self, first: u64) {
+        let name = format!("{first:020}.jsonl");
+        let record = Record { actor: Some("retention".into()), action: Some("prune".into()), ..Record::new(Kind::Lifecycle) };
+        self.append(&Record { subject: Some(name.into()), ..record });
+    }
+
     /// Ends the segment, as a stop between two steps of a rotation leaves it.
     pub fn seal(&mut self, next: &Signer) {
         self.time += 10;

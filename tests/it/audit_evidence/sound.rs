@@ -4,6 +4,7 @@ use std::path::Path;
 
 use doorward::audit::trust::{Trust, anchors};
 use doorward::audit::verify::{Asked, Report, verify_all};
+use doorward::audit::{Kind, Record};
 use tempfile::TempDir;
 
 use super::maker::{Files, Maker, root_key, seal, sealed, segment, signer};
@@ -95,13 +96,11 @@ fn a_log_of_an_older_version_is_checked_by_its_chain_and_goes_on_with_keys() {
 
 #[test]
 fn a_pruned_log_is_sound_from_the_seal_on() {
-    let mut made = sealed("owner").made;
-    for first in [1, 17] {
-        made.files.remove(&segment(first)).unwrap();
-    }
+    let mut made = sealed("owner");
+    let mut made = made.prune(1).prune(17).made.clone();
     let dir = folder(&made);
     let report = check(dir.path(), &asked(trust(&made)));
-    assert_eq!((report.findings.as_slice(), report.pruned, report.records), (&[][..], Some(30), 30));
+    assert_eq!((report.findings.as_slice(), report.pruned, report.records), (&[][..], Some(30), 32));
     assert_eq!(report.vouched.as_ref().unwrap().last, 55);
     assert!(report.unseen()[0].contains("up to 30"));
 
@@ -109,6 +108,33 @@ fn a_pruned_log_is_sound_from_the_seal_on() {
     made.write(&dir.path().join("main"));
     let report = check(dir.path(), &asked(trust(&made)));
     assert_eq!((report.findings[0].seq, report.findings[0].file.as_str()), (Some(30), "seals/00000000000000000017.peaks"));
+}
+
+#[test]
+fn a_segment_that_is_gone_without_a_record_of_its_removal_is_missed() {
+    let gone = |made: &mut Maker, removed: &[u64]| {
+        removed.iter().for_each(|first| drop(made.made.files.remove(&segment(*first)).unwrap()));
+        let found = check(folder(&made.made).path(), &asked(trust(&made.made))).findings;
+        found.iter().map(|finding| (finding.seq.unwrap(), finding.file.clone(), finding.what.clone())).collect::<Vec<_>>()
+    };
+    let missed = |first: u64| {
+        let what = "the segment is gone, and no record says that retention removed it".to_owned();
+        vec![(first, format!("{first:020}.jsonl"), what)]
+    };
+    assert_eq!(gone(&mut sealed("owner"), &[1]), missed(1));
+    assert_eq!(gone(&mut sealed("owner"), &[1, 17, 31]), missed(1));
+    assert_eq!(gone(sealed("owner").prune(1), &[17]), missed(17));
+    // The record comes before the removal, and an earlier one may have gone with its segment.
+    let mut made = sealed("owner");
+    made.say_pruned(17);
+    assert_eq!(gone(&mut made, &[1]), []);
+    assert_eq!(gone(&mut made, &[17]), []);
+    assert_eq!(gone(&mut made, &[31]), missed(31));
+    // What an agent says is no such record.
+    let mut made = sealed("owner");
+    let args = Some(r#"{"action":"prune","kind":"lifecycle","subject":"00000000000000000001.jsonl"}"#.into());
+    made.append(&Record { args, ..Record::new(Kind::Intent) });
+    assert_eq!(gone(&mut made, &[1]), missed(1));
 }
 
 #[test]

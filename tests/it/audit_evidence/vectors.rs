@@ -69,6 +69,12 @@ fn cases() -> Vec<(&'static str, Files, bool, bool)> {
     begun_anew.begin_anew().records(2).checkpoint();
     let mut crashed = small("owner");
     crashed.seal(&signer("doorward/main", "next"));
+    let (mut pruned, mut pruned_without_peaks) = (small("owner"), small("owner"));
+    pruned.prune(1);
+    let mut pruned_further = pruned.made.clone();
+    pruned_further.files.remove(&second).unwrap();
+    pruned.prune(6);
+    pruned_without_peaks.prune(1).made.files.remove(&seal(1, "peaks")).unwrap();
     let mut not_sealed_yet = small("owner");
     not_sealed_yet.rotate_before_the_seal().records(2);
     let mut signed_on_without_seal = small("owner");
@@ -80,8 +86,10 @@ fn cases() -> Vec<(&'static str, Files, bool, bool)> {
     vec![
         ("sound", small("owner").made, true, true),
         ("sound_alone", small("owner").made, false, false),
-        ("pruned", without(&[first.clone(), second.clone()]), true, true),
-        ("pruned_without_peaks", without(&[first.clone(), seal(1, "peaks")]), true, true),
+        ("pruned", pruned.made, true, true),
+        ("pruned_without_peaks", pruned_without_peaks.made, true, true),
+        ("pruned_without_a_record", without(std::slice::from_ref(&first)), true, true),
+        ("pruned_further_than_recorded", pruned_further, true, true),
         ("older", older.made, false, false),
         ("upgraded", upgraded.made, false, false),
         ("sealed_and_not_begun", crashed.made, true, true),

@@ -6,7 +6,7 @@ use doorward::audit::storage::{Storage, peaks_name, seal_name};
 use doorward::audit::{Durability, Log, Options};
 use doorward::clock::Clock;
 
-use super::support::{NOW, append, intent, open, options, outcome, records, try_open};
+use super::support::{NOW, append, checked, intent, open, options, outcome, records, try_open};
 
 const DAY: i64 = 86_400;
 const SECOND: i64 = 1_000_000_000;
@@ -71,6 +71,8 @@ async fn what_is_past_its_time_and_anchored_goes_with_a_record_and_leaves_its_se
     assert_eq!(said.len(), 3);
     assert_eq!(named(0), (before[0].clone(), gone[0].last));
     assert_eq!(named(2), (before[2].clone(), gone[2].last - gone[1].last));
+    let report = checked(&disk);
+    assert_eq!((report.findings, report.pruned), (vec![], Some(gone[2].last)));
     log.close("done").await.unwrap();
     open(&disk).close("done").await.unwrap();
 }
