@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::anchor::{Anchor, Every, FileAnchor, GitAnchor, PutAnchor, StdoutAnchor, SyslogAnchor};
 pub use self::audit::{Audit, Durability, DurabilityByTier};
-pub use self::bound::{Bound, LogName};
+pub use self::bound::{Bound, KeyText, LogName};
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
 pub use self::place::fault_at;
 

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use super::chain::{Chain, Line, leaf};
 use super::disk::{self, Disk};
+use super::note::VerifyingKey;
 use super::storage::{Storage, segment_name, segments};
 use super::tree::Tree;
 use super::trust::{Claim, Evidence, Notes, Source, Trust, parse_peaks, peaks_text, seal_file};
@@ -418,6 +419,16 @@ impl<'a> Check<'a> {
             None => self.report.hold(seq, claim),
         }
     }
+}
+
+/// The key of the segment that is written now or was last, and the segment's first record; `None` where it names no key or there is no segment.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn newest_key(storage: &dyn Storage) -> io::Result<Option<(u64, VerifyingKey)>> {
+    let last = present(storage)?.pop();
+    let keys = declared_keys(storage, last.as_slice())?;
+    Ok(keys.into_iter().next().and_then(|(first, (_, key))| Some((first, key.parse().ok()?))))
 }
 
 /// What the first record of each segment says of its key, by the segment's first record, with the file.

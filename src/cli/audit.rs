@@ -9,6 +9,7 @@ mod anomalies;
 mod export;
 mod find;
 mod index;
+mod keys;
 mod print;
 mod prove;
 mod reach;
@@ -35,6 +36,7 @@ use crate::cli::{Context, table};
 use anomalies::Judged;
 use export::Export;
 use find::Find;
+use keys::{Certify, Keygen};
 use print::Printer;
 use prove::Prove;
 use reach::Reach;
@@ -83,6 +85,12 @@ pub enum Verb {
     /// Checks that no record was changed, dropped, moved or put in. Exit code 3 when one was.
     #[command(after_help = "Example:\n  doorward audit verify --anchor /mnt/anchors/doorward.notes --since-anchor")]
     Verify(Box<Verify>),
+    /// Makes an operator's root key, which vouches for logs and is kept off their machine.
+    #[command(after_help = "Example:\n  doorward audit keygen --out root.key")]
+    Keygen(Keygen),
+    /// Vouches with a root key for the key that the log has now. `audit verify` then finds a log that was signed anew with other keys.
+    #[command(after_help = "Example:\n  doorward audit certify --root /mnt/offline/root.key")]
+    Certify(Certify),
     /// The proof that one record is in the log, for somebody who has neither the log nor the other records.
     #[command(after_help = "Example:\n  doorward audit prove 42 --out record-42.proof")]
     Prove(Prove),
@@ -157,6 +165,17 @@ pub enum Error {
         /// What the disk reported.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("`{file}` cannot be written: {source}")]
+    Unwritten {
+        /// The file.
+        file: String,
+        /// What the disk reported.
+        source: io::Error,
+    },
+    /// What a person does to a log is on record first.
+    #[error("not recorded, so nothing was done: {0}")]
+    Unrecorded(String),
     /// An anchor file has none.
     #[error("`{0}` holds no anchor: a signed checkpoint as it is, or a line with one as a JSON string")]
     NoAnchor(String),
@@ -251,7 +270,8 @@ pub fn run(args: &Args, home: &Home, json: bool, out: &mut dyn Write) -> Result<
     let print = Printer { json, zone: TimeZone::system() };
     let keys = args.keys.clone().unwrap_or_else(|| home.keys.clone());
     let mut asking = Asking { dir, keys, logs: Logs::in_dir(dir).map_err(unreadable)?, print };
-    if !matches!(args.verb, Verb::Tail { .. } | Verb::Verify(_) | Verb::Prove(_) | Verb::Index { .. }) {
+    if !matches!(args.verb, Verb::Tail { .. } | Verb::Verify(_) | Verb::Keygen(_) | Verb::Certify(_) | Verb::Prove(_) | Verb::Index { .. })
+    {
         asking.with_index();
     }
     match &args.verb {
@@ -259,7 +279,13 @@ pub fn run(args: &Args, home: &Home, json: bool, out: &mut dyn Write) -> Result<
         Verb::Find(asked) => find::run(&asking, asked, out),
         Verb::Show { what } => show::run(&asking, what, out),
         Verb::Prove(asked) => prove::run(asked, dir, out),
-        Verb::Verify(asked) => verify::run(asked, dir, json, out),
+        Verb::Verify(asked) => {
+            // Other logs than the configured ones have another operator, for all that is known here.
+            let context = home.context.as_ref().filter(|_| args.dir.is_none());
+            verify::run(asked, dir, context, json, out)
+        }
+        Verb::Keygen(asked) => keys::generate(asked, json, out),
+        Verb::Certify(asked) => keys::certify(asked, dir, home.context.as_ref(), json, out),
         Verb::Unresolved => unresolved::run(&asking, out),
         Verb::Timeline { id } => timeline::run(&asking, id, out),
         Verb::Stats(asked) => stats::run(&asking, asked, out),

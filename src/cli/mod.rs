@@ -184,6 +184,8 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         Verb::Audit(args) => {
             // The log can be read without a configuration, when its folder is named.
             let mut home = match (&args.dir, context.config()) {
+                // A root key is made where it is kept.
+                (None, Err(_)) if matches!(args.verb, audit::Verb::Keygen(_)) => audit::Home::beside(Path::new("audit")),
                 (None, Err(failure)) => return Err(failure),
                 (Some(dir), _) if dir.with_file_name("keys").is_dir() => audit::Home::beside(dir),
                 (Some(dir), Err(_)) => audit::Home::beside(dir),
@@ -196,7 +198,9 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
             home.context = Some(context.clone());
             audit::run(&args, &home, context.json, &mut std::io::stdout().lock()).or_else(|error| match error {
                 audit::Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(EXIT_UNHEARD),
-                error @ (audit::Error::Time(_) | audit::Error::NoLog(_) | audit::Error::Files(_)) => Err(Failure::Usage(error.to_string())),
+                error @ (audit::Error::Time(_) | audit::Error::NoLog(_) | audit::Error::Files(_) | audit::Error::Usage(_)) => {
+                    Err(Failure::Usage(error.to_string()))
+                }
                 error => Err(Failure::other(error)),
             })
         }
@@ -207,7 +211,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
     }
 }
 
-fn block_on(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::other)?;
     let ended = runtime.block_on(verb);
     // Tasks end here, and with them the servers that they started. A read of standard input that nobody answers must not

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Anchor, AuditDir, Bound, Folder, LogName};
+use super::{Anchor, AuditDir, Bound, Folder, KeyText, LogName};
 
 /// The audit log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -13,6 +13,8 @@ pub struct Audit {
     pub dir: Folder<AuditDir>,
     /// Whose log it is, in the names of its keys and checkpoints (`NAME/ORIGIN`): 1 to 64 of `A-Za-z0-9._-`. Default `doorward`.
     pub name: LogName,
+    /// The operator's root key, as `doorward audit keygen` prints it; `doorward audit verify` asks for its word. Default: none.
+    pub root_key: Option<KeyText>,
     /// What an intent waits for, by tier.
     pub durability: DurabilityByTier,
     /// Longest wait for a record to be stored, in milliseconds: 100 to 60000, default 2000. Then `audit_unavailable`.

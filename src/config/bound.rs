@@ -91,3 +91,39 @@ impl JsonSchema for LogName {
         schemars::json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$", "default": "doorward" })
     }
 }
+
+/// A public key in print: `NAME+HASH+BASE64`. Whether its hash is right is for its reader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct KeyText(String);
+
+impl KeyText {
+    /// The key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyText {
+    fn deserialize<S: serde::Deserializer<'de>>(input: S) -> Result<Self, S::Error> {
+        let text = String::deserialize(input)?;
+        let parts: Vec<&str> = text.splitn(3, '+').collect();
+        let is_key = matches!(parts[..], [name, hash, key] if !name.is_empty() && hash.len() == 8 && key.len() == 44);
+        if is_key && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Self(text));
+        }
+        Err(serde::de::Error::custom("it is not a public key: `NAME+HASH+BASE64`, as `doorward audit keygen` prints it"))
+    }
+}
+
+impl JsonSchema for KeyText {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "KeyText".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[^+\\s]+\\+[0-9a-f]{8}\\+[A-Za-z0-9+/=]{44}$" })
+    }
+}

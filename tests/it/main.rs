@@ -9,6 +9,7 @@ mod audit_anchors;
 mod audit_evidence;
 mod audit_log;
 mod audit_record;
+mod audit_root_key;
 mod audit_verify_cli;
 mod cli_answers;
 mod connections;

@@ -37,7 +37,9 @@ pub(super) fn run(asked: &Prove, dir: &Path, out: &mut dyn Write) -> Result<u8, 
     let proof = prove(&disk, &notes, asked.seq).map_err(Error::Prove)?;
     match &asked.out {
         None => writeln!(out, "{proof}")?,
-        Some(file) => fs::write(file, format!("{proof}\n")).map_err(|source| Error::File { file: file.display().to_string(), source })?,
+        Some(file) => {
+            fs::write(file, format!("{proof}\n")).map_err(|source| Error::Unwritten { file: file.display().to_string(), source })?
+        }
     }
     Ok(0)
 }

@@ -11,6 +11,7 @@ use super::{Error, prove};
 use crate::audit::note::VerifyingKey;
 use crate::audit::trust::{Trust, anchors};
 use crate::audit::verify::{Asked, Finding, Held, Report, verify_all};
+use crate::cli::Context;
 use crate::cli::table::safe;
 
 /// What to check, and against what.
@@ -31,7 +32,8 @@ pub struct Verify {
     /// Only from the segment on that the newest anchor reaches into.
     #[arg(long, requires = "anchors")]
     pub since_anchor: bool,
-    /// The operator's root key: it must vouch for a key of each log.
+    /// The operator's root key: it must vouch for a key of each log. Default: `audit.root_key` of the configuration, for the log `main` and those
+    /// others that were certified, unless --dir names other logs.
     #[arg(long, value_name = "VKEY", value_parser = key)]
     pub root_key: Option<VerifyingKey>,
     /// A key that the log of its name must have; may be given several times.
@@ -47,7 +49,7 @@ fn key(text: &str) -> Result<VerifyingKey, String> {
 }
 
 /// Checks all logs; the exit code says whether they are sound.
-pub(super) fn run(asked: &Verify, dir: &Path, json: bool, out: &mut dyn Write) -> Result<u8, Error> {
+pub(super) fn run(asked: &Verify, dir: &Path, context: Option<&Context>, json: bool, out: &mut dyn Write) -> Result<u8, Error> {
     if let Some(file) = &asked.proof {
         return prove::verify(file, &asked.keys, json, out);
     }
@@ -55,7 +57,11 @@ pub(super) fn run(asked: &Verify, dir: &Path, json: bool, out: &mut dyn Write) -
     if asked.from.zip(asked.to).is_some_and(|(from, to)| from > to) {
         return Err(Error::Usage("--from is after --to"));
     }
-    let trust = Trust { anchors: read_anchors(&asked.anchors)?, root_key: asked.root_key.clone(), keys: asked.keys.clone() };
+    let (root_key, spares_others) = match &asked.root_key {
+        Some(key) => (Some(key.clone()), false),
+        None => (configured(context)?, true),
+    };
+    let trust = Trust { anchors: read_anchors(&asked.anchors)?, root_key, spares_others, keys: asked.keys.clone() };
     let wanted = Asked { origin: asked.origin.clone(), from: asked.from, to: asked.to, since_anchor: asked.since_anchor, trust };
     let reports = if dir.try_exists().map_err(unreadable)? { verify_all(dir, &wanted).map_err(unreadable)? } else { Vec::new() };
     // A log begins with the record of its first start.
@@ -64,6 +70,13 @@ pub(super) fn run(asked: &Verify, dir: &Path, json: bool, out: &mut dyn Write) -
     }
     print(out, json, &reports)?;
     Ok(if reports.iter().all(Report::is_sound) { 0 } else { EXIT_DAMAGED })
+}
+
+/// The root key that the configuration names.
+fn configured(context: Option<&Context>) -> Result<Option<VerifyingKey>, Error> {
+    let text = context.and_then(|context| context.config().ok()?.audit.root_key);
+    text.map(|text| text.as_str().parse().map_err(|_wrong| Error::Usage("`audit.root_key` has a slip: its hash is that of another key")))
+        .transpose()
 }
 
 fn read_anchors(files: &[PathBuf]) -> Result<Vec<crate::audit::trust::Anchor>, Error> {

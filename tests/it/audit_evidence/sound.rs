@@ -24,7 +24,7 @@ pub fn folder(files: &Files) -> TempDir {
 /// What the asker knows of the log: all anchors, and the root key.
 pub fn trust(files: &Files) -> Trust {
     let text = files.anchors.concat();
-    Trust { anchors: anchors("anchors.notes", &text), root_key: Some(root_key().key().clone()), keys: vec![] }
+    Trust { anchors: anchors("anchors.notes", &text), root_key: Some(root_key().key().clone()), spares_others: false, keys: vec![] }
 }
 
 fn asked(trust: Trust) -> Asked {

@@ -174,7 +174,8 @@ fn the_vectors_are_what_is_made_and_judged_here() {
         let found = anchors("anchors.notes", &anchor_text(&known));
         assert_eq!(found.len(), known.anchors.len());
         let root_key = has_root_key.then(|| root_key().key().clone());
-        let trust = Trust { anchors: if has_anchors { found } else { vec![] }, root_key: root_key.clone(), keys: vec![] };
+        let trust =
+            Trust { anchors: if has_anchors { found } else { vec![] }, root_key: root_key.clone(), spares_others: false, keys: vec![] };
         let expected = verdict(dir.path(), &Asked { trust, ..Asked::default() });
         for (path, content) in &made.files {
             golden(&home().join(name).join("main").join(path), std::str::from_utf8(content).unwrap());
