@@ -7,6 +7,7 @@ mod architecture;
 mod arguments;
 mod audit_anchors;
 mod audit_evidence;
+mod audit_export;
 mod audit_log;
 mod audit_record;
 mod audit_root_key;
