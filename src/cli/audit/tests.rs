@@ -200,3 +200,13 @@ async fn sums_count_what_was_called_what_was_refused_and_how_it_ended() {
     let other: serde_json::Value = serde_json::from_str(&ask(dir.path(), &["stats", "--agent", "other", "--json"]).1).unwrap();
     assert_eq!((&other["total"]["calls"], &other["total"]["refused"]), (&1.into(), &0.into()));
 }
+
+#[test]
+fn a_key_to_check_with_is_not_taken_for_the_folder_of_value_keys() {
+    let key = crate::audit::note::Signer::generate("doorward/main").unwrap().key().to_string();
+    for words in [vec!["audit", "verify", "--key", &key], vec!["audit", "verify", "--key", &key, "--keys", "var/keys"]] {
+        let line = Line::try_parse_from(words).unwrap();
+        let Verb::Verify(asked) = &line.args.verb else { panic!("another verb") };
+        assert_eq!(asked.log_keys[0].to_string(), key);
+    }
+}

@@ -38,9 +38,9 @@ pub struct Verify {
     pub root_key: Option<VerifyingKey>,
     /// A key that the log of its name must have; may be given several times.
     #[arg(long = "key", value_name = "VKEY", value_parser = key)]
-    pub keys: Vec<VerifyingKey>,
+    pub log_keys: Vec<VerifyingKey>,
     /// A proof to check with the one --key, and with nothing else: no log is read.
-    #[arg(long, value_name = "FILE", requires = "keys", conflicts_with_all = ["origin", "from", "to", "anchors", "root_key"])]
+    #[arg(long, value_name = "FILE", requires = "log_keys", conflicts_with_all = ["origin", "from", "to", "anchors", "root_key"])]
     pub proof: Option<PathBuf>,
 }
 
@@ -51,7 +51,7 @@ fn key(text: &str) -> Result<VerifyingKey, String> {
 /// Checks all logs; the exit code says whether they are sound.
 pub(super) fn run(asked: &Verify, dir: &Path, context: Option<&Context>, json: bool, out: &mut dyn Write) -> Result<u8, Error> {
     if let Some(file) = &asked.proof {
-        return prove::verify(file, &asked.keys, json, out);
+        return prove::verify(file, &asked.log_keys, json, out);
     }
     let unreadable = |source| Error::unreadable(dir, source);
     if asked.from.zip(asked.to).is_some_and(|(from, to)| from > to) {
@@ -61,7 +61,7 @@ pub(super) fn run(asked: &Verify, dir: &Path, context: Option<&Context>, json: b
         Some(key) => (Some(key.clone()), false),
         None => (configured(context)?, true),
     };
-    let trust = Trust { anchors: read_anchors(&asked.anchors)?, root_key, spares_others, keys: asked.keys.clone() };
+    let trust = Trust { anchors: read_anchors(&asked.anchors)?, root_key, spares_others, keys: asked.log_keys.clone() };
     let wanted = Asked { origin: asked.origin.clone(), from: asked.from, to: asked.to, since_anchor: asked.since_anchor, trust };
     let reports = if dir.try_exists().map_err(unreadable)? { verify_all(dir, &wanted).map_err(unreadable)? } else { Vec::new() };
     // A log begins with the record of its first start.
@@ -100,7 +100,13 @@ fn print(out: &mut dyn Write, json: bool, reports: &[Report]) -> io::Result<()> 
     for report in reports {
         let live = if report.is_live { ", being written" } else { "" };
         let verdict = if report.is_sound() { "sound" } else { "DAMAGED" };
-        writeln!(out, "{}: {verdict}, {} records in {} segments{live}", safe(&report.origin), report.records, report.segments)?;
+        writeln!(
+            out,
+            "{}: {verdict}, {} in {}{live}",
+            safe(&report.origin),
+            count(report.records, "record"),
+            count(report.segments, "segment")
+        )?;
         if let Some((seq, chain)) = &report.head {
             writeln!(out, "  last record {seq}, chain {chain}")?;
         }
@@ -184,3 +190,7 @@ impl<'a> From<&'a Report> for ReportLine<'a> {
 
 /// A refusal by the check, as other refusals exit.
 pub(super) const EXIT_DAMAGED: u8 = 3;
+
+fn count(number: u64, of: &str) -> String {
+    format!("{number} {of}{}", if number == 1 { "" } else { "s" })
+}
