@@ -6,6 +6,7 @@ mod answers;
 mod architecture;
 mod arguments;
 mod audit_anchors;
+mod audit_brought;
 mod audit_evidence;
 mod audit_export;
 mod audit_log;
