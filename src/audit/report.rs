@@ -123,8 +123,8 @@ impl Report {
         }
         if let Some(last) = self.unsealed {
             unseen.push(format!(
-                "whether the segment that ends with record {last} is the last one but for what began since: its seal is not complete yet, as in the \
-                 midst of a rotation or after a crash in it; the next start completes it"
+                "the seal of the segment that ends with record {last} is not complete, as in the midst of a rotation or after a crash there; the next \
+                 start completes it, and until something newer is signed, one that was taken away looks the same"
             ));
         }
         if self.is_signed && self.vouched.is_none() {
