@@ -53,7 +53,7 @@ pub fn leaf_hex(stored: &Stored) -> Option<String> {
     String::from_utf8(digits).ok()
 }
 
-const COLUMNS: [&str; 33] = [
+const COLUMNS: [&str; 35] = [
     "time",
     "kind",
     "call_id",
@@ -86,6 +86,8 @@ const COLUMNS: [&str; 33] = [
     "args",
     "count",
     "actor",
+    "action",
+    "subject",
     "note",
 ];
 
@@ -174,6 +176,7 @@ fn ocsf(stored: &Stored, leaf: &str) -> Value {
         "policy_version",
         "reason",
         "rule_ids",
+        "subject",
         "tier",
     ];
     let mut unmapped: Map<String, Value> = kept.iter().filter_map(|name| Some(((*name).to_owned(), members.get(*name)?.clone()))).collect();
@@ -225,16 +228,16 @@ fn cef(stored: &Stored, leaf: &str) -> String {
     let peer = record.peer.as_deref().and_then(|peer| peer.parse::<std::net::SocketAddr>().ok());
     say("rt", Some(&stored.unix_nanos().div_euclid(1_000_000).to_string()));
     say("externalId", Some(&format!("{}:{}", stored.origin, stored.seq)));
-    say("suser", text("agent"));
+    say("suser", text("agent").or(text("actor")));
     say("suid", text("principal"));
     say("src", peer.map(|peer| peer.ip().to_string()).as_deref());
     say("spt", peer.map(|peer| peer.port().to_string()).as_deref());
     say("app", text("transport"));
-    say("act", text("decision"));
+    say("act", text("decision").or(text("action")));
     say("outcome", text("outcome"));
     say("reason", text("code"));
     say("destinationServiceName", text("upstream"));
-    say("request", text("target"));
+    say("request", text("target").or(text("subject")));
     say("requestMethod", text("method"));
     say("cnt", record.count.map(|count| count.to_string()).as_deref());
     for (number, label, value) in [
