@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::Checkpoint;
@@ -69,8 +69,9 @@ impl Standings {
         all.insert(name.to_owned(), Standing { records, at, failing: None });
         let text = serde_json::to_vec(&*all).unwrap_or_default();
         drop(all);
+        let file = folder.join(FILE);
         // Lost, it is only told again: nothing but the age of what may be pruned hangs on it.
-        let _next_time = replace(&folder.join(FILE), &text);
+        drop(tokio::task::spawn_blocking(move || replace(&file, &text)));
     }
 
     /// Notes a failure; whether it is the first since the last success.
@@ -109,7 +110,7 @@ impl Anchors {
         // What is no anchor any more keeps nothing that could be asked for.
         source.standings.lock().retain(|name, _| names.contains(name));
         for (to, name) in anchors.iter().zip(names) {
-            tasks.spawn(Task { to: to.clone(), name, source: source.clone(), last: last.clone() }.run());
+            tasks.spawn(Task { to: to.clone(), name, source: source.clone(), last: last.clone(), writing: None }.run());
         }
         Self { tasks, last }
     }
@@ -129,6 +130,7 @@ struct Task {
     name: String,
     source: Source,
     last: CancellationToken,
+    writing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Task {
@@ -171,7 +173,7 @@ impl Task {
         }
     }
 
-    async fn deliver(&self, note: &Arc<str>) -> io::Result<()> {
+    async fn deliver(&mut self, note: &Arc<str>) -> io::Result<()> {
         // Made by this process a moment ago: whose signature it has is no question here.
         let read = Note::parse(note).ok().and_then(|note| Checkpoint::parse(note.unchecked_text()));
         let covers = read.ok_or_else(|| io::Error::other("the checkpoint cannot be read"))?;
@@ -181,9 +183,15 @@ impl Task {
         Ok(())
     }
 
-    async fn hand_over(&self, note: &Arc<str>, covers: &Checkpoint) -> io::Result<()> {
+    async fn hand_over(&mut self, note: &Arc<str>, covers: &Checkpoint) -> io::Result<()> {
         match &self.to {
-            Anchor::File(to) => append(&to.path, note).await,
+            Anchor::File(to) => {
+                // A volume that hangs keeps one thread, and not one more with each attempt.
+                if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the volume has not answered the attempt before"));
+                }
+                self.writing.insert(append(&to.path, note)).await.map_err(io::Error::other)?
+            }
             Anchor::Stdout(_) if self.source.may_print => print(tokio::io::stdout(), note).await,
             Anchor::Stdout(_) => print(tokio::io::stderr(), note).await,
             Anchor::Syslog(to) => syslog::send(&to.to, &line(note)).await,
@@ -205,7 +213,7 @@ async fn print(mut out: impl tokio::io::AsyncWrite + Unpin, note: &str) -> io::R
 }
 
 /// Notes in a file, one behind the other with an empty line between, each durable before it counts.
-async fn append(path: &Path, note: &str) -> io::Result<()> {
+fn append(path: &Path, note: &str) -> JoinHandle<io::Result<()>> {
     let (path, text) = (path.to_owned(), format!("{note}\n"));
     let write = move || {
         use std::io::Write;
@@ -214,7 +222,7 @@ async fn append(path: &Path, note: &str) -> io::Result<()> {
         file.write_all(text.as_bytes())?;
         file.sync_data()
     };
-    tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(write)
 }
 
 /// Gives a file its whole new text or leaves the old one.

@@ -130,6 +130,18 @@ async fn a_store_that_fails_is_said_once_and_holds_up_no_call_and_no_stop() {
 }
 
 #[tokio::test]
+async fn a_volume_that_hangs_holds_up_no_call_and_no_stop() {
+    let (_upstream, site) = with_anchor("file: { path: pipe, every_s: 1 }").await;
+    // Opening a pipe that nobody reads waits for ever.
+    assert!(Command::new("mkfifo").arg(site.path("pipe")).status().unwrap().success());
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+    let (status, said, _) = gateway.stop().await;
+    assert!(status.success() && said.contains("an anchor did not take the last checkpoint in time"), "{said}");
+    assert_eq!(site.records().last().unwrap()["action"], "stop");
+}
+
+#[tokio::test]
 async fn another_checkpoint_where_ours_belongs_is_not_taken_for_it() {
     let store = Store::start().await;
     store.got.lock().unwrap().push((String::new(), HeaderMap::new(), "of another log".to_owned()));
