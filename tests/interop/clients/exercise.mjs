@@ -87,6 +87,11 @@ const MORE = {
     async completion({ ref, argument, expect }, client) {
         has((await client.complete({ ref, argument })).completion.values, expect);
     },
+    async 'step up'({ tool, arguments: args, expect }, client) {
+        const result = await client.call({ name: tool, arguments: args });
+        check(!result.isError, textOf(result));
+        says(textOf(result), expect);
+    },
     async updated({ uri, tool }, client) {
         await watched({ uri }, tool, heard => heard.method === 'notifications/resources/updated' && heard.params.uri === uri, client);
     },

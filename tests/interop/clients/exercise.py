@@ -182,6 +182,12 @@ async def completion(step: dict[str, Any], connected: Connected) -> None:
     has(await connected.more.complete(step["ref"], step["argument"]), step["expect"])
 
 
+async def step_up(step: dict[str, Any], connected: Connected) -> None:
+    result = await connected.call(step["tool"], step["arguments"])
+    check(not result.is_error, result.text)
+    says(result.text, step["expect"])
+
+
 async def updated(step: dict[str, Any], connected: Connected) -> None:
     await watched(step, ("notifications/resources/updated", step["uri"]), connected)
 
@@ -218,6 +224,7 @@ MORE = {
     "resource": resource,
     "template": template,
     "completion": completion,
+    "step up": step_up,
     "updated": updated,
     "changed": changed,
     "log": log,

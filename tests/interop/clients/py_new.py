@@ -9,8 +9,10 @@ from typing import Any
 import anyio
 import httpx2
 import mcp_types as types
+from consent import provider
 from exercise import Connected, More, Seen, exercise, main, text_of, told
 from mcp import Client, MCPError, StdioServerParameters
+from mcp.client.auth import AuthorizationCodeResult
 from mcp.client.streamable_http import streamable_http_client
 
 MODES = {"legacy": "legacy", "auto": "auto", "modern": "2026-07-28"}
@@ -26,7 +28,8 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         async with Client(where, **options) as client:
             return await over(client, job)
     headers = {"Authorization": f"Bearer {job['key']}"} if job.get("key") else {}
-    async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
+    auth = provider(job, lambda back: AuthorizationCodeResult(**back))
+    async with httpx2.AsyncClient(headers=headers, timeout=30, auth=auth) as http:
         async with Client(streamable_http_client(job["url"], http_client=http), **options) as client:
             return await over(client, job)
 

@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from consent import provider
 from exercise import Connected, More, Seen, exercise, main, text_of, told
 from mcp import ClientSession, StdioServerParameters, types
 from mcp.client.sse import sse_client
@@ -21,7 +22,8 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         async with sse_client(job["url"]) as (read, write):
             return await over(read, write, job)
     headers = {"Authorization": f"Bearer {job['key']}"} if job.get("key") else {}
-    async with httpx.AsyncClient(headers=headers, timeout=30) as client:
+    auth = provider(job, lambda back: (back["code"], back["state"]))
+    async with httpx.AsyncClient(headers=headers, timeout=30, auth=auth) as client:
         async with streamable_http_client(job["url"], http_client=client) as (read, write, _session):
             return await over(read, write, job)
 

@@ -3,9 +3,10 @@
 // Its mode `auto` starts a stdio server twice: a sibling that is only asked `server/discover`, then the one it works with.
 
 import { packaged } from '../packages.mjs';
+import { agreed, Consent } from './consent.mjs';
 import { ANSWERS, capabilities, exercise, tell } from './exercise.mjs';
 
-const { Client, StreamableHTTPClientTransport } = packaged('@modelcontextprotocol/client');
+const { Client, StreamableHTTPClientTransport, UnauthorizedError } = packaged('@modelcontextprotocol/client');
 const { StdioClientTransport } = packaged('@modelcontextprotocol/client/stdio');
 
 const job = JSON.parse(process.argv[2]);
@@ -17,22 +18,26 @@ if (job.asks) for (const [method, answer] of Object.entries(ANSWERS)) client.set
 
 const isModern = () => client.getNegotiatedProtocolVersion() >= '2026-07-28';
 
+const consent = job.oauth ? new Consent(job.oauth) : null;
+let over;
+const agree = work => agreed(work, () => over, consent, UnauthorizedError, back => back);
+
 function transport() {
     if (job.command) {
         const [command, ...args] = job.command;
         return new StdioClientTransport({ command, args, env: job.env, cwd: job.cwd });
     }
     const headers = job.key ? { Authorization: `Bearer ${job.key}` } : {};
-    return new StreamableHTTPClientTransport(new URL(job.url), { requestInit: { headers } });
+    return new StreamableHTTPClientTransport(new URL(job.url), { requestInit: { headers }, ...(consent && { authProvider: consent }) });
 }
 
 await exercise(job, {
     async connect() {
-        await client.connect(transport());
+        await agree(() => client.connect((over = transport())));
         return { revision: client.getNegotiatedProtocolVersion(), server: client.getServerVersion()?.name };
     },
     tools: cursor => client.listTools(cursor === undefined ? {} : { cursor }),
-    call: (params, onprogress) => client.callTool(params, onprogress ? { onprogress } : {}),
+    call: (params, onprogress) => agree(() => client.callTool(params, onprogress ? { onprogress } : {})),
     errorCode: error => error.code,
     close: () => client.close(),
     prompts: () => client.listPrompts(),

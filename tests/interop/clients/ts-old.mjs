@@ -1,8 +1,10 @@
 // The official TypeScript SDK, line 1.x: knows the revisions with a handshake only. `ts-old.mjs JOB`, JOB as in driver/clients.py.
 
 import { packaged } from '../packages.mjs';
+import { agreed, Consent } from './consent.mjs';
 import { ANSWERS, capabilities, exercise, tell } from './exercise.mjs';
 
+const { UnauthorizedError } = packaged('@modelcontextprotocol/sdk/client/auth.js');
 const { Client } = packaged('@modelcontextprotocol/sdk/client/index.js');
 const { SSEClientTransport } = packaged('@modelcontextprotocol/sdk/client/sse.js');
 const { StdioClientTransport } = packaged('@modelcontextprotocol/sdk/client/stdio.js');
@@ -19,6 +21,10 @@ const questions = {
 client.fallbackNotificationHandler = tell;
 if (job.asks) for (const [method, answer] of Object.entries(ANSWERS)) client.setRequestHandler(questions[method], answer);
 
+const consent = job.oauth ? new Consent(job.oauth) : null;
+let over;
+const agree = work => agreed(work, () => over, consent, UnauthorizedError, back => back.get('code'));
+
 function transport() {
     if (job.command) {
         const [command, ...args] = job.command;
@@ -26,24 +32,26 @@ function transport() {
     }
     if (job.sse) return new SSEClientTransport(new URL(job.url));
     const headers = job.key ? { Authorization: `Bearer ${job.key}` } : {};
-    return new StreamableHTTPClientTransport(new URL(job.url), { requestInit: { headers } });
+    return new StreamableHTTPClientTransport(new URL(job.url), { requestInit: { headers }, ...(consent && { authProvider: consent }) });
 }
 
 await exercise(job, {
     async connect() {
-        const over = transport();
         // Only the HTTP transport tells what was agreed on; over stdio it is read off on its way there.
         let revision;
-        const agreed = over.setProtocolVersion?.bind(over);
-        over.setProtocolVersion = version => {
-            revision = version;
-            agreed?.(version);
-        };
-        await client.connect(over);
+        await agree(async () => {
+            over = transport();
+            const settle = over.setProtocolVersion?.bind(over);
+            over.setProtocolVersion = version => {
+                revision = version;
+                settle?.(version);
+            };
+            await client.connect(over);
+        });
         return { revision, server: client.getServerVersion()?.name };
     },
     tools: cursor => client.listTools(cursor === undefined ? {} : { cursor }),
-    call: (params, onprogress) => client.callTool(params, undefined, onprogress ? { onprogress } : {}),
+    call: (params, onprogress) => agree(() => client.callTool(params, undefined, onprogress ? { onprogress } : {})),
     errorCode: error => error.code,
     close: () => client.close(),
     prompts: () => client.listPrompts(),

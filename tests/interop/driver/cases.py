@@ -65,7 +65,7 @@ def direct(work: Path, only: set[Pair] | None = None) -> list[Row]:
                 continue
             if only is not None and (client.sdk, client.mode, upstream.name) not in only:
                 continue
-            cases.append(lambda client=client, upstream=upstream, revision=revision: _meet(
+            cases.append(lambda client=client, upstream=upstream, revision=revision: meet(
                 client, [upstream], upstream.over, _straight_to(upstream, notes), revision, lambda _: "", behind_gateway=False
             ))
     rows = run(cases)
@@ -83,20 +83,20 @@ def through_gateway(work: Path) -> list[Row]:
     prefix = lambda upstream: f"{upstream.name}__"
     cases = [lambda: [_wrong_key(url)]]
 
-    def meet(client: Client, transport: str, where: dict[str, Any], shared: bool) -> None:
+    def try_out(client: Client, transport: str, where: dict[str, Any], shared: bool) -> None:
         revision = client.revision(BOTH) or ""
-        cases.append(lambda: _meet(client, upstreams, transport, where, revision, prefix, behind_gateway=True, shared=shared))
+        cases.append(lambda: meet(client, upstreams, transport, where, revision, prefix, behind_gateway=True, shared=shared))
 
     for client in CLIENTS:
         # Half of them with a key, half as the anonymous local agent.
         with_key = client.sdk.startswith(("typescript", "inspector"))
-        meet(client, "http, key" if with_key else "http", {"url": url, **({"key": key} if with_key else {})}, shared=True)
+        try_out(client, "http, key" if with_key else "http", {"url": url, **({"key": key} if with_key else {})}, shared=True)
         # A process for each request would each time start every server; such a client is met beside `serve`.
         if client.meets is None:
-            meet(client, "stdio", {"command": alone.stdio()}, shared=False)
+            try_out(client, "stdio", {"command": alone.stdio()}, shared=False)
     # Beside a running gateway of the same folder, which then answers.
     for client in (CLIENTS[0], *(client for client in CLIENTS if client.meets)):
-        meet(client, "stdio, beside serve", {"command": serving.stdio()}, shared=True)
+        try_out(client, "stdio, beside serve", {"command": serving.stdio()}, shared=True)
     rows = run(cases)
     for service in (gateway, *services):
         service.stop()
@@ -127,7 +127,7 @@ def wrapped(work: Path) -> list[Row]:
         prefix = lambda _, options=options: "" if options else "fs__"
         transport = " ".join(["wrap", *options])
         revision = client.revision(BOTH) or ""
-        cases.append(lambda client=client, transport=transport, where=where, revision=revision, prefix=prefix: _meet(
+        cases.append(lambda client=client, transport=transport, where=where, revision=revision, prefix=prefix: meet(
             client, [server], transport, where, revision, prefix, behind_gateway=True
         ))
     services = []
@@ -135,7 +135,7 @@ def wrapped(work: Path) -> list[Row]:
     def over(transport: str, upstream: Upstream, name: str, where: dict[str, Any]) -> None:
         for client in clients:
             revision = client.revision(BOTH) or ""
-            cases.append(lambda client=client, revision=revision: _meet(
+            cases.append(lambda client=client, revision=revision: meet(
                 client, [upstream], transport, where, revision, lambda _: f"{name}__", behind_gateway=True
             ))
 
@@ -157,7 +157,7 @@ def wrapped(work: Path) -> list[Row]:
     return rows
 
 
-def _meet(
+def meet(
     client: Client,
     upstreams: list[Upstream],
     transport: str,
@@ -167,6 +167,7 @@ def _meet(
     behind_gateway: bool,
     shared: bool = False,
 ) -> list[Row]:
+    """One client at these servers: a row for each."""
     upstreams = [upstream for upstream in upstreams if client.is_tried_at(upstream.name)]
     against = lambda upstream: f"{upstream.over} {'/'.join(sorted(upstream.eras))}"
     if client.unfit:

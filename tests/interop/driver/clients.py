@@ -2,6 +2,7 @@
 
 A job is the last argument of a client, as JSON:
   url, key?, sse?  where to connect over streamable HTTP, and the API key to send; with `sse` over HTTP+SSE instead, or
+  oauth?           with url: the issuer and the clientId by which it gets access tokens; its person agrees to everything, or
   command, env?, cwd?   what to start and speak to over stdio, and where
   mode             legacy (handshake), auto (probe first), modern (2026-07-28 and nothing else); the 1.x lines have only one
   strict           whether an unknown tool must be the error -32602

@@ -39,12 +39,12 @@ class Named(Protocol):
 class Folder:
     """One operator's folder, its tools pinned."""
 
-    def __init__(self, at: Path, upstreams: list[Named], policy: str = POLICY, limits: str | None = None) -> None:
+    def __init__(self, at: Path, upstreams: list[Named], policy: str = POLICY, limits: str | None = None, config: str = CONFIG) -> None:
         self.at = at
         self.config = str(at / "doorward.yaml")
         for folder in ("tool-manifests", "policies"):
             (at / folder).mkdir(parents=True)
-        (at / "doorward.yaml").write_text(CONFIG)
+        (at / "doorward.yaml").write_text(config)
         (at / "policies" / "policy.csv").write_text(policy)
         if limits:
             (at / "policies" / "limits.yaml").write_text(limits)

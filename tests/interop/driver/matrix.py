@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from . import cases, processes, upstreams
+from . import cases, processes, tokens, upstreams
 
 COLUMNS = ("client", "era", "transport", "upstream", "upstream_era", "exercised")
 
@@ -10,7 +10,7 @@ COLUMNS = ("client", "era", "transport", "upstream", "upstream_era", "exercised"
 def report(work: Path, is_direct: bool) -> tuple[str, list[str]]:
     """Prints the table; answers its counts, and the fault of each cell that has one."""
     rows: list[cases.Row] = []
-    for part in [cases.direct] if is_direct else [cases.through_gateway, cases.wrapped]:
+    for part in [cases.direct] if is_direct else [cases.through_gateway, cases.wrapped, tokens.with_tokens]:
         try:
             rows += part(work)
         except processes.Failed as failed:

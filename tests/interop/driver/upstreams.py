@@ -58,6 +58,8 @@ class Upstream:
     progress: dict[str, Any] | None = None
     denied: dict[str, Any] | None = None
     more: list[dict[str, Any]] = field(default_factory=list)
+    # Scopes that a token needs for a tool.
+    scopes: dict[str, str] = field(default_factory=dict)
     # The steps that are left out where several agents use it.
     unshared: frozenset[str] = frozenset()
     command: list[str] = field(default_factory=list)
@@ -89,7 +91,8 @@ class Upstream:
         else:
             transport = {"stdio": {"command": self.command[0], "args": self.command[1:], "env": self.env}}
         called = {call["tool"] for call in (self.progress, self.denied, *self.more) if call and "tool" in call} | {self.tool}
-        tools = {tool: {"tier": "read"} for tool in sorted(called)}
+        scope = lambda tool: {"scope": self.scopes[tool]} if tool in self.scopes else {}
+        tools = {tool: {"tier": "read", **scope(tool)} for tool in sorted(called)}
         may_ask = sorted({step["step"] for step in self.more} & QUESTIONS)
         asks = {"may_ask": may_ask} if may_ask else {}
         manifest = {"upstream": self.name, "transport": transport, "tools": tools, "defaults": DEFAULTS, **asks}
@@ -199,6 +202,13 @@ def _notes() -> Upstream:
     slow = {"tool": "index_notes", "arguments": {"steps": 3, "delay_ms": 50}, "atLeast": 2}
     call = {"tool": "read_note", "arguments": {"name": "welcome"}, "expect": "Welcome", "bad": {"name": "../welcome"}}
     return Upstream("demo", BOTH, "stdio", **call, progress=slow, command=["self"])
+
+
+def guarded_notes() -> Upstream:
+    """The built-in server, one of its tools for tokens with a scope of its own."""
+    call = {"tool": "read_note", "arguments": {"name": "welcome"}, "expect": "Welcome", "bad": {"name": "../welcome"}}
+    more = [{"step": "step up", "tool": "list_notes", "arguments": {}, "expect": "welcome"}]
+    return Upstream("demo", BOTH, "stdio", **call, more=more, scopes={"list_notes": "notes.list"}, command=["self"])
 
 
 def _offers(name: str, revision: str, over: str, also: list[dict[str, Any]], **where: Any) -> Upstream:
