@@ -5,7 +5,7 @@
 //!
 //! INVARIANT: nothing is fetched: a reference that leaves the schema's own text does not compile.
 //! INVARIANT: what cannot be compiled validates nothing: its tool is withheld, never let through.
-//! INVARIANT: no number is valid that is compared as another than it is forwarded as (`number`).
+//! INVARIANT: no number is valid that is compared as another than it is forwarded as, or with another than the schema says (`number`).
 
 mod expect;
 mod number;
@@ -69,6 +69,8 @@ pub struct Schema {
     validator: Validator<Borrowed>,
     backtracking: bool,
     ways: Ways,
+    /// Whether it compares numbers.
+    compares: bool,
 }
 
 impl fmt::Debug for Schema {
@@ -81,26 +83,30 @@ impl Schema {
     /// Compiles the schema's JSON text. Without `$schema` it is 2020-12.
     ///
     /// # Errors
-    /// A [`SchemaFault`] for text beyond the bounds, an unknown dialect, an invalid schema, or a reference that leaves it.
+    /// A [`SchemaFault`] for text beyond the bounds, an unknown dialect, an invalid schema, a reference that leaves it, or a number that
+    /// cannot be compared as what it is.
     pub fn compile(schema: &[u8], formats: Formats) -> Result<Self, SchemaFault> {
         if schema.len() > MAX_BYTES {
             return Err(SchemaFault(format!("the schema has {} bytes, more than {MAX_BYTES}", schema.len())));
         }
         let node = text::parse(schema, text::Limits { depth: MAX_DEPTH, nodes: MAX_NODES })
             .map_err(|error| SchemaFault(format!("the schema is {error}")))?;
-        let owned = owned(&node);
+        if let Some(place) = number::incomparable(&node) {
+            return Err(SchemaFault(format!("the number at `{place}` of the schema has more digits than can be compared exactly")));
+        }
+        let (owned, compares) = (owned(&node), number::compares(&node));
         let ways = shape::ways(&owned)?;
         let options = jsonschema::options_for::<Borrowed>()
             .offline()
             .should_validate_formats(formats == Formats::Assert)
             .with_pattern_options(PatternOptions::regex().size_limit(MAX_PATTERN_BYTES));
         if let Ok(validator) = options.build(&owned) {
-            return Ok(Self { validator, backtracking: false, ways });
+            return Ok(Self { validator, backtracking: false, ways, compares });
         }
         let options =
             options.with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(BACKTRACK_STEPS).size_limit(MAX_PATTERN_BYTES));
         let validator = options.build(&owned).map_err(|error| SchemaFault(error.to_string()))?;
-        Ok(Self { validator, backtracking: true, ways })
+        Ok(Self { validator, backtracking: true, ways, compares })
     }
 
     /// Whether a pattern needs the bounded backtracking engine.
@@ -113,7 +119,7 @@ impl Schema {
     /// # Errors
     /// The broken rules, at most eight, without values; or the first number that cannot be compared.
     pub fn check(&self, node: &Node<'_>) -> Result<(), Vec<Detail>> {
-        if let Some(inexact) = number::inexact(node) {
+        if let Some(inexact) = number::inexact(node, self.compares) {
             return Err(vec![inexact]);
         }
         if self.validator.is_valid(node) {

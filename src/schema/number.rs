@@ -1,6 +1,9 @@
-//! Numbers that cannot be compared with a schema's: they are compared as doubles, and go on with all of their digits.
+//! Numbers that cannot be compared with a schema's: integers of 64 bits are compared by their digits, all others as doubles, and each goes
+//! on with all of its digits.
 //!
-//! INVARIANT: what a double prints as, in its shortest form, is never refused; nor is an integer, whose digits are compared.
+//! INVARIANT: what a double prints as, in its shortest form, is never refused; nor is an integer, unless it has more than 64 bits and the
+//! schema compares numbers.
+//! INVARIANT: a schema whose own numbers are not compared as what they say does not compile.
 
 use crate::error::Detail;
 use crate::mcp::json::{Node, Value};
@@ -8,29 +11,68 @@ use crate::mcp::json::{Node, Value};
 /// So many significant digits every double holds, as long as it is neither huge nor tiny.
 const SAFE_DIGITS: usize = 15;
 
-/// The first number of the value whose digits a double does not hold.
-pub(super) fn inexact(node: &Node<'_>) -> Option<Detail> {
-    let mut place = Vec::new();
-    find(node, &mut place).then(|| Detail {
-        pointer: place.iter().rev().map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1"))).collect(),
+/// The least integer of 64 bits, `i64::MIN`.
+const LEAST: f64 = -9_223_372_036_854_775_808.0;
+
+/// The first number of the value that cannot be compared as what it is, with a schema that `compares` numbers or does not.
+pub(super) fn inexact(node: &Node<'_>, compares: bool) -> Option<Detail> {
+    let is_sound = if compares { is_comparable } else { is_exact };
+    first(node, is_sound).map(|pointer| Detail {
+        pointer,
         keyword: "type".to_owned(),
         expected: "an integer, or a number that a double holds".to_owned(),
         got: "a number with more digits than can be compared exactly".to_owned(),
     })
 }
 
+/// Where a schema has a number that would be compared as another one, wherever that is: what is a constant and what is a mere default
+/// depends on the dialect, and such a number is a mistake anywhere.
+pub(super) fn incomparable(schema: &Node<'_>) -> Option<String> {
+    first(schema, is_comparable)
+}
+
+/// Whether a schema may compare a number of a value with another one.
+pub(super) fn compares(schema: &Node<'_>) -> bool {
+    match &schema.value {
+        Value::Array(items) => items.iter().any(compares),
+        Value::Object(members) => members.iter().any(|member| {
+            let here = match &*member.key {
+                "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" | "divisibleBy" => true,
+                "const" | "enum" => has_number(&member.node),
+                // Two that are equal as doubles would be taken for the same.
+                "uniqueItems" => true,
+                _ => false,
+            };
+            here || compares(&member.node)
+        }),
+        _ => false,
+    }
+}
+
+fn has_number(node: &Node<'_>) -> bool {
+    let children = node.items().iter().chain(node.members().iter().map(|member| &member.node));
+    matches!(node.value, Value::Number(_)) || children.into_iter().any(has_number)
+}
+
+/// The place of the first number that is not sound, as a JSON Pointer.
+fn first(node: &Node<'_>, is_sound: fn(&str) -> bool) -> Option<String> {
+    let mut place = Vec::new();
+    let pointer = |place: &[String]| place.iter().rev().map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1"))).collect();
+    find(node, is_sound, &mut place).then(|| pointer(&place))
+}
+
 /// Whether there is one; `place` is then where, the innermost part first.
-fn find(node: &Node<'_>, place: &mut Vec<String>) -> bool {
+fn find(node: &Node<'_>, is_sound: fn(&str) -> bool, place: &mut Vec<String>) -> bool {
     match &node.value {
-        Value::Number(digits) => !is_exact(digits),
-        Value::Array(items) => match items.iter().position(|item| find(item, place)) {
+        Value::Number(digits) => !is_sound(digits),
+        Value::Array(items) => match items.iter().position(|item| find(item, is_sound, place)) {
             Some(at) => {
                 place.push(at.to_string());
                 true
             }
             None => false,
         },
-        Value::Object(members) => match members.iter().find(|member| find(&member.node, place)) {
+        Value::Object(members) => match members.iter().find(|member| find(&member.node, is_sound, place)) {
             Some(member) => {
                 place.push(member.key.to_string());
                 true
@@ -41,12 +83,31 @@ fn find(node: &Node<'_>, place: &mut Vec<String>) -> bool {
     }
 }
 
+/// Whether it is an integer, or a double says the same.
 fn is_exact(text: &str) -> bool {
     let has_exponent = text.contains(['e', 'E']);
     // One byte is the point.
     if !has_exponent && (text.len() <= SAFE_DIGITS + 1 || !text.contains('.')) {
         return true;
     }
+    is_shortest(text)
+}
+
+/// Whether it is an integer of 64 bits, or a double says the same.
+fn is_comparable(text: &str) -> bool {
+    if text.contains(['.', 'e', 'E']) {
+        return is_exact(text);
+    }
+    let is_double = || {
+        let Ok(double) = text.parse::<f64>() else { return false };
+        // The least integer of 64 bits is a double too, and would be equal to what rounds to it.
+        format!("{double:.0}") == text || (double > LEAST || double < LEAST) && is_shortest(text)
+    };
+    text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok() || is_double()
+}
+
+/// Whether its digits are those of the shortest form of a double.
+fn is_shortest(text: &str) -> bool {
     let Some(written) = Decimal::of(text) else { return false };
     let Ok(double) = text.parse::<f64>() else { return false };
     if Decimal::of(&format!("{double:e}")).is_some_and(|shortest| shortest == written) {
@@ -125,6 +186,33 @@ mod tests {
             "0.1000000000000000055511151231257827",
         ] {
             assert!(!is_exact(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_integer_of_more_than_64_bits_is_comparable_only_as_the_double_that_it_is() {
+        for text in [
+            "0",
+            "-9223372036854775808",
+            "18446744073709551615",
+            "9007199254740993",
+            "18446744073709551616",
+            "18446744073709552000",
+            "100000000000000000000",
+            "1e21",
+            "1.5",
+        ] {
+            assert!(is_comparable(text), "{text}");
+        }
+        for text in [
+            "100000000000000000001",
+            "-9223372036854775809",
+            "-9223372036854776000",
+            "123456789012345678901234567890",
+            "1e400",
+            "1.00000000000000001",
+        ] {
+            assert!(!is_comparable(text), "{text}");
         }
     }
 }

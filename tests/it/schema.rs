@@ -87,6 +87,47 @@ fn a_number_of_more_digits_than_can_be_compared_is_refused_with_its_place() {
     }
 }
 
+#[test]
+fn a_schema_whose_numbers_cannot_be_compared_exactly_does_not_compile() {
+    for schema in [
+        r#"{"const":9007199254740993.5}"#,
+        r#"{"enum":["a",{"n":[0.10000000000000000001]}]}"#,
+        r#"{"minimum":123456789012345678901234567890}"#,
+        r#"{"multipleOf":0.1000000000000000055511151231257827}"#,
+        r#"{"const":1e-400}"#,
+    ] {
+        let fault = compile(schema).unwrap_err();
+        assert!(fault.contains("more digits than can be compared exactly"), "{schema}: {fault}");
+    }
+    assert!(compile(r#"{"properties":{"a~/b":{"const":1.00000000000000000001}}}"#).unwrap_err().contains("`/properties/a~0~1b/const`"));
+    for (schema, sound, broken) in [
+        (r#"{"const":9007199254740993}"#, "9007199254740993", "9007199254740992"),
+        (r#"{"enum":[18446744073709551615]}"#, "18446744073709551615", "18446744073709551614"),
+        (r#"{"maximum":100000000000000000000}"#, "100000000000000000000", "100000000000000016384"),
+        (r#"{"minimum":-9223372036854775808}"#, "-9223372036854775808", "-9223372036854776000"),
+        (r#"{"const":0.1}"#, "0.1", "0.10000000000000002"),
+        (r#"{"multipleOf":0.01}"#, "19.99", "19.995"),
+    ] {
+        assert!(accepts(schema, sound) && !accepts(schema, broken), "{schema}");
+    }
+}
+
+#[test]
+fn an_integer_beyond_64_bits_is_refused_where_it_would_be_compared_as_another() {
+    let wide = "100000000000000000001";
+    for schema in [
+        r#"{"maximum":100000000000000000000}"#,
+        r#"{"const":100000000000000000000}"#,
+        r#"{"not":{"enum":[100000000000000000000]}}"#,
+        r#"{"type":"integer","exclusiveMinimum":0}"#,
+    ] {
+        let details = compile(schema).unwrap().check(&parse(wide.as_bytes(), Limits::default()).unwrap()).unwrap_err();
+        assert_eq!(details[0].got, "a number with more digits than can be compared exactly", "{schema}");
+    }
+    // Nothing is compared, and the digits go on as they are.
+    assert!(accepts(r#"{"type":"integer"}"#, wide) && accepts(r#"{"enum":["a"],"type":["string","integer"]}"#, r#""a""#));
+}
+
 /// As JavaScript prints a number (ECMA-262, Number::toString).
 fn in_javascript(double: f64) -> String {
     if double == 0.0 || (1e-6..1e21).contains(&double.abs()) {
