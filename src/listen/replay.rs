@@ -2,27 +2,29 @@
 //! `Last-Event-ID` (2025-11-25, transports, "Resumability and Redelivery").
 //!
 //! INVARIANT: a stream is taken up only in the session that it belongs to, and nothing of another stream comes on it.
-//! INVARIANT: what is kept is bounded, for one stream and for all; a stream that lost an event is not taken up across the gap.
+//! INVARIANT: what is kept is bounded, for one stream, for one agent and for all; a stream that lost an event is not taken up across
+//! the gap.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
+use crate::limit::slots::{Place, Slots};
 use crate::mcp::framing::one_line;
 use crate::seal::random;
 
-/// Streams that are kept at once; further ones are not kept, and have no event ids.
-const MAX_STREAMS: usize = 1_024;
+/// Streams that are kept at once, and how many of them may be one agent's; further ones are not kept, and have no event ids.
+const MAX_STREAMS: (usize, usize) = (1_024, 512);
 /// What is kept of one stream.
 const MAX_EVENTS: usize = 64;
 const MAX_STREAM_BYTES: usize = 256 << 10;
-/// What is kept of all.
-const MAX_BYTES: usize = 16 << 20;
+/// What is kept of all, and of one agent's.
+const MAX_BYTES: (usize, usize) = (16 << 20, 8 << 20);
 /// How long a stream is kept after its end.
 const KEPT: Duration = Duration::from_secs(60);
 
@@ -30,10 +32,35 @@ const KEPT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub struct Replays(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     streams: DashMap<u64, Arc<Log>>,
+    places: Arc<Slots>,
     bytes: AtomicUsize,
+    /// What is kept of each agent that has a stream.
+    of_agents: Mutex<HashMap<Arc<str>, Weak<AtomicUsize>>>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        let places = Arc::new(Slots::new(MAX_STREAMS.0));
+        Self { streams: DashMap::new(), places, bytes: AtomicUsize::new(0), of_agents: Mutex::default() }
+    }
+}
+
+impl Inner {
+    /// The count of what is kept of an agent.
+    fn of_agent(&self, agent: &Arc<str>) -> Arc<AtomicUsize> {
+        let mut all = self.of_agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = all.get(agent).and_then(Weak::upgrade) {
+            return own;
+        }
+        // So there are never more than there are agents with streams, and the one that comes now.
+        all.retain(|_, own| own.strong_count() > 0);
+        let own = Arc::default();
+        all.insert(Arc::clone(agent), Arc::downgrade(&own));
+        own
+    }
 }
 
 #[derive(Debug)]
@@ -41,6 +68,9 @@ struct Log {
     session: Arc<str>,
     kept: Mutex<Kept>,
     changed: Notify,
+    /// What is kept of its agent's streams, in bytes.
+    own: Arc<AtomicUsize>,
+    _place: Place,
 }
 
 #[derive(Debug, Default)]
@@ -68,15 +98,14 @@ enum Next {
 }
 
 impl Replays {
-    /// Begins to keep a stream of this session; `None` where there is no room.
-    pub fn begin(&self, session: &Arc<str>) -> Option<Recording> {
-        if self.0.streams.len() >= MAX_STREAMS {
-            return None;
-        }
+    /// Begins to keep a stream of this session, which is this agent's; `None` where there is no room, or none of the agent's is left.
+    pub fn begin(&self, agent: &Arc<str>, session: &Arc<str>) -> Option<Recording> {
+        let place = self.0.places.take(agent, MAX_STREAMS.1).ok()?;
         let mut id = [0; 8];
         random(&mut id).ok()?;
-        let id = u64::from_le_bytes(id);
-        let log = Arc::new(Log { session: Arc::clone(session), kept: Mutex::default(), changed: Notify::new() });
+        let (id, own) = (u64::from_le_bytes(id), self.0.of_agent(agent));
+        let log = Log { session: Arc::clone(session), kept: Mutex::default(), changed: Notify::new(), own, _place: place };
+        let log = Arc::new(log);
         self.0.streams.insert(id, Arc::clone(&log));
         Some(Recording { replays: self.clone(), id, log })
     }
@@ -109,6 +138,7 @@ impl Replays {
             kept.has_ended = true;
             drop(kept);
             self.0.bytes.fetch_sub(freed, Ordering::Relaxed);
+            log.own.fetch_sub(freed, Ordering::Relaxed);
             log.changed.notify_waiters();
         }
     }
@@ -140,11 +170,13 @@ impl Recording {
         kept.bytes += event.len();
         kept.events.push_back(event.clone());
         let mut all = self.replays.0.bytes.fetch_add(event.len(), Ordering::Relaxed) + event.len();
-        while kept.events.len() > MAX_EVENTS || kept.bytes > MAX_STREAM_BYTES || all > MAX_BYTES {
+        let mut own = self.log.own.fetch_add(event.len(), Ordering::Relaxed) + event.len();
+        while kept.events.len() > MAX_EVENTS || kept.bytes > MAX_STREAM_BYTES || all > MAX_BYTES.0 || own > MAX_BYTES.1 {
             let Some(oldest) = kept.events.pop_front() else { break };
             kept.first += 1;
             kept.bytes -= oldest.len();
             all = self.replays.0.bytes.fetch_sub(oldest.len(), Ordering::Relaxed) - oldest.len();
+            own = self.log.own.fetch_sub(oldest.len(), Ordering::Relaxed) - oldest.len();
         }
         drop(kept);
         self.log.changed.notify_waiters();
@@ -216,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_is_taken_up_behind_the_event_and_only_in_its_session() {
         let replays = Replays::default();
-        let recording = replays.begin(&"own".into()).unwrap();
+        let recording = replays.begin(&"agent:a".into(), &"own".into()).unwrap();
         let (first, second) = (recording.event(b"{}"), recording.event(b"[]"));
         assert!(replays.take_up("other", &id(&first)).is_none());
         assert!(replays.take_up("own", "0.0").is_none());
@@ -231,7 +263,7 @@ mod tests {
     #[test]
     fn a_stream_whose_session_has_ended_keeps_nothing() {
         let replays = Replays::default();
-        let recording = replays.begin(&"own".into()).unwrap();
+        let recording = replays.begin(&"agent:a".into(), &"own".into()).unwrap();
         replays.end("own");
         recording.event(b"{}");
         assert_eq!(replays.0.bytes.load(Ordering::Relaxed), 0);
@@ -239,14 +271,14 @@ mod tests {
 
     #[test]
     fn a_message_on_many_lines_is_one_event() {
-        let event = Replays::default().begin(&"own".into()).unwrap().event(b"{\n\n}\r");
+        let event = Replays::default().begin(&"agent:a".into(), &"own".into()).unwrap().event(b"{\n\n}\r");
         assert!(event.ends_with(b"\ndata: {  } \n\n"), "{event:?}");
     }
 
     #[tokio::test]
     async fn what_is_kept_is_bounded_and_a_gap_is_no_continuation() {
         let replays = Replays::default();
-        let recording = replays.begin(&"own".into()).unwrap();
+        let recording = replays.begin(&"agent:a".into(), &"own".into()).unwrap();
         let first = recording.event(b"{}");
         for _ in 0..=MAX_EVENTS {
             recording.event(b"{}");
@@ -258,10 +290,35 @@ mod tests {
         assert!(replays.take_up("own", &id(&last)).is_some(), "whoever has the last event misses nothing");
     }
 
+    #[test]
+    fn one_agents_streams_leave_room_for_those_of_others() {
+        let (replays, one, other) = (Replays::default(), "agent:a".into(), "agent:b".into());
+        let mut streams: Vec<_> = (0..MAX_STREAMS.1).map(|_| replays.begin(&one, &"own".into()).unwrap()).collect();
+        assert!(replays.begin(&one, &"own".into()).is_none());
+        for stream in &streams {
+            stream.event(&vec![b' '; MAX_STREAM_BYTES / 2]);
+        }
+        let kept = streams[0].log.own.load(Ordering::Relaxed);
+        assert!(kept > MAX_BYTES.1 / 2 && kept <= MAX_BYTES.1, "{kept}");
+
+        let theirs = replays.begin(&other, &"other".into()).unwrap();
+        let first = theirs.event(b"{}");
+        theirs.event(&vec![b' '; MAX_STREAM_BYTES / 2]);
+
+        assert!(replays.take_up("other", &id(&first)).is_some(), "what follows its first event is kept");
+        streams.pop();
+        replays.end("own");
+        drop(streams);
+        assert!(replays.begin(&one, &"own".into()).is_some());
+        drop(theirs);
+        let agents = replays.0.of_agents.lock().unwrap();
+        assert!(agents.len() <= 2 && replays.0.bytes.load(Ordering::Relaxed) == 0, "{agents:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_ended_stream_is_forgotten_after_a_while() {
         let replays = Replays::default();
-        let recording = replays.begin(&"own".into()).unwrap();
+        let recording = replays.begin(&"agent:a".into(), &"own".into()).unwrap();
         let event = recording.event(b"{}");
         drop(recording);
         assert!(replays.take_up("own", &id(&event)).is_some());

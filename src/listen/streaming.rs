@@ -32,7 +32,7 @@ impl Exchange {
     /// answer, or something to stream.
     pub(super) async fn run(self, gateway: Arc<Gateway>, caller: Caller, headers: HeaderMap, body: Bytes) -> Response<Answer> {
         let modern = caller.revision.is_some_and(Revision::is_modern);
-        let cancel = self.service.0.give_up.child_token();
+        let (cancel, agent) = (self.service.0.give_up.child_token(), Arc::clone(&caller.principal.id));
         let streams = headers::accepts(&headers, "text/event-stream");
         let downstream = Arc::new(HttpDownstream::new(streams, cancel.clone()));
         // Hanging up is how a modern client cancels.
@@ -53,7 +53,7 @@ impl Exchange {
             () = tokio::time::sleep(KEEP_ALIVE), if streams => Ok(None),
         };
         let response = match first {
-            Ok(first) => return stream(&service, first, Started { running, downstream }, hung_up),
+            Ok(first) => return stream(&service, &agent, first, Started { running, downstream }, hung_up),
             Err(response) => response,
         };
         if let Some(guard) = hung_up {
@@ -70,10 +70,10 @@ fn with_all(said: Vec<Bytes>, outgoing: &Outgoing) -> Response<Answer> {
 }
 
 /// An answer that begins before its call has ended.
-fn stream(service: &Service, first: Option<Bytes>, started: Started, hung_up: Option<DropGuard>) -> Response<Answer> {
+fn stream(service: &Service, agent: &Arc<str>, first: Option<Bytes>, started: Started, hung_up: Option<DropGuard>) -> Response<Answer> {
     let (events, body) = mpsc::channel(4);
     let session = started.downstream.session().cloned();
-    let recording = session.as_ref().and_then(|(name, _)| service.replays().begin(name));
+    let recording = session.as_ref().and_then(|(name, _)| service.replays().begin(agent, name));
     let is_primed = session.is_some_and(|(_, revision)| revision >= Revision::V2025_11_25);
     tokio::spawn(async move {
         let out = Out { events, recording };
