@@ -30,10 +30,9 @@ pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     } else if let (Some(_), [code]) = (&args.code, chosen.as_slice()) {
         let facts = code.facts();
         let (category, retry) = (facts.category.as_str(), retry(facts.retry));
-        println!(
-            "{}\n  category    {category}\n  JSON-RPC    {}\n  HTTP        {}\n  exit code   {}\n  retry       {retry}",
-            facts.code, facts.jsonrpc, facts.http, facts.exit
-        );
+        println!("{}\n  category    {category}\n  JSON-RPC    {}\n  HTTP        {}", facts.code, facts.jsonrpc, facts.http);
+        code.other_statuses().iter().for_each(|(status, when)| println!("              {status}: {when}"));
+        println!("  exit code   {}\n  retry       {retry}", facts.exit);
         println!("  suggestion  {}\n  page        docs/errors.md#{}", facts.suggestion, facts.code);
     } else {
         let rows: Vec<Vec<String>> = chosen
@@ -44,7 +43,7 @@ pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
                     facts.code.to_owned(),
                     facts.category.as_str().to_owned(),
                     facts.jsonrpc.to_string(),
-                    facts.http.to_string(),
+                    statuses(*code),
                     facts.exit.to_string(),
                     retry(facts.retry).to_owned(),
                     format!("docs/errors.md#{}", facts.code),
@@ -64,10 +63,17 @@ fn retry(retry: Retry) -> &'static str {
     }
 }
 
+/// The usual status, then the others.
+fn statuses(code: Code) -> String {
+    let others = code.other_statuses().iter().map(|(status, _)| *status);
+    std::iter::once(code.facts().http).chain(others).map(|status| status.to_string()).collect::<Vec<_>>().join(" ")
+}
+
 fn json(code: Code) -> serde_json::Value {
     let facts = code.facts();
+    let others: Vec<_> = code.other_statuses().iter().map(|(status, when)| serde_json::json!({ "http": status, "when": when })).collect();
     serde_json::json!({
-        "code": facts.code, "category": facts.category.as_str(), "jsonrpc": facts.jsonrpc, "http": facts.http, "exit": facts.exit,
+        "code": facts.code, "category": facts.category.as_str(), "jsonrpc": facts.jsonrpc, "http": facts.http, "http_also": others, "exit": facts.exit,
         "retry": retry(facts.retry), "suggestion": facts.suggestion, "docs": format!("docs/errors.md#{}", facts.code),
     })
 }

@@ -40,7 +40,7 @@ pub fn admit<'d>(limits: &Limits, permit: Permit<'d>) -> Result<Admission<'d>, E
 /// # Errors
 /// `rate_limited`.
 pub fn screen(limits: &Limits, principal: &Principal) -> Result<(), Error> {
-    limits.request(limits.agent(&principal.id)).map_err(|refusal| limited(&refusal))
+    limits.request(limits.agent(&principal.id)).map_err(|refusal| unread(&refusal))
 }
 
 /// Counts a failed credential against its address, and says whether the address has failed too often.
@@ -50,7 +50,12 @@ pub fn screen(limits: &Limits, principal: &Principal) -> Result<(), Error> {
 pub fn count_failure(limits: &Limits, peer: IpAddr) -> Result<(), Error> {
     let refused = limits.peer(peer);
     limits.peer_failed(peer);
-    refused.map_err(|refusal| limited(&refusal))
+    refused.map_err(|refusal| unread(&refusal))
+}
+
+/// No message was read, so there is none that could be answered with a success.
+fn unread(refusal: &LimitRefusal) -> Error {
+    limited(refusal).wire(Code::RateLimited.facts().jsonrpc, 429)
 }
 
 fn limited(refusal: &LimitRefusal) -> Error {

@@ -1,6 +1,7 @@
 //! Arrays of messages, which 2025-03-26 alone has (basic, "Batching"): all of it at once, the answers in one array.
 //!
 //! INVARIANT: a batch begins no session, and each of its messages takes the same way as if it had come alone.
+//! INVARIANT: each of its messages spends what a message of its own would have spent of the agent's requests.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,18 +21,21 @@ use crate::mcp::respond;
 const MAX_MESSAGES: usize = 64;
 
 impl Turn<'_> {
-    /// Answers a batch; `None` where none of its messages wants an answer.
+    /// Answers a batch; `None` where none of its messages wants an answer. Where its transport counts requests, the first was
+    /// `counted` before the batch was read.
     ///
     /// # Errors
     /// `malformed_request` for an array that is no batch here; it is not recorded yet.
-    pub(super) async fn batch(&self, items: &[Node<'_>]) -> Result<Option<Bytes>, Error> {
+    pub(super) async fn batch(&self, items: &[Node<'_>], counted: bool) -> Result<Option<Bytes>, Error> {
         if !self.revision.has_batches() {
             return Err(Error::new(Code::MalformedRequest, "the message is not a JSON object, and only 2025-03-26 has batches"));
         }
         if items.is_empty() || items.len() > MAX_MESSAGES {
             return Err(Error::new(Code::MalformedRequest, format!("a batch has 1 to {MAX_MESSAGES} messages")));
         }
-        let answers = all(items.iter().map(|item| Box::pin(self.item(item)) as Pin<Box<_>>).collect()).await;
+        let screened = |at: usize| if counted && at > 0 { self.gateway.screen(&self.caller.principal) } else { Ok(()) };
+        let work = items.iter().enumerate().map(|(at, item)| Box::pin(self.item(item, screened(at))) as Pin<Box<_>>);
+        let answers = all(work.collect()).await;
         let answers: Vec<Bytes> = answers.into_iter().flatten().collect();
         if answers.is_empty() {
             return Ok(None);
@@ -42,12 +46,23 @@ impl Turn<'_> {
         Ok(Some(out.into()))
     }
 
-    async fn item(&self, item: &Node<'_>) -> Option<Bytes> {
+    async fn item(&self, item: &Node<'_>, screened: Result<(), Error>) -> Option<Bytes> {
         let refused = |method: &'static str, error| async move {
             let answer = self.gateway.refuse(self.caller, method, None, error).await;
             answer.outcome.err().map(|error| (error, answer.invocation))
         };
-        match message(item) {
+        let message = match (message(item), screened) {
+            // What an agent was asked is waited for, and costs a look into a table.
+            (Ok(answer @ (Message::Result { .. } | Message::Failure { .. })), _) => Ok(answer),
+            (Ok(Message::Request { id, method, .. }), Err(limited)) => return Some(self.refuse(&id, method, limited).await.body),
+            (Ok(Message::Notification { method, .. }), Err(limited)) => {
+                self.gateway.refuse(self.caller, method, None, limited).await;
+                return None;
+            }
+            (message, Ok(())) => message,
+            (Err(_), Err(limited)) => Err(limited),
+        };
+        match message {
             Err(error) => refused("unread", error).await.map(|(error, invocation)| respond::error(None, &error, &invocation)),
             Ok(Message::Request { id, method: "initialize", .. }) => {
                 let error = Error::new(Code::MalformedRequest, "`initialize` is never part of a batch");

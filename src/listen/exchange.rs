@@ -143,7 +143,7 @@ impl Exchange {
             downstream,
             cancel: downstream.cancelled(),
         };
-        match turn.batch(items).await {
+        match turn.batch(items, true).await {
             Ok(Some(body)) => Outgoing { status: StatusCode::OK, body, session: None, challenge: None },
             Ok(None) => Outgoing::accepted(),
             Err(error) => self.unread(gateway, &caller, body, error).await,

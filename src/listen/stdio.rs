@@ -273,7 +273,7 @@ impl Client {
             let Ok(document) = json::parse(&line, downstream.service.limits()) else { return };
             let Value::Array(items) = &document.value else { return };
             let gateway = downstream.service.gateway();
-            let body = match downstream.turn(&gateway, &caller, revision, &line).batch(items).await {
+            let body = match downstream.turn(&gateway, &caller, revision, &line).batch(items, false).await {
                 Ok(body) => body,
                 Err(error) => {
                     let refused = gateway.unread(&caller, &line, error).await;

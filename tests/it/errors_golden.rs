@@ -68,9 +68,10 @@ fn every_code_has_its_section_in_the_page_that_errors_point_to() {
     );
     for (code, meaning) in Code::ALL.iter().zip(meanings()) {
         let facts = code.facts();
+        let others: String = code.other_statuses().iter().map(|(status, when)| format!("| HTTP {status} | {when} |\n")).collect();
         write!(
             page,
-            "\n## {}\n\n{meaning}\n\n| | |\n|---|---|\n| category | `{}` |\n| JSON-RPC, HTTP, exit code | {}, {}, {} |\n| retry | {} |\n| next | {} |\n",
+            "\n## {}\n\n{meaning}\n\n| | |\n|---|---|\n| category | `{}` |\n| JSON-RPC, HTTP, exit code | {}, {}, {} |\n{others}| retry | {} |\n| next | {} |\n",
             facts.code,
             facts.category.as_str(),
             facts.jsonrpc,
@@ -90,6 +91,8 @@ async fn the_command_line_prints_every_code() {
     let printed = site.run(&["--json", "errors"]).await.json();
     let printed: Vec<&str> = printed.as_array().unwrap().iter().map(|code| code["code"].as_str().unwrap()).collect();
     assert_eq!(printed, Code::ALL.iter().map(|code| code.facts().code).collect::<Vec<_>>());
+    let limited = site.run(&["errors", "rate_limited"]).await.out;
+    assert!(limited.contains("HTTP        200\n              429: "), "{limited}");
     let wrong = site.run(&["errors", "polcy_denied"]).await;
     assert_eq!((wrong.code, wrong.err.contains("`policy_denied`")), (2, true), "{wrong:?}");
 }

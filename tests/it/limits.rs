@@ -101,6 +101,25 @@ async fn an_agent_that_floods_is_turned_away_before_it_is_read() {
 }
 
 #[tokio::test]
+async fn each_message_of_a_batch_counts_as_a_request() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).limits("requests: { per_agent: 5/s, failures_per_peer: 5/s }\nlimits: []\n");
+    let gateway = site.serve().await;
+    let session = gateway.client().begin("2025-03-26", json!({})).await;
+    let call = |id: u64| json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": "up__echo", "arguments": {} } });
+    let batch: Vec<Value> = (1..=40).map(call).collect();
+
+    let answer = session.client.send(&session.post(&json!(batch))).await;
+
+    let answers: Vec<Value> = serde_json::from_slice(&answer.body).unwrap();
+    let is_limited = |answer: &&Value| answer.pointer("/result/_meta/dev.doorward~1error/code") == Some(&json!("rate_limited"));
+    let limited = answers.iter().filter(is_limited).count();
+    assert!(limited >= 30, "{limited} of {}: {answers:?}", answers.len());
+    assert_eq!((answers.len(), upstream.calls().len()), (40, 40 - limited));
+    assert_eq!(answers[39]["result"]["_meta"]["dev.doorward/error"]["rules"], json!(["requests.per_agent"]));
+}
+
+#[tokio::test]
 async fn calls_beyond_the_servers_places_are_refused_and_others_go_on() {
     let upstream = Upstream::start().await;
     let other = Upstream::start().await;
