@@ -4,7 +4,12 @@
 //! document says, and the connections over which tools are called (`upstream::http`).
 //!
 //! INVARIANT: redirects are not followed; plaintext goes to loopback only; every answer is bounded in size and in time.
+//! INVARIANT: a name is resolved once, and the connection goes to an address that was looked at: one named by somebody else than the operator
+//! may be no further in than whoever named it.
 
+mod reach;
+
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,10 +17,15 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+pub use self::reach::Reach;
 
 /// Longest time for one exchange, from the connection to the last byte.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +45,8 @@ pub struct Document {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// From how far away it came.
+    pub reach: Reach,
 }
 
 /// Checks a URL that a credential may be sent to, or a key taken from: https, or http on this machine.
@@ -70,7 +82,7 @@ pub fn is_loopback(host: &str) -> bool {
 /// # Errors
 /// Why there is none; the text is for the operator.
 pub async fn get(url: &Uri) -> Result<Document, String> {
-    exchange(url, Method::GET, HeaderMap::new(), Bytes::new()).await
+    exchange(url, Method::GET, HeaderMap::new(), Bytes::new(), Reach::Machine).await
 }
 
 /// Fetches a document with headers, which may hold a credential.
@@ -78,7 +90,7 @@ pub async fn get(url: &Uri) -> Result<Document, String> {
 /// # Errors
 /// As [`get`].
 pub async fn get_with(url: &Uri, headers: HeaderMap) -> Result<Document, String> {
-    exchange(url, Method::GET, headers, Bytes::new()).await
+    exchange(url, Method::GET, headers, Bytes::new(), Reach::Machine).await
 }
 
 /// Puts a document at its address. The headers may hold a credential.
@@ -87,43 +99,92 @@ pub async fn get_with(url: &Uri, headers: HeaderMap) -> Result<Document, String>
 /// As [`get`].
 pub async fn put(url: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<Document, String> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    exchange(url, Method::PUT, headers, body).await
+    exchange(url, Method::PUT, headers, body, Reach::Machine).await
 }
 
-/// Sends a form. The headers may hold a credential.
+/// Sends a form to an address that is at least so far out. The headers may hold a credential.
 ///
 /// # Errors
-/// As [`get`].
-pub async fn post_form(url: &Uri, mut headers: HeaderMap, form: String) -> Result<Document, String> {
+/// As [`get`], and for a URL that leads further in.
+pub async fn post_form(url: &Uri, mut headers: HeaderMap, form: String, least: Reach) -> Result<Document, String> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-    exchange(url, Method::POST, headers, form.into()).await
+    exchange(url, Method::POST, headers, form.into(), least).await
 }
 
-async fn exchange(url: &Uri, method: Method, mut headers: HeaderMap, body: Bytes) -> Result<Document, String> {
-    let mut tcp = HttpConnector::new();
-    tcp.set_nodelay(true);
-    let mut builder = legacy::Client::builder(TokioExecutor::new());
-    // Minutes lie between two exchanges, so no connection is worth keeping.
-    builder.pool_max_idle_per_host(0).http1_max_headers(MAX_HEADERS).http1_max_buf_size(MAX_HEAD_BYTES);
-    let host = url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()).ok_or("the URL names no host")?;
+async fn exchange(url: &Uri, method: Method, mut headers: HeaderMap, body: Bytes, least: Reach) -> Result<Document, String> {
+    let authority = url.authority().ok_or("the URL names no host")?;
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| "the URL names no host")?;
     headers.insert(HOST, host);
     headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
     let mut request = Request::new(Full::new(body));
-    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, url.clone(), headers);
+    let target = url.path_and_query().map_or("/", |target| target.as_str()).parse().map_err(|_| "the URL has no path")?;
+    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, target, headers);
     let whole = async {
-        let response = if url.scheme_str() == Some("https") {
-            tcp.enforce_http(false);
-            let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(roots()?).https_only().enable_http1().wrap_connector(tcp);
-            builder.build(tls).request(request).await
-        } else {
-            builder.build(tcp).request(request).await
-        };
-        let (head, body) = response.map_err(|error| chain(&error))?.into_parts();
-        let body = Limited::new(body, MAX_BYTES).collect().await.map_err(|error| chain(&*error))?.to_bytes();
-        Ok(Document { status: head.status, headers: head.headers, body })
+        let (stream, reach) = connect(url, least).await?;
+        if url.scheme_str() != Some("https") {
+            return over(TokioIo::new(stream), request, reach).await;
+        }
+        let name = bare(authority.host()).to_owned();
+        let name = ServerName::try_from(name).map_err(|_| "the URL names no host that a certificate could name")?;
+        let connector = TlsConnector::from(Arc::new(roots()?));
+        let stream = connector.connect(name, stream).await.map_err(|error| format!("the TLS handshake failed: {error}"))?;
+        over(TokioIo::new(stream), request, reach).await
     };
     let late = || format!("no answer within {} s", PATIENCE.as_secs());
     tokio::time::timeout(PATIENCE, whole).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// A connection to the first address of the URL's host that takes one, and how far out that is.
+async fn connect(url: &Uri, least: Reach) -> Result<(TcpStream, Reach), String> {
+    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
+    let host = bare(url.host().unwrap_or_default());
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| format!("`{host}` cannot be resolved: {error}"))?;
+    let (fit, inner): (Vec<SocketAddr>, Vec<SocketAddr>) = found.partition(|address| Reach::of(address.ip()) >= least);
+    let mut why = match inner.is_empty() {
+        true => format!("`{host}` has no address"),
+        false => format!("`{host}` is an address further in than who names it"),
+    };
+    for address in fit {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                let _ = stream.set_nodelay(true);
+                return Ok((stream, Reach::of(address.ip())));
+            }
+            Err(error) => why = format!("no connection: {error}"),
+        }
+    }
+    Err(why)
+}
+
+/// A host without the brackets of an IPv6 address.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// One request and its answer over a connection that is used for nothing else: minutes lie between two of them.
+async fn over<S>(stream: TokioIo<S>, request: Request<Full<Bytes>>, reach: Reach) -> Result<Document, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD_BYTES);
+    let (mut sender, connection) = builder.handshake(stream).await.map_err(|error| chain(&error))?;
+    let answer = async move {
+        let (head, body) = sender.send_request(request).await.map_err(|error| chain(&error))?.into_parts();
+        let body = Limited::new(body, MAX_BYTES).collect().await.map_err(|error| chain(&*error))?.to_bytes();
+        Ok(Document { status: head.status, headers: head.headers, body, reach })
+    };
+    let mut answer = std::pin::pin!(answer);
+    let mut connection = std::pin::pin!(connection);
+    let mut open = true;
+    loop {
+        // What the connection has read before it ended is still there for the answer.
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            _ = &mut connection, if open => open = false,
+        }
+    }
 }
 
 /// The system's roots of trust. Reading them takes milliseconds and a megabyte: once for the process, and not before a server
@@ -158,6 +219,25 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn an_address_further_in_than_who_names_it_gets_no_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Each is this machine, the last three by a name service or the C library's reading of numbers.
+        for host in ["127.0.0.1", "[::ffff:127.0.0.1]", "localhost", "127.1", "2130706433"] {
+            for scheme in ["http", "https"] {
+                let url = format!("{scheme}://{host}:{port}/token").parse().unwrap();
+                for least in [Reach::Network, Reach::World] {
+                    let refused = post_form(&url, HeaderMap::new(), "client_secret=x".to_owned(), least).await.unwrap_err();
+                    assert!(refused.contains("further in") || refused.contains("resolved"), "{url}: {refused}");
+                }
+            }
+        }
+        let nobody = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(nobody.is_err(), "{nobody:?}");
+    }
 
     #[test]
     fn plaintext_beyond_loopback_user_names_and_other_schemes_are_refused() {

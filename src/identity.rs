@@ -153,9 +153,10 @@ impl Identity {
         }
     }
 
-    /// The metadata of this gateway as a protected resource (RFC 9728); `None` where no tokens are taken.
-    pub fn metadata(&self) -> Option<&Bytes> {
-        self.tokens.as_ref().map(Tokens::metadata)
+    /// The metadata of this gateway as a protected resource (RFC 9728) at the well-known place of this path; `None` where no tokens are
+    /// taken, or the path is another one.
+    pub fn metadata(&self, path: &str) -> Option<&Bytes> {
+        self.tokens.as_ref().and_then(|tokens| tokens.metadata(path))
     }
 
     /// What `WWW-Authenticate` says to a request without a credential, or with one that is refused.
@@ -229,6 +230,8 @@ pub struct Trusted {
     pub audience: String,
     /// The claims that name the agent.
     pub agent: String,
+    /// The agents that they may name; `None` for all.
+    pub agents: Option<Vec<String>>,
     /// The scopes that each of them needs.
     pub scopes: Vec<String>,
     /// The names of its keys, or why there are none; `None` where they were not asked for.
@@ -244,6 +247,7 @@ pub async fn trusted(config: &Config, ask: bool) -> Vec<Trusted> {
             issuer: entry.issuer.clone(),
             audience: entry.audience.clone().unwrap_or_else(|| resource.clone()),
             agent: entry.agent_claim.clone().unwrap_or_else(|| tokens::AGENT_CLAIMS.join(", else ")),
+            agents: entry.agents.clone(),
             scopes: entry.scopes.clone(),
             keys: keys::names(&entry.jwks, ask).await,
         });

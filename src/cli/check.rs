@@ -1,4 +1,7 @@
-//! `doorward check`: loads everything as `serve` would, asks the servers, and prints what each tool comes to.
+//! `doorward check`: loads everything as `serve` would, and prints what each tool comes to.
+//!
+//! INVARIANT: without `--live` no program is started and nothing is connected to: who reviews somebody's manifest must not have to run
+//! the command in it to find out what it says, and the same files give the same answer.
 //!
 //! Exit codes: 0 all is well, 2 a fault in a file, 3 a tool is or would be withheld. A server that cannot be asked is a warning:
 //! it says nothing of the files.
@@ -23,13 +26,17 @@ const LISTED_AT_START: usize = 60;
 
 /// Arguments of `doorward check`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  doorward check --config doorward.yaml")]
+#[command(after_help = "Examples:\n  doorward check --config doorward.yaml\n  doorward check --live")]
 pub struct Args {
     /// Leave the exhaustive comparison of the decision table with Casbin out.
     #[arg(long)]
     quick: bool,
-    /// Do not ask the servers how they define their tools now: drift is not shown.
+    /// Ask the servers how they define their tools now, which starts those on pipes, and authorization servers for their keys: shows
+    /// drift, prompts and resources too.
     #[arg(long)]
+    live: bool,
+    /// Ask nobody, as is done anyway.
+    #[arg(long, hide = true, conflicts_with = "live")]
     offline: bool,
 }
 
@@ -43,7 +50,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     if !args.quick {
         Equivalence::exhaustive(&policy).map_err(|difference| Failure::Other(difference.to_string()))?;
     }
-    let trusted = identity::trusted(&config, !args.offline).await;
+    let trusted = identity::trusted(&config, args.live).await;
     let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     for (one, entry) in trusted.iter().zip(&config.identity.jwt) {
         match &one.keys {
@@ -52,7 +59,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
             Ok(_) => {}
         }
     }
-    if !args.offline {
+    if args.live {
         warnings.extend(ask_servers(context, &catalog).await);
     }
     let drift = drift(&catalog);
@@ -73,7 +80,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
             "{}",
             serde_json::json!({
                 "policy_version": version, "issuers": trusted.iter().map(issuer_json).collect::<Vec<_>>(), "tools": tools, "offered": offered, "drift": drift, "warnings": warnings, "withheld": withheld,
-                "not_in_manifest": unnamed
+                "not_in_manifest": unnamed, "live": args.live
             })
         );
     } else {
@@ -83,6 +90,9 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         warnings.iter().for_each(|warning| println!("warning: {warning}"));
         let left_out = if unnamed > 0 { format!(", {unnamed} that no manifest names") } else { String::new() };
         println!("{} tools, {withheld} withheld{left_out}; policy {}", catalog.tools().len(), policy.version());
+        if !args.live && !catalog.sources().is_empty() {
+            println!("no server was asked how it defines them now: `doorward check --live` asks, and starts those on pipes");
+        }
     }
     // A withheld tool is safe, and not what its operator wants: say so to scripts.
     Ok(if withheld > 0 { 3 } else { 0 })
@@ -171,9 +181,14 @@ fn issuers(trusted: &[Trusted]) -> String {
         Ok(None) => "not asked".to_owned(),
         Err(_) => "none: see below".to_owned(),
     };
-    let line = |one: &Trusted| vec![one.issuer.clone(), one.audience.clone(), one.agent.clone(), list(&one.scopes), keys(one)];
+    let agents = |one: &Trusted| one.agents.as_deref().map_or("all".to_owned(), list);
+    let line = |one: &Trusted| vec![one.issuer.clone(), one.audience.clone(), one.agent.clone(), agents(one), list(&one.scopes), keys(one)];
     let rows: Vec<_> = trusted.iter().map(line).collect();
-    if rows.is_empty() { String::new() } else { table::render(&["TOKENS OF", "AUDIENCE", "AGENT BY", "SCOPES", "KEYS"], &rows) + "\n" }
+    if rows.is_empty() {
+        String::new()
+    } else {
+        table::render(&["TOKENS OF", "AUDIENCE", "AGENT BY", "AGENTS", "SCOPES", "KEYS"], &rows) + "\n"
+    }
 }
 
 fn issuer_json(one: &Trusted) -> serde_json::Value {
@@ -182,7 +197,7 @@ fn issuer_json(one: &Trusted) -> serde_json::Value {
         Err(fault) => (None, Some(fault.to_string())),
     };
     serde_json::json!({
-        "issuer": one.issuer, "audience": one.audience, "agent_claim": one.agent, "scopes": one.scopes, "keys": keys, "error": error,
+        "issuer": one.issuer, "audience": one.audience, "agent_claim": one.agent, "agents": one.agents, "scopes": one.scopes, "keys": keys, "error": error,
     })
 }
 

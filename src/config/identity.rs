@@ -59,6 +59,10 @@ pub struct Jwt {
     /// The claim that names the agent. Default: `client_id`, else `azp`, else `sub`.
     #[serde(default)]
     pub agent_claim: Option<String>,
+    /// The agents that its tokens may name, so that a server for some of them cannot speak for the others. Default: every one that is
+    /// known here.
+    #[serde(default)]
+    pub agents: Option<Vec<String>>,
     /// Scopes that each of its tokens must have, whatever is asked. Default none.
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -198,6 +202,9 @@ impl Identity {
             }
             if jwt.algorithms.is_empty() {
                 return wrong(&["jwt", &number, "algorithms"], "no algorithm is allowed".to_owned(), "name one, or leave it out");
+            }
+            if let Some(Err(message)) = jwt.agents.iter().flatten().map(|agent| check_name(agent)).find(Result::is_err) {
+                return wrong(&["jwt", &number, "agents"], message, "name agents as `agents` does");
             }
             if let Some(bad) = jwt.scopes.iter().find(|scope| !is_scope(scope)) {
                 let message = format!("`{}` is not one scope", bad.escape_default());

@@ -85,7 +85,7 @@ impl Gateway {
     /// What may have changed while the call waited: the credential, and the live definition.
     pub(super) fn still_current(&self, caller: &Caller, target: &Target) -> Result<(), Error> {
         if !self.shared.identity.load().holds(&caller.principal) {
-            return Err(Error::new(Code::Unauthenticated, "the API key has been revoked"));
+            return Err(Error::new(Code::Unauthenticated, "the credential does not hold any more"));
         }
         match (target.kind, self.catalog.standing(target)) {
             (_, Standing::Reviewed) => Ok(()),

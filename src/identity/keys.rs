@@ -3,6 +3,8 @@
 //! INVARIANT: only public keys for signatures are kept: a symmetric key in a set is left out, so nothing is ever verified with a
 //! secret that a public key was mistaken for.
 //! INVARIANT: one task fetches, so two fetches are never under way at once; strangers' tokens cause at most one in [`ASK_EVERY`].
+//! INVARIANT: whoever comes with a new key while the set is being fetched waits for it too, so that a change of keys refuses nobody; but
+//! no more than [`MAX_WAITING`] wait.
 
 use std::fmt;
 use std::path::Path;
@@ -13,7 +15,7 @@ use arc_swap::ArcSwapOption;
 use http::Uri;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::config::{Algorithm, Fault, Jwks, read_text};
@@ -26,6 +28,8 @@ const ASK_EVERY: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_secs(5);
 /// The first and the longest pause after a fetch that failed.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// Requests that wait for a fetch at once.
+const MAX_WAITING: usize = 256;
 /// Keys of a set that are looked at.
 const MAX_KEYS: usize = 100;
 
@@ -134,7 +138,16 @@ pub(super) struct Keys {
     /// Fetches that have ended.
     looked: watch::Sender<u64>,
     wanted: Arc<Notify>,
-    asked: Mutex<Option<Instant>>,
+    asked: Mutex<Option<Asked>>,
+    waiting: Semaphore,
+}
+
+/// A fetch that a token with an unknown key has asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    /// How many fetches had ended by then.
+    before: u64,
 }
 
 impl Keys {
@@ -173,6 +186,7 @@ impl Keys {
             looked: watch::Sender::new(0),
             wanted: Arc::default(),
             asked: Mutex::default(),
+            waiting: Semaphore::new(MAX_WAITING),
         })
     }
 
@@ -191,34 +205,34 @@ impl Keys {
     /// # Errors
     /// Why there is none.
     pub(super) async fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Arc<Key>, Missing> {
-        let found = self.known(kid, algorithm);
-        let is_first = self.source.url.is_some() && *self.looked.borrow() == 0;
-        let worth = match found {
-            Ok(_) => false,
-            Err(Missing::Unknown) => kid.is_some() && self.source.url.is_some() && self.ask(),
-            Err(Missing::Unavailable) => is_first || (self.source.url.is_some() && self.ask()),
+        let missing = match self.known(kid, algorithm) {
+            Ok(key) => return Ok(key),
+            Err(missing) => missing,
         };
-        if !worth {
-            return found;
-        }
-        // The first fetch may have ended since it was looked for, so it is not waited for as the next one is.
+        let may_help = self.source.url.is_some() && (missing == Missing::Unavailable || kid.is_some());
+        let Some(before) = may_help.then(|| self.ask()).flatten() else { return Err(missing) };
+        let Ok(_place) = self.waiting.try_acquire() else { return Err(Missing::Unavailable) };
         let mut looked = self.looked.subscribe();
-        let before = if is_first { 0 } else { *looked.borrow() };
-        if !is_first {
-            self.wanted.notify_one();
-        }
         let _ = tokio::time::timeout(WAIT, looked.wait_for(|looks| *looks > before)).await;
         self.known(kid, algorithm)
     }
 
-    /// Spends the leave to have the set fetched for a stranger.
-    fn ask(&self) -> bool {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY);
-        if may {
-            *asked = Some(Instant::now());
+    /// Has the set fetched for a stranger, where that was not just done. Gives the number of fetches that had ended before the one to
+    /// wait for: the very first, one that somebody else has asked for and that has not ended, or a new one.
+    fn ask(&self) -> Option<u64> {
+        let ended = *self.looked.borrow();
+        if ended == 0 {
+            return Some(0);
         }
-        may
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        match *asked {
+            Some(Asked { at, before }) if at.elapsed() < ASK_EVERY => (before == ended).then_some(before),
+            _ => {
+                *asked = Some(Asked { at: Instant::now(), before: ended });
+                self.wanted.notify_one();
+                Some(ended)
+            }
+        }
     }
 
     fn usable(&self) -> Option<Arc<Set>> {

@@ -99,6 +99,8 @@ pub(super) struct Tokens {
     metadata: Bytes,
     /// The URL of the metadata.
     located: String,
+    /// The path of this gateway as agents know it, which a proxy in front may have from elsewhere.
+    path: String,
     /// The scopes that every token needs, each once.
     scopes: String,
 }
@@ -140,6 +142,7 @@ impl Tokens {
         let tokens = Self {
             metadata: metadata(&resource, entries, &scopes),
             located: located(&resource),
+            path: path(&resource),
             scopes: scopes.join(" "),
             issuers,
             accepted: DashMap::new(),
@@ -161,9 +164,9 @@ impl Tokens {
         new.chain(out).collect()
     }
 
-    /// The metadata of this gateway as a protected resource.
-    pub(super) fn metadata(&self) -> &Bytes {
-        &self.metadata
+    /// The metadata of this gateway as a protected resource, which stands at the well-known place of this path.
+    pub(super) fn metadata(&self, path: &str) -> Option<&Bytes> {
+        (path.is_empty() || path == self.path).then_some(&self.metadata)
     }
 
     /// The challenge for a request without a token, or with one that is refused.
@@ -213,6 +216,9 @@ impl Tokens {
         }
         let id = check_name(&claims.agent).ok().and_then(|()| agents.get(&*agent_id(&claims.agent)));
         let id = id.ok_or_else(|| refused("the agent that it names is not known"))?;
+        if issuer.entry.agents.as_ref().is_some_and(|named| !named.contains(&claims.agent)) {
+            return Err(refused("its issuer does not speak for the agent that it names"));
+        }
         let hash = sha256(token.as_bytes());
         let credential = format!("jwt:{}", hex(hash.get(..16).unwrap_or_default()));
         let token = Token { key: *key.print(), ..claims.token };
@@ -371,7 +377,12 @@ fn actors(claims: &Node<'_>) -> Result<Vec<Box<str>>, Refusal> {
 fn located(resource: &str) -> String {
     let uri: Uri = resource.parse().unwrap_or_default();
     let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |authority| authority.as_str()));
-    format!("{scheme}://{authority}{WELL_KNOWN}{}", uri.path().trim_end_matches('/'))
+    format!("{scheme}://{authority}{WELL_KNOWN}{}", path(resource))
+}
+
+fn path(resource: &str) -> String {
+    let uri: Uri = resource.parse().unwrap_or_default();
+    uri.path().trim_end_matches('/').to_owned()
 }
 
 fn metadata(resource: &str, entries: &[Jwt], scopes: &[&str]) -> Bytes {

@@ -199,8 +199,9 @@ impl Exchange {
     /// What stands beside the endpoint: the metadata that a client without a token looks for (RFC 9728).
     fn elsewhere(&self, gateway: &Gateway, head: &Parts) -> Response<Answer> {
         let bounds = self.service.bounds();
-        let of = head.uri.path().strip_prefix(WELL_KNOWN);
-        let found = of.filter(|of| of.is_empty() || *of == bounds.path).and_then(|_| gateway.shared().identity.load().metadata().cloned());
+        // Agents know the gateway by its resource; what stands in front of it may know it by its own path.
+        let of = head.uri.path().strip_prefix(WELL_KNOWN).map(|of| if of == bounds.path { "" } else { of });
+        let found = of.and_then(|of| gateway.shared().identity.load().metadata(of).cloned());
         match found {
             Some(_) if !headers::is_from_allowed_place(&head.headers, bounds, self.local) => {
                 plain(StatusCode::FORBIDDEN, "the `Origin` or `Host` of the request is not one of those allowed\n")
@@ -240,10 +241,7 @@ impl Exchange {
             }
             _ => needed_scopes(&error).and_then(|scopes| step_up(gateway, scopes)),
         };
-        let status = match error.code() {
-            Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            _ => StatusCode::from_u16(error.http()).unwrap_or(StatusCode::UNAUTHORIZED),
-        };
+        let status = StatusCode::from_u16(error.http()).unwrap_or(StatusCode::UNAUTHORIZED);
         let mut response = self.refusal(gateway, &caller, error, status).await;
         challenge.into_iter().for_each(|challenge| drop(response.headers_mut().insert(WWW_AUTHENTICATE, challenge)));
         Err(response)

@@ -235,8 +235,10 @@ impl HttpLink {
         if first.status() != StatusCode::UNAUTHORIZED {
             return Ok(first);
         }
+        if !tokens.refused(number, first.headers()) {
+            return Ok(first);
+        }
         exchange.sent.unprocessed();
-        tokens.refused(number, first.headers());
         tokens.sign(&mut headers).await.map_err(without)?;
         self.sent(exchange, id, headers).await
     }

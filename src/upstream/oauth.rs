@@ -4,7 +4,8 @@
 //! others: when a request may be sent again (`http_link`).
 //!
 //! INVARIANT: the credential goes to the token endpoint that the named issuer's own metadata names, and nowhere else, whatever the
-//! tool server says.
+//! tool server says; and no endpoint may lead further in than where that metadata stands.
+//! INVARIANT: a tool server that refuses every token has a new one asked for once in [`REPLACE_EVERY`], however many calls it gets.
 //! INVARIANT: each token request names the tool server as its `resource` (RFC 8707), so that its token opens nothing else.
 
 use std::path::PathBuf;
@@ -24,11 +25,15 @@ use tokio::time::Instant;
 use crate::catalog::transport::{OAuth, PrivateKey};
 use crate::clock::Clock;
 use crate::config::{is_scope, read_text};
-use crate::fetch;
+use crate::fetch::{self, Reach};
 use crate::seal::{hex, random};
 
 /// How long after a failure no token is asked for again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How often a token that has not expired is replaced because the tool server refuses it.
+const REPLACE_EVERY: Duration = Duration::from_secs(10);
+/// Longest token, in bytes.
+const MAX_TOKEN: usize = 16 * 1024;
 /// How long a token counts that does not say so, in seconds.
 const UNSAID: u64 = 300;
 /// How long before its end a token is not used any more, at most, in seconds.
@@ -52,6 +57,8 @@ struct Known {
     failed: Option<(Instant, String)>,
     /// Where the tool server says that its metadata stands.
     hint: Option<Uri>,
+    /// When a token was given up last because the tool server refused it.
+    replaced: Option<Instant>,
     tokens: u64,
 }
 
@@ -59,6 +66,8 @@ struct Known {
 #[derive(Clone, Debug)]
 struct Server {
     endpoint: Uri,
+    /// How far out its metadata stands.
+    reach: Reach,
     /// What tokens are asked for.
     resource: String,
     /// Whether the secret goes into the form.
@@ -111,14 +120,20 @@ impl Tokens {
         self.put(headers).ok_or_else(|| "the token had expired when it came".to_owned())
     }
 
-    /// The server refuses a token: another one is asked for next. Where its answer says where its metadata stands, that is looked at.
-    pub(super) fn refused(&self, number: u64, answer: &HeaderMap) {
+    /// The server refuses a token: another one is asked for next, unless that was just done. Where its answer says where its metadata
+    /// stands, that is looked at. Tells whether another try makes sense.
+    pub(super) fn refused(&self, number: u64, answer: &HeaderMap) -> bool {
         let mut known = self.lock();
         if self.held.load().as_ref().is_some_and(|held| held.number == number) {
+            if known.replaced.is_some_and(|at| at.elapsed() < REPLACE_EVERY) {
+                return false;
+            }
+            known.replaced = Some(Instant::now());
             self.held.store(None);
             known.server = None;
             known.hint = hint(answer).filter(|hint| origin(hint) == origin(&self.url));
         }
+        true
     }
 
     fn put(&self, headers: &mut HeaderMap) -> Option<u64> {
@@ -177,7 +192,8 @@ impl Tokens {
             }
         };
         let (headers, form) = self.request(&server)?;
-        let answer = fetch::post_form(&server.endpoint, headers, form).await.map_err(|why| format!("the token endpoint: {why}"))?;
+        let answer =
+            fetch::post_form(&server.endpoint, headers, form, server.reach).await.map_err(|why| format!("the token endpoint: {why}"))?;
         let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         if answer.status != StatusCode::OK {
             let code: String = text(&body, "error").unwrap_or("no reason").escape_default().take(80).collect();
@@ -186,7 +202,7 @@ impl Tokens {
         if !text(&body, "token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
             return Err("the token endpoint gives no bearer token".to_owned());
         }
-        let token = text(&body, "access_token").filter(|token| !token.is_empty());
+        let token = text(&body, "access_token").filter(|token| !token.is_empty() && token.len() <= MAX_TOKEN);
         let value = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
         let mut value = value.ok_or("the token endpoint gives no token that a header can hold")?;
         value.set_sensitive(true);
@@ -202,7 +218,7 @@ impl Tokens {
         let places = [format!("{}{WELL_KNOWN}{path}", origin(&self.url)), format!("{}{WELL_KNOWN}", origin(&self.url))];
         let places = hint.into_iter().chain(places.iter().take(if path.is_empty() { 1 } else { 2 }).filter_map(|place| place.parse().ok()));
         for place in places {
-            let Some(said) = document(&place).await? else { continue };
+            let Some((said, _)) = document(&place).await? else { continue };
             let resource = text(&said, "resource").unwrap_or_default();
             let same = resource.trim_end_matches('/');
             if same != self.resource && same != origin(&self.url) {
@@ -221,7 +237,8 @@ impl Tokens {
     async fn find(&self, resource: String) -> Result<Server, String> {
         let issuer = fetch::parse(&self.settings.issuer)?;
         for place in places(&issuer) {
-            let Some(said) = document(&place.parse().map_err(|_| "its metadata has no address")?).await? else { continue };
+            let address = place.parse().map_err(|_| "its metadata has no address")?;
+            let Some((said, reach)) = document(&address).await? else { continue };
             if text(&said, "issuer") != Some(&self.settings.issuer) {
                 return Err(format!("the metadata at {place} is of another issuer"));
             }
@@ -235,7 +252,7 @@ impl Tokens {
             let endpoint = text(&said, "token_endpoint").ok_or("its metadata names no token endpoint")?;
             let methods = "token_endpoint_auth_methods_supported";
             let by_form = lists(methods, "client_secret_post") == Some(true) && lists(methods, "client_secret_basic") == Some(false);
-            return Ok(Server { endpoint: fetch::parse(endpoint)?, resource, by_form });
+            return Ok(Server { endpoint: fetch::parse(endpoint)?, reach, resource, by_form });
         }
         Err("it has no metadata".to_owned())
     }
@@ -305,11 +322,14 @@ fn places(issuer: &Uri) -> Vec<String> {
     }
 }
 
-/// A JSON document, where there is one.
-async fn document(place: &Uri) -> Result<Option<Value>, String> {
+/// A JSON document, where there is one, and from how far out it came.
+async fn document(place: &Uri) -> Result<Option<(Value, Reach)>, String> {
     let answer = fetch::get(place).await.map_err(|why| format!("{place}: {why}"))?;
     match answer.status.as_u16() {
-        200 => serde_json::from_slice(&answer.body).map(Some).map_err(|_| format!("{place} is not JSON")),
+        200 => match serde_json::from_slice(&answer.body) {
+            Ok(said) => Ok(Some((said, answer.reach))),
+            Err(_) => Err(format!("{place} is not JSON")),
+        },
         // Servers without such a document say so in many ways.
         400..=499 => Ok(None),
         status => Err(format!("{place}: HTTP {status}")),

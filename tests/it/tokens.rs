@@ -1,5 +1,8 @@
 //! Access tokens of an authorization server: which are taken, which are not, and what becomes of the keys they are checked with.
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::hmac::{HMAC_SHA256, HMAC_SHA384, HMAC_SHA512};
+use aws_lc_rs::signature::KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use doorward::seal::random;
@@ -8,6 +11,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 
 use crate::support::issuer::{RESOURCE, Signer, encoded, now, with};
+use crate::support::stream::Stream;
 use crate::support::{Answer, Ask, Issuer, Serving, Site, Upstream, until};
 
 fn bearer(token: &str) -> Ask {
@@ -93,6 +97,22 @@ fn unproved(issuer: &Issuer) -> Vec<Forged> {
         ("a key of a stranger under the issuer's name", stranger.sign(&header, &claims), "its signature is wrong"),
         ("a key that the token brings along", stranger.sign(&own_key, &claims), "its signature is wrong"),
         ("an unknown key", headed(json!({ "kid": "k9" })), "its issuer has no such key"),
+        ("a path as the key's name", headed(json!({ "kid": "../../../../etc/passwd" })), "its issuer has no such key"),
+        ("a statement as the key's name", headed(json!({ "kid": "k1' OR '1'='1" })), "its issuer has no such key"),
+        ("a key's name with a null byte", headed(json!({ "kid": "k1\u{0}" })), "a claim cannot be read"),
+        ("a key's name that is a list", headed(json!({ "kid": ["k1"] })), "a claim cannot be read"),
+        ("a list of algorithms", headed(json!({ "alg": ["ES256", "none"] })), "a claim cannot be read"),
+        (
+            "a certificate that the token brings along",
+            stranger.sign(&with(header.clone(), &json!({ "x5u": "http://127.0.0.1:1/x", "x5c": [encoded("x")] })), &claims),
+            "its signature is wrong",
+        ),
+        (
+            "two algorithms",
+            signer.sign_text(&format!("{{\"alg\":\"none\",{}", &header.to_string()[1..]), &claims.to_string()),
+            "its header or its claims are not one JSON object",
+        ),
+        ("an encrypted one", format!("{sound}.{}.{}", encoded("x"), encoded("y")), "it is neither an API key nor a signed token"),
         (
             "the signature of another token",
             format!("{message}.{}", of(json!({ "jti": "2" })).rsplit_once('.').unwrap().1),
@@ -175,6 +195,112 @@ async fn a_forged_token_is_401_and_the_record_says_why() {
     }
     assert!(told.len() >= 30 && told.iter().all(|error| *error == told[0]), "one answer for every fault: {told:?}");
     assert_eq!(upstream.calls().len(), 1);
+}
+
+/// What somebody could take for a secret who knows the public half of an RSA key.
+fn as_secrets(signer: &Signer) -> Vec<Vec<u8>> {
+    let Signer::Rsa(key) = signer else { panic!("no RSA key") };
+    let public = signer.public("k1");
+    let pem = |label: &str, der: &[u8]| {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+    };
+    let spki: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+    let (pkcs1, spki) = (key.public_key().as_ref(), spki.as_ref());
+    let modulus = URL_SAFE_NO_PAD.decode(public["n"].as_str().unwrap()).unwrap();
+    let texts = [pem("PUBLIC KEY", spki), pem("PUBLIC KEY", spki).trim().to_owned(), pem("RSA PUBLIC KEY", pkcs1), public.to_string()];
+    let texts = texts.into_iter().chain([public["n"].as_str().unwrap().to_owned()]).map(String::into_bytes);
+    [spki.to_vec(), pkcs1.to_vec(), modulus].into_iter().chain(texts).collect()
+}
+
+#[tokio::test]
+async fn the_public_half_of_an_rsa_key_is_never_a_secret() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    issuer.rotate("k1", Signer::rsa());
+    let limits = "requests: { per_agent: 1000/s, failures_per_peer: 1000/s }\n";
+    let site = Site::of(&upstream).limits(limits).config(&issuer.entry(""));
+    let gateway = site.serve().await;
+    assert_eq!(shown(&gateway, &issuer.token(&json!({}))).await.code(), "ok");
+    let (signer, claims) = (issuer.signer().1, encoded(issuer.claims().to_string()));
+    for secret in as_secrets(&signer) {
+        for (word, algorithm) in [("HS256", HMAC_SHA256), ("HS384", HMAC_SHA384), ("HS512", HMAC_SHA512), ("RS256", HMAC_SHA256)] {
+            let message = format!("{}.{claims}", encoded(json!({ "alg": word, "typ": "JWT", "kid": "k1" }).to_string()));
+            let signature = aws_lc_rs::hmac::sign(&aws_lc_rs::hmac::Key::new(algorithm, &secret), message.as_bytes());
+            let token = format!("{message}.{}", encoded(signature));
+            assert_eq!(shown(&gateway, &token).await.status, 401, "{word} with {} bytes", secret.len());
+        }
+    }
+    // One of the same family: the set says which algorithm the key is for.
+    let claimed = signer.sign(&with(issuer.header(), &json!({ "alg": "PS256" })), &issuer.claims());
+    assert_eq!(shown(&gateway, &claimed).await.status, 401);
+    assert_eq!(upstream.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_for_some_agents_does_not_speak_for_the_others() {
+    let (issuer, upstream, site, gateway) = trusting(", agents: [demo]").await;
+    assert_eq!(shown(&gateway, &issuer.token(&json!({}))).await.code(), "ok");
+    let answer = shown(&gateway, &issuer.token(&json!({ "client_id": "other" }))).await;
+    assert_eq!((answer.status, answer.error()["message"].as_str()), (401, Some("the access token is not accepted here")));
+    let record = site.recorded("refusal", "code", "unauthenticated").await;
+    assert_eq!(record["note"], "a token was refused: its issuer does not speak for the agent that it names");
+    assert_eq!(upstream.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn whoever_comes_with_a_new_key_waits_until_the_set_is_there_and_strangers_have_it_fetched_once() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let limits = "requests: { per_agent: 1000/s, failures_per_peer: 1000/s }\n";
+    let site = Site::of(&upstream).limits(limits).config(&issuer.entry(""));
+    let gateway = site.serve().await;
+    assert_eq!(shown(&gateway, &issuer.token(&json!({}))).await.code(), "ok");
+    let fetched = issuer.asked("/jwks").len();
+    issuer.rotate("k2", Signer::p256());
+    let go = issuer.hold();
+    let send = |token: String| {
+        let client = gateway.nobody();
+        tokio::spawn(async move { client.send(&bearer(&token)).await.status })
+    };
+    let mut ours: Vec<_> = vec![send(issuer.token(&json!({ "jti": "0" })))];
+    issuer.got("/jwks", fetched + 1).await;
+    ours.extend((1..8).map(|number| send(issuer.token(&json!({ "jti": number.to_string() })))));
+    let (_, signer) = issuer.signer();
+    let stranger = |number: u32| signer.sign(&with(issuer.header(), &json!({ "kid": format!("x{number}") })), &issuer.claims());
+    let strangers: Vec<_> = (0..40).map(|number| send(stranger(number))).collect();
+    // Whoever is refused without waiting has been by now.
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+
+    go.cancel();
+
+    for one in ours {
+        assert_eq!(one.await.unwrap(), 200);
+    }
+    for one in strangers {
+        assert_eq!(one.await.unwrap(), 401);
+    }
+    assert_eq!(issuer.asked("/jwks").len(), fetched + 1);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let site = Site::of(&upstream).config(&issuer.entry(", leeway_s: 0"));
+    let gateway = site.serve().await;
+    assert_eq!(shown(&gateway, &issuer.token(&json!({}))).await.code(), "ok", "the first list is no change");
+    let token = issuer.token(&json!({ "exp": now() + 3 }));
+    let client = crate::support::Client::new(gateway.address, Some(token.clone()));
+    let session = client.begin("2025-06-18", json!({})).await;
+    let stream = Stream::open(&client, &session.get()).await;
+    let listen = Ask::modern("subscriptions/listen", json!({ "notifications": { "toolsListChanged": true } }));
+    let mut listening = Stream::open(&client, &listen).await;
+    assert_eq!(listening.message().await["method"], "notifications/subscriptions/acknowledged");
+    until("the end of the token", async || (shown(&gateway, &token).await.status == 401).then_some(())).await;
+
+    site.write("policies/policy.csv", "p, R9, agent:demo, up__*, reversible, -, allow\n");
+
+    let told: Vec<Value> = [stream.rest().await, listening.rest().await].concat();
+    assert!(told.iter().all(|message| message["method"] != "notifications/tools/list_changed"), "{told:?}");
 }
 
 #[tokio::test]
@@ -358,13 +484,13 @@ async fn a_key_set_that_never_ends_or_redirects_is_none() {
 async fn check_shows_whose_tokens_are_taken_with_which_keys() {
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
     let site = Site::of(&upstream).config(&issuer.entry(", scopes: [tools], agent_claim: robot"));
-    let done = site.run(&["check"]).await;
+    let done = site.run(&["check", "--live"]).await;
     assert_eq!(done.code, 0, "{done:?}");
     for words in [&*issuer.url(), RESOURCE, "robot", "tools", "k1 (ES256)"] {
         assert!(done.out.contains(words), "{words}: {}", done.out);
     }
     issuer.fail(true);
-    let done = site.run(&["check"]).await;
+    let done = site.run(&["check", "--live"]).await;
     assert!(done.out.contains("warning: ") && done.out.contains("cannot be fetched: HTTP 503"), "{}", done.out);
     let listed = site.run(&["--json", "check", "--offline"]).await.json();
     assert_eq!((&listed["issuers"][0]["issuer"], &listed["issuers"][0]["keys"]), (&json!(issuer.url()), &Value::Null));
@@ -387,6 +513,7 @@ async fn an_entry_that_could_let_the_wrong_in_is_refused_with_its_place() {
         (entry(&format!("{url}, algorithms: [none]")), "none"),
         (entry(&format!("{url}, algorithms: []")), "no algorithm is allowed"),
         (entry(&format!("{url}, scopes: [\"a b\"]")), "is not one scope"),
+        (entry(&format!("{url}, agents: [\"role:admin\"]")), "role:admin"),
         (entry(&format!("{url}, leeway_s: 3600")), "out of bounds"),
         (entry(&format!("{url} }}\n    - {{ issuer: \"https://as.example\", {url}")), "two entries have the issuer"),
     ] {

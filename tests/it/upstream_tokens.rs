@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use crate::support::{Does, Issuer, Site, Upstream};
+use crate::support::{Does, Issuer, Site, Upstream, until};
 
 const SECRET: &str = "client_secret: { from_env: UP_SECRET }, scopes: [files.read, files.write]";
 
@@ -43,6 +43,50 @@ async fn a_server_that_takes_no_token_is_not_asked_again_and_again() {
 
     assert_eq!(answer.told(), "upstream_unavailable none");
     assert_eq!((upstream.calls().len(), issuer.asked("/token").len()), (3, 2));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_every_token_does_not_make_us_hammer_its_issuer() {
+    let (issuer, upstream, site) = guarded(SECRET).await;
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+    upstream.wants("another");
+    for _ in 0..10 {
+        let told = gateway.client().call("up__echo", json!({})).await.told();
+        assert!(matches!(&*told, "upstream_unavailable none" | "circuit_open none"), "{told}");
+    }
+    assert_eq!(issuer.asked("/token").len(), 2, "one in place of the first");
+}
+
+#[tokio::test]
+async fn a_redirect_takes_the_credential_nowhere() {
+    let thief = Issuer::start().await;
+    thief.grants("up-1", 600);
+    for (path, words) in [("/token", "the token endpoint refuses (HTTP 307"), ("/.well-known/oauth-authorization-server", "HTTP 307")] {
+        let (issuer, upstream, site) = guarded(SECRET).await;
+        issuer.answers(path, 307, json!({ "to": format!("{}{path}", thief.url()) }));
+        let mut gateway = site.serve().await;
+        gateway.says(words).await;
+        assert!(thief.asked(path).is_empty() && upstream.journal().is_empty(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_token_no_longer_than_its_own_time() {
+    let (issuer, upstream, site) = guarded(SECRET).await;
+    issuer.grants("up-1", 1);
+    let rest = issuer.opens(&upstream, SECRET) + "defaults: { timeout_ms: 200 }\n";
+    let site = site.manifest("up", &rest);
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+    let held = issuer.hold();
+
+    let late = async || Some(gateway.client().call("up__pay", json!({})).await).filter(|answer| answer.code() != "ok");
+    let answer = until("the end of the token", late).await;
+
+    assert_eq!(answer.told(), "upstream_unavailable none");
+    held.cancel();
+    until("a token again", async || (gateway.client().call("up__echo", json!({})).await.code() == "ok").then_some(())).await;
 }
 
 #[tokio::test]
@@ -94,7 +138,7 @@ async fn an_operator_reads_why_there_is_no_token_and_never_the_secret() {
     let record = site.recorded("refusal", "code", "upstream_unavailable").await;
     assert!(record["note"].as_str().unwrap().contains("no access token from"), "{record}");
     assert!(issuer.asked("/token")[0].body.ends_with("&scope=files.read%20files.write"));
-    let checked = site.run(&["check"]).await;
+    let checked = site.run(&["check", "--live"]).await;
     assert!(checked.out.contains("invalid_client"), "{}", checked.out);
     let all = format!("{:?} {} {}", site.records(), gateway.stop().await.1, checked.out);
     assert!(!all.contains("s3cret") && upstream.journal().is_empty(), "{all}");
@@ -106,6 +150,7 @@ async fn a_grant_that_is_no_bearer_token_is_none() {
         (json!({ "access_token": "x", "token_type": "DPoP" }), "gives no bearer token"),
         (json!({ "access_token": "a\nb", "token_type": "Bearer" }), "no token that a header can hold"),
         (json!({ "token_type": "Bearer" }), "no token that a header can hold"),
+        (json!({ "access_token": "x".repeat(17_000), "token_type": "Bearer" }), "no token that a header can hold"),
         (json!(null), "gives no bearer token"),
     ] {
         let (issuer, upstream, site) = guarded(SECRET).await;

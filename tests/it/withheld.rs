@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Does, Site, Upstream, until};
+use crate::support::{Does, Issuer, Site, Upstream, until};
 
 fn redescribe(tools: &mut [Value], name: &str) {
     let tool = tools.iter_mut().find(|tool| tool["name"] == name).unwrap();
@@ -123,14 +123,14 @@ async fn a_lock_that_somebody_has_touched_is_refused_at_the_start() {
 async fn a_check_tells_of_each_tool_that_its_server_has_come_to_define_otherwise() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream);
-    assert_eq!(site.run(&["check"]).await.code, 0);
+    assert_eq!(site.run(&["check", "--live"]).await.code, 0);
     upstream.redefine(|tools| {
         redescribe(tools, "save");
         tools.retain(|tool| tool["name"] != "pay");
         tools.push(json!({ "name": "fresh", "inputSchema": { "type": "object" } }));
     });
 
-    let done = site.run(&["check"]).await;
+    let done = site.run(&["check", "--live"]).await;
 
     assert_eq!(done.code, 3, "{done:?}");
     for line in [
@@ -141,8 +141,27 @@ async fn a_check_tells_of_each_tool_that_its_server_has_come_to_define_otherwise
         assert_eq!(done.out.lines().filter(|told| told.starts_with(line)).count(), 1, "{line}: {}", done.out);
     }
     assert!(!done.out.contains("Ignore"), "{}", done.out);
-    assert_eq!(site.run(&["--json", "check"]).await.json()["drift"][0]["tool"], "up__fresh");
-    assert_eq!(site.run(&["check", "--offline"]).await.code, 0);
+    assert_eq!(site.run(&["--json", "check", "--live"]).await.json()["drift"][0]["tool"], "up__fresh");
+    assert_eq!(site.run(&["check"]).await.code, 0, "the files are as they were reviewed");
+}
+
+#[tokio::test]
+async fn a_check_runs_no_program_and_connects_to_nobody() {
+    let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
+    let site = Site::of(&upstream).config(&issuer.entry(""));
+    let shell = format!("touch '{}'; exit 1", site.path("ran").display());
+    let transport = json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell] } });
+    let site = site.manifest("piped", &format!("transport: {transport}\ntools:\n  save: {{ tier: reversible }}\n"));
+    let site = site.pinned("piped", &upstream.tools()[1..2]);
+
+    let done = site.run(&["check"]).await;
+
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.out.contains("`doorward check --live` asks"), "{}", done.out);
+    assert!(!site.path("ran").exists() && upstream.journal().is_empty() && issuer.asked("/jwks").is_empty());
+    let live = site.run(&["--json", "check", "--live"]).await;
+    assert!(site.path("ran").exists() && !upstream.journal().is_empty() && !issuer.asked("/jwks").is_empty(), "{live:?}");
+    assert_eq!(site.run(&["check", "--live", "--offline"]).await.code, 2);
 }
 
 #[tokio::test]
@@ -152,7 +171,7 @@ async fn a_check_warns_of_a_server_that_cannot_be_asked() {
         Site::of(&upstream).manifest("up", "transport: { stdio: { command: /nowhere/server } }\ntools:\n  save: { tier: reversible }\n");
     let site = site.pinned("up", &upstream.tools()[1..2]);
 
-    let done = site.run(&["check"]).await;
+    let done = site.run(&["check", "--live"]).await;
 
     assert_eq!((done.code, done.out.contains("warning: up: ")), (0, true), "{done:?}");
 }

@@ -166,7 +166,7 @@ async fn prompts_and_resources_of_the_wrapped_server_are_open_and_told_of() {
     let site = Site::of(&upstream);
     let listed = site.run(&["tools", "list"]).await;
     assert!(listed.out.contains("prompt greet") && listed.out.contains("template file:///keys/{name}"), "{listed:?}");
-    let checked = site.policy("p, R1, agent:demo, resource:up:file:///notes/*, read, -, allow\n").run(&["check"]).await;
+    let checked = site.policy("p, R1, agent:demo, resource:up:file:///notes/*, read, -, allow\n").run(&["check", "--live"]).await;
     let row = checked.out.lines().find(|line| line.starts_with("resource:up:file:///notes/a")).unwrap_or_default();
     assert!(row.contains("R1:agent:demo:allow"), "{checked:?}");
 }

@@ -42,6 +42,22 @@ async fn n60_metadata_says_for_whom_and_by_whom_tokens_are_made() {
 }
 
 #[tokio::test]
+async fn n60_metadata_stands_where_its_challenge_says_behind_another_path_too() {
+    let issuer = Issuer::start().await;
+    // A proxy in front knows it by `/inner`; agents know nothing of that.
+    let site = Site::empty().listen("path: /inner").config(&issuer.entry(""));
+    let gateway = site.serve().await;
+    for place in ["", "/mcp", "/inner"] {
+        let answer = gateway.nobody().send(&path(&format!("/.well-known/oauth-protected-resource{place}"))).await;
+        assert_eq!((answer.status, answer.json()["resource"].as_str()), (200, Some(RESOURCE)), "{place}");
+    }
+    assert_eq!(gateway.nobody().send(&path("/.well-known/oauth-protected-resource/other")).await.status, 404);
+    let asked = Ask { path: "/inner".to_owned(), ..Ask::modern("tools/list", json!({})) };
+    let challenge = gateway.nobody().send(&asked).await.header("www-authenticate").unwrap().to_owned();
+    assert!(challenge.contains(METADATA), "{challenge}");
+}
+
+#[tokio::test]
 async fn n60_a_request_without_a_token_is_told_where_one_is_made() {
     let issuer = Issuer::start().await;
     let site = Site::empty().config(&issuer.entry(", scopes: [tools]"));

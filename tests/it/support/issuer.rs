@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{Upstream, soon};
 
@@ -102,6 +103,8 @@ struct Shared {
     /// What it answers, by path; the keys where nothing else is said.
     answers: Mutex<Vec<(String, StatusCode, Value)>>,
     down: Mutex<bool>,
+    /// Answers wait for this.
+    held: Mutex<CancellationToken>,
     asked: watch::Sender<Vec<Asked>>,
 }
 
@@ -128,6 +131,7 @@ impl Issuer {
             signer: Mutex::new(("k1".to_owned(), Arc::new(Signer::p256()))),
             answers: Mutex::default(),
             down: Mutex::default(),
+            held: Mutex::new(ready()),
             asked: watch::Sender::new(Vec::new()),
         };
         let issuer = Self { shared: Arc::new(shared), address: listener.local_addr().unwrap() };
@@ -174,7 +178,14 @@ impl Issuer {
         *self.shared.down.lock().unwrap() = is_down;
     }
 
-    /// Answers requests for this path so from now on.
+    /// Answers nothing until what is returned is cancelled.
+    pub fn hold(&self) -> CancellationToken {
+        let held = CancellationToken::new();
+        *self.shared.held.lock().unwrap() = held.clone();
+        held
+    }
+
+    /// Answers requests for this path so from now on; a redirect leads to the body's `to`.
     pub fn answers(&self, path: &str, status: u16, body: Value) {
         let mut answers = self.shared.answers.lock().unwrap();
         answers.retain(|(known, _, _)| known != path);
@@ -242,10 +253,22 @@ impl Issuer {
             (false, None) => (StatusCode::NOT_FOUND, json!({})),
         };
         self.shared.asked.send_modify(|all| all.push(asked));
+        let held = self.shared.held.lock().unwrap().clone();
+        held.cancelled().await;
         let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
         *response.status_mut() = status;
+        if let Some(to) = body["to"].as_str().filter(|_| status.is_redirection()) {
+            response.headers_mut().insert("location", to.parse().unwrap());
+        }
         Ok(response)
     }
+}
+
+/// What nobody waits for.
+fn ready() -> CancellationToken {
+    let ready = CancellationToken::new();
+    ready.cancel();
+    ready
 }
 
 /// An object with other members; `null` takes one out.
