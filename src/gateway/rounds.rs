@@ -29,7 +29,7 @@ use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Request, Retry};
 use crate::mcp::respond::{Ending, Questions};
 use crate::mcp::revision::Revision;
-use crate::seal::{random, sha256};
+use crate::seal::{Seal, random, sha256};
 use crate::upstream::{self, Outcome, Reply, Resume, Upstream};
 
 /// What a state is sealed for.
@@ -119,6 +119,12 @@ impl Rounds {
         Ok(())
     }
 
+    /// What a state says; `None` where it is not ours, not of this call, over, or used.
+    fn opened(&self, seal: &Seal, state: &str, binding: &[u8; 32], now: i64) -> Option<Round> {
+        let plain = seal.open_within(PURPOSE, state, MAX_SEALED)?;
+        Round::read(&plain, binding).filter(|round| round.expires >= now && !self.used().contains_key(&round.nonce))
+    }
+
     fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,12 +143,8 @@ impl Rounds {
 /// `state_invalid`, whatever is wrong with it.
 pub(super) fn open(shared: &Shared, invocation: &Invocation<'_>, retry: Option<Retry<'_>>) -> Result<Option<Box<Round>>, Error> {
     let Some(state) = retry.and_then(|retry| retry.state) else { return Ok(None) };
-    let plain = shared.seal.open_within(PURPOSE, state, MAX_SEALED).ok_or_else(foreign)?;
-    let round = Round::read(&plain, &binding(invocation)).ok_or_else(foreign)?;
-    if round.expires < shared.audit.clock().unix_seconds() || shared.rounds.used().contains_key(&round.nonce) {
-        return Err(foreign());
-    }
-    Ok(Some(Box::new(round)))
+    let round = shared.rounds.opened(&shared.seal, state, &binding(invocation), shared.audit.clock().unix_seconds());
+    round.map(|round| Some(Box::new(round))).ok_or_else(foreign)
 }
 
 /// Uses the state up, so that nobody sends it a second time, and gives the intent that goes on where the call still waits.
@@ -408,6 +410,30 @@ mod tests {
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&number.to_le_bytes());
         Round { id: Uuid::nil(), attempt: 2, nonce, expires, parked: None, inner: None }
+    }
+
+    #[test]
+    fn a_state_that_is_forged_foreign_expired_or_used_is_none() {
+        let (rounds, seal, own) = (Rounds::default(), Seal::new(&[7; 32]).unwrap(), [1; 32]);
+        let mut plain = vec![VERSION, 0];
+        plain.extend_from_slice(Uuid::nil().as_bytes());
+        plain.extend_from_slice(&2_u32.to_be_bytes());
+        plain.extend_from_slice(&[9; 16]);
+        plain.extend_from_slice(&100_i64.to_be_bytes());
+        plain.extend_from_slice(&own);
+        plain.extend_from_slice(b"\"theirs\"");
+        let state = seal.seal(PURPOSE, &plain).unwrap();
+        let opened = |state: &str, binding: &[u8; 32], now| rounds.opened(&seal, state, binding, now).map(|round| round.expires);
+        assert_eq!(opened(&state, &own, 100), Some(100));
+        assert_eq!(opened(&state, &own, 101), None, "expired");
+        assert_eq!(opened(&state, &[2; 32], 100), None, "of another call");
+        assert_eq!(opened(&seal.seal("session2", &plain).unwrap(), &own, 100), None, "sealed for something else");
+        assert_eq!(opened(&Seal::new(&[8; 32]).unwrap().seal(PURPOSE, &plain).unwrap(), &own, 100), None, "sealed by somebody else");
+        let mut forged = state.clone().into_bytes();
+        forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };
+        assert_eq!(opened(std::str::from_utf8(&forged).unwrap(), &own, 100), None, "forged");
+        rounds.use_up(&"agent:a".into(), &rounds.opened(&seal, &state, &own, 100).unwrap(), 100).unwrap();
+        assert_eq!(opened(&state, &own, 100), None, "used");
     }
 
     #[test]

@@ -119,3 +119,26 @@ impl Sessions {
         self.ended.insert(Arc::clone(&session.name), session.expires);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_session_ends_with_its_time_and_is_one_agents_alone() {
+        let clock = Clock::fixed(1_000_000_000_000);
+        let sessions = Sessions::new(Arc::new(Seal::new(&[7; 32]).unwrap()), clock.clone(), 60);
+        let (one, other) = (Principal::local("a", "stdio"), Principal::local("b", "stdio"));
+        let settled = Negotiated { revision: Revision::V2025_11_25, client: None, capabilities: Capabilities::default() };
+        let id = sessions.begin(&one, &settled).unwrap();
+        clock.pass(Duration::from_secs(59));
+        assert_eq!(sessions.open(&id, &one).unwrap().revision, Revision::V2025_11_25);
+        let foreign = sessions.open(&id, &other).unwrap_err();
+
+        clock.pass(Duration::from_secs(1));
+
+        let expired = sessions.open(&id, &one).unwrap_err();
+        assert_eq!((expired.code(), expired.to_string()), (Code::SessionInvalid, foreign.to_string()), "told alike");
+    }
+}
