@@ -147,7 +147,17 @@ impl Gateway {
             Some(open) => Box::pin(self.shared.audit.round(trail, cleared, open)).await?,
         };
         let resume = rounds::resume(round.as_deref(), request.retry);
-        let ending = match upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await? {
+        let mut forwarded = upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await;
+        if forwarded.as_ref().is_err_and(|error| was_just_lost(upstream, error)) {
+            // Nothing of the call had left, and a server that has just ended is mostly back in a moment. Boxed, since it is rare.
+            forwarded = Box::pin(async {
+                let (upstream, slot) = self.reserve(target, &caller.principal).await?;
+                self.still_current(caller, target)?;
+                upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await
+            })
+            .await;
+        }
+        let ending = match forwarded? {
             Forwarded::Answered(reply) => match rounds::pages(&invocation, &reply) {
                 None => inspect(&reply, &invocation, schemas.output.as_deref())?,
                 Some(questions) => Ending::Asks(questions),
@@ -157,7 +167,7 @@ impl Gateway {
         rounds::wrap(&self.shared, trail, &invocation, ending)
     }
 
-    /// Waits a bounded time for the first connection, then takes a place in the upstream's bulkhead.
+    /// Waits a bounded time for a connection, then takes a place in the upstream's bulkhead.
     async fn reserve(&self, target: &Target, principal: &Principal) -> Result<(&Upstream, Slot), Error> {
         let upstream = self.upstreams.get(target.upstream);
         let upstream = upstream.ok_or_else(|| Error::new(Code::Internal, "the target has no upstream"))?;
@@ -165,6 +175,11 @@ impl Gateway {
         let only_agent = self.shared.identity.load().has_one_agent();
         Ok((upstream, upstream.reserve(&principal.id, only_agent)?))
     }
+}
+
+/// Whether a call found its connection gone before any of it was sent.
+fn was_just_lost(upstream: &Upstream, error: &Error) -> bool {
+    error.code() == Code::UpstreamUnavailable && error.effect() == Effect::None && !upstream.takes_calls()
 }
 
 fn withheld(target: &Target, standing: &Standing) -> Error {

@@ -32,7 +32,7 @@ pub fn inspect(reply: &Reply, invocation: &Invocation<'_>, output: Option<&Schem
     let parsed = json::parse(&text, LIMITS);
     let result = &parsed.map_err(|error| unsound(invocation, "the tool server's answer is not sound JSON").operator(error))?;
     if matches!(reply.outcome, Outcome::Failure(_)) {
-        return Err(refused::refused(result, &text, invocation));
+        return Err(refused::refused(result, &text, invocation, reply.begun));
     }
     if !result.is_object() {
         return Err(unsound(invocation, "the result is not an object"));

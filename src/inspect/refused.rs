@@ -14,8 +14,9 @@ use crate::upstream::input_request;
 /// Characters of a server's message that are passed on.
 const MAX_MESSAGE: usize = 300;
 
-/// What the error comes to. Its number tells whether the server got as far as running the target.
-pub(super) fn refused(error: &Node<'_>, text: &[u8], invocation: &Invocation<'_>) -> Error {
+/// What the error comes to. Its number tells whether the server got as far as running the target, unless that is known to have
+/// `begun`.
+pub(super) fn refused(error: &Node<'_>, text: &[u8], invocation: &Invocation<'_>, begun: bool) -> Error {
     let number = error.get("code").and_then(|code| match code.value {
         Value::Number(digits) => digits.parse::<i64>().ok(),
         _ => None,
@@ -23,6 +24,7 @@ pub(super) fn refused(error: &Node<'_>, text: &[u8], invocation: &Invocation<'_>
     let words = error.get("message").and_then(Node::as_str).unwrap_or_default();
     let words: String = words.chars().filter(|letter| !letter.is_control()).take(MAX_MESSAGE).collect();
     let effect = match (number, invocation.method) {
+        _ if begun => Effect::Unknown,
         (Some(-32700 | -32600 | -32601 | -32602 | -32022 | -32021 | -32020), _) => Effect::None,
         (Some(-32002), Method::ReadResource) => Effect::None,
         _ => Effect::Unknown,

@@ -91,7 +91,7 @@ pub(super) fn in_json(body: Bytes, id: u64, version: Revision) -> Result<Reply, 
     });
     read.map_err(|fault| Fault::Protocol(fault.0))?;
     let outcome = found.ok_or_else(|| Fault::Protocol("the answer has another id".to_owned()))?;
-    Ok(Reply { body, version, outcome })
+    Ok(Reply { body, version, outcome, begun: false })
 }
 
 /// The JSON-RPC error in the body of an HTTP error, where there is one: its id is ours or, as where the server could not
@@ -110,7 +110,7 @@ pub(super) async fn in_error(response: Response<Incoming>, id: u64, version: Rev
         }
     });
     read.ok()?;
-    Some(Reply { outcome: found?, body, version })
+    Some(Reply { outcome: found?, body, version, begun: false })
 }
 
 /// The events of a stream.

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::request::Sent;
 use super::session::Place;
 use super::shared::Shared;
 use super::wire;
@@ -56,6 +57,13 @@ pub(super) fn take(shared: &Shared, era: Era, asked: Question, asker: Option<&As
     }
     // A modern server asks nothing, and no client answers one (2026-07-28, basic).
     (era == Era::Legacy).then(|| wire::refusal(&id, NO_SUCH_METHOD, "method not found"))
+}
+
+/// A server that asks something has begun to work on the request. A `ping` is about the connection.
+pub(super) fn begins(sent: &Sent, method: &str) {
+    if method != "ping" {
+        sent.asked();
+    }
 }
 
 fn may_ask(asked: &Question, declared: Capabilities) -> bool {

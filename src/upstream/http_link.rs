@@ -307,6 +307,7 @@ impl HttpLink {
             Inbound::Progress { id: theirs, params } if theirs == id => tell(exchange, Notice::Progress(params)),
             Inbound::Log { level, params } if is_wanted(level, exchange.log_level) => tell(exchange, Notice::Log(params)),
             Inbound::Asked { id, method, params } => {
+                asking::begins(exchange.sent, &method);
                 let asked = Question { id, method, params: params.unwrap_or_default(), place: place.cloned() };
                 self.asked(asked, exchange.asker, exchange.tag);
             }
@@ -325,7 +326,7 @@ impl HttpLink {
                 shared.late(tag);
             }
         });
-        Reply { body, version, outcome }
+        Reply { body, version, outcome, begun: false }
     }
 
     /// A message that is not about the request on whose stream it came, or about none.

@@ -30,6 +30,15 @@ impl Link {
         }
     }
 
+    /// Whether it takes no calls any more.
+    pub(super) fn is_gone(&self) -> bool {
+        match self {
+            Self::Http(link) => link.gone.is_cancelled(),
+            Self::Stdio(link) => link.is_gone(),
+            Self::OldSse(link) => link.is_gone(),
+        }
+    }
+
     /// Waits until the link itself is gone and says why. An HTTP link only goes when a look at the server fails.
     pub(super) async fn lost(&self) -> String {
         match self {

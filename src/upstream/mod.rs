@@ -268,19 +268,26 @@ impl Upstream {
         self.0.offers.load().as_deref().copied()
     }
 
+    /// Whether a call would have a connection to go over now.
+    pub fn takes_calls(&self) -> bool {
+        self.0.live.load().as_ref().is_some_and(|live| !live.link.is_gone())
+    }
+
     /// Waits up to `grace` for a connection.
     ///
     /// # Errors
     /// `upstream_unavailable` when there is none by then, or at once when there can be none by then.
     pub async fn ready(&self, grace: Duration) -> Result<(), Error> {
-        if self.0.live.load().is_some() {
+        if self.takes_calls() {
             return Ok(());
         }
         let mut state = self.0.state.subscribe();
         let settled = state.wait_for(|state| match state {
             State::Connecting => false,
             State::Failed { retry_in, .. } => *retry_in >= grace,
-            State::Connected { .. } | State::Stopped => true,
+            // A link that has just gone is still called connected, until that is noticed.
+            State::Connected { .. } => self.takes_calls(),
+            State::Stopped => true,
         });
         if let Ok(Ok(state)) = timeout(grace, settled).await
             && matches!(*state, State::Connected { .. })
@@ -356,7 +363,9 @@ impl Upstream {
             () = tokio::time::sleep_until(request.deadline) => Err(exchange.broke(Code::UpstreamTimeout, "the tool server did not answer in time")),
         };
         slot.learn(outcome.as_ref().map(drop).map_err(Error::code));
-        outcome.and_then(|reply| bounded(reply, request.max_result_bytes))
+        // A request that brings answers goes on with one that the server has begun.
+        let begun = request.sent.was_asked() || request.retry.is_some();
+        outcome.and_then(|reply| bounded(Reply { begun, ..reply }, request.max_result_bytes))
     }
 
     /// Has a legacy server with a single session send such log messages.

@@ -103,6 +103,11 @@ impl OldSseLink {
         self.gone.cancel();
     }
 
+    /// Whether it takes no calls any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
     /// Waits until the link is gone and says why.
     pub(super) async fn lost(&self) -> String {
         self.gone.cancelled().await;
@@ -128,7 +133,10 @@ impl OldSseLink {
             }
         };
         match answer {
-            Ok(Ok((body, outcome))) => Ok(Reply { body, version: self.version.get().copied().unwrap_or(Revision::NEWEST_LEGACY), outcome }),
+            Ok(Ok((body, outcome))) => {
+                let version = self.version.get().copied().unwrap_or(Revision::NEWEST_LEGACY);
+                Ok(Reply { body, version, outcome, begun: false })
+            }
             Ok(Err(fault)) => Err(exchange.fault(Code::UpstreamProtocolError, "the answer is not MCP").operator(fault.0)),
             Err(_) => Err(self.broke(exchange)),
         }
@@ -218,7 +226,7 @@ impl OldSseLink {
             Inbound::ListChanged => self.shared.changed.notify_one(),
             Inbound::Updated(uri) => self.shared.watched.updated(&uri),
             Inbound::Asked { id, method, params } => {
-                let (call, asker) = self.pending.only_asker();
+                let (call, asker) = self.pending.only_asker(&method);
                 let asked = Question { id, method, params: params.unwrap_or_default(), place: None };
                 if let Some(answer) = asking::take(&self.shared, Era::Legacy, asked, asker.as_deref(), call) {
                     self.notify(answer);

@@ -211,11 +211,11 @@ impl Call {
                 ..Exchange::own(Era::Legacy, &owned.method, &members, &marked)
             };
             if let Some(reply) = stopped.run_until_cancelled(on.exchange(&exchange)).await {
-                let answered = reply.is_ok();
-                let _ = answer.send(reply);
-                if let Some(lease) = lease.filter(|_| answered) {
+                // Before the agent hears of it, since its next call may follow at once.
+                if let Some(lease) = lease.filter(|_| reply.is_ok()) {
                     lease.keep();
                 }
+                let _ = answer.send(reply);
             }
         });
         Self {
@@ -248,7 +248,8 @@ impl Call {
                     while let Ok(notice) = self.notices.try_recv() {
                         (round.tell)(&notice);
                     }
-                    return reply.and_then(|reply| bounded(reply, self.max_result_bytes)).map(Forwarded::Answered);
+                    let begun = self.sent.was_asked();
+                    return reply.and_then(|reply| bounded(Reply { begun, ..reply }, self.max_result_bytes)).map(Forwarded::Answered);
                 }
                 Some(question) = self.questions.recv() => {
                     self.ask(question, round.revision);

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::asking::Asker;
+use super::asking::{self, Asker};
 use super::inbound::NotMcp;
-use super::request::{Exchange, Notice, Outcome, is_wanted};
+use super::request::{Exchange, Notice, Outcome, Sent, is_wanted};
 use super::shared::Shared;
 use crate::mcp::log_level::LogLevel;
 
@@ -29,6 +29,7 @@ pub(super) struct Waiter {
     log_level: Option<LogLevel>,
     asker: Option<Arc<Asker>>,
     tag: Option<u128>,
+    sent: Sent,
 }
 
 /// Whose an answer is.
@@ -59,8 +60,8 @@ struct Inner {
 impl Pending {
     /// Has the exchange wait for the answer to `id`; false when the link is gone.
     pub(super) fn enlist(&self, id: u64, exchange: &Exchange<'_>, answer: oneshot::Sender<Answer>) -> bool {
-        let (notices, asker) = (exchange.notices.cloned(), exchange.asker.cloned());
-        self.add(id, exchange.session_key, Waiter { answer, notices, log_level: exchange.log_level, asker, tag: exchange.tag })
+        let (notices, asker, sent) = (exchange.notices.cloned(), exchange.asker.cloned(), exchange.sent.clone());
+        self.add(id, exchange.session_key, Waiter { answer, notices, log_level: exchange.log_level, asker, tag: exchange.tag, sent })
     }
 
     /// `agent` is empty for a request of our own.
@@ -134,9 +135,11 @@ impl Pending {
         }
     }
 
-    /// Whose question it is that names no call: only one call alone can have caused it.
-    pub(super) fn only_asker(&self) -> (Option<u128>, Option<Arc<Asker>>) {
+    /// Whose question it is that names no call: only one call alone can have caused it. Where there are several, any of them may have
+    /// begun.
+    pub(super) fn only_asker(&self, method: &str) -> (Option<u128>, Option<Arc<Asker>>) {
         let inner = self.inner();
+        inner.calls.values().for_each(|call| asking::begins(&call.sent, method));
         let mut calls = inner.calls.values();
         match (calls.next(), calls.next()) {
             (Some(call), None) => (call.tag, call.asker.clone()),
@@ -181,7 +184,7 @@ mod tests {
     use super::*;
 
     fn waiter(tag: u128) -> Waiter {
-        Waiter { answer: oneshot::channel().0, notices: None, log_level: None, asker: None, tag: Some(tag) }
+        Waiter { answer: oneshot::channel().0, notices: None, log_level: None, asker: None, tag: Some(tag), sent: Sent::default() }
     }
 
     #[test]

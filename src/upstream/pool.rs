@@ -6,6 +6,8 @@
 //! INVARIANT: a busy one holds a place of its agent, who has a share of them: a person may take long to answer, and nobody
 //! else could be asked meanwhile.
 //! INVARIANT: a process whose call did not end with an answer gets no other call: a late question would be taken for its own.
+//! INVARIANT: a process gets no call while its tools are not known to be those of the main one: they are compared when it starts,
+//! when it has said since that they changed, and as often as the main one is listed anew.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +22,7 @@ use super::handshake;
 use super::link::Link;
 use super::listing::{self, Unlisted};
 use super::stdio::StdioLink;
+use super::supervise::RELIST;
 use super::{Core, Way};
 use crate::error::{Code, Error};
 use crate::limit::slots::{Full, Place, Slots};
@@ -50,6 +53,8 @@ struct Entry {
     open: Option<Open>,
     /// `None` while it has no call.
     busy: Option<Place>,
+    /// When its tools were last compared with the main one's.
+    compared: Instant,
     used: Instant,
     number: u64,
 }
@@ -78,8 +83,9 @@ impl Pool {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A free process of this agent that was told of these capabilities; where there is none, the place comes back.
-    fn free(&self, agent: &Arc<str>, declared: Capabilities, place: Place) -> Result<(u64, Arc<StdioLink>), Place> {
+    /// A free process of this agent that was told of these capabilities, and whether its tools are to be compared first; where
+    /// there is none, the place comes back.
+    fn free(&self, agent: &Arc<str>, declared: Capabilities, place: Place) -> Result<(u64, Arc<StdioLink>, bool), Place> {
         let mut entries = self.entries();
         entries.retain(|entry| entry.busy.is_some() || entry.open.as_ref().is_some_and(|open| !open.link.is_gone()));
         let is_free = |entry: &&mut Entry| entry.busy.is_none() && entry.agent == *agent && entry.declared == declared;
@@ -90,7 +96,15 @@ impl Pool {
             return Err(place);
         };
         entry.busy = Some(place);
-        Ok((entry.number, link))
+        let is_due = link.says_changed() || entry.compared.elapsed() >= RELIST;
+        Ok((entry.number, link, is_due))
+    }
+
+    /// Notes that the tools of a process were compared just now.
+    fn compared(&self, number: u64) {
+        if let Some(entry) = self.entries().iter_mut().find(|entry| entry.number == number) {
+            entry.compared = Instant::now();
+        }
     }
 
     /// Room for another process; the one unused for longest makes way. There is one: who has a place is not among the busy yet.
@@ -103,7 +117,7 @@ impl Pool {
         }
         let number = entries.iter().map(|entry| entry.number + 1).max().unwrap_or_default();
         let used = Instant::now();
-        entries.push(Entry { agent: Arc::clone(agent), declared, open: None, busy: Some(place), used, number });
+        entries.push(Entry { agent: Arc::clone(agent), declared, open: None, busy: Some(place), compared: used, used, number });
         number
     }
 
@@ -122,22 +136,37 @@ impl Pool {
 pub(super) async fn lease(core: &Arc<Core>, main: &Link, agent: &Arc<str>, share: usize, declared: Capabilities) -> Result<Lease, Error> {
     let place = core.pool.places.take(agent, share).map_err(|full| busy(core, full))?;
     let number = match core.pool.free(agent, declared, place) {
-        Ok((number, link)) => return Ok(Lease { core: Arc::clone(core), number, link, kept: false }),
+        Ok((number, link, is_due)) => {
+            // Dropped where it does not describe its tools alike any more, which gives the process up.
+            let lease = Lease { core: Arc::clone(core), number, link, kept: false };
+            if is_due {
+                compare(core, main, &lease.link).await?;
+                core.pool.compared(number);
+            }
+            return Ok(lease);
+        }
         Err(place) => core.pool.make_room(agent, declared, place),
     };
     let opening = Opening { core, number, kept: false };
-    let failed = |reason: String| {
-        let error = Error::new(Code::UpstreamUnavailable, format!("a further process of `{}` cannot be started", core.spec.id));
-        error.from_upstream().retry_after_ms(1_000).operator(reason)
-    };
-    let opened = open(core, declared).await.map_err(failed)?;
+    let opened = open(core, declared).await.map_err(|reason| unusable(core, reason))?;
     let link = Arc::clone(&opened.link);
-    if !describes_alike(core, main, &Link::Stdio(Arc::clone(&link))).await.map_err(failed)? {
-        let what = format!("a further process of `{}` describes its tools otherwise than the reviewed one", core.spec.id);
-        return Err(Error::new(Code::ToolWithheld, what).from_upstream());
-    }
+    compare(core, main, &link).await?;
     opening.keep(opened);
     Ok(Lease { core: Arc::clone(core), number, link, kept: false })
+}
+
+fn unusable(core: &Core, reason: String) -> Error {
+    let error = Error::new(Code::UpstreamUnavailable, format!("a further process of `{}` cannot be started", core.spec.id));
+    error.from_upstream().retry_after_ms(1_000).operator(reason)
+}
+
+/// Lets a process pass only with the tools of the main one.
+async fn compare(core: &Core, main: &Link, link: &Arc<StdioLink>) -> Result<(), Error> {
+    if describes_alike(core, main, &Link::Stdio(Arc::clone(link))).await.map_err(|reason| unusable(core, reason))? {
+        return Ok(());
+    }
+    let what = format!("a further process of `{}` describes its tools otherwise than the reviewed one", core.spec.id);
+    Err(Error::new(Code::ToolWithheld, what).from_upstream())
 }
 
 fn busy(core: &Core, full: Full) -> Error {

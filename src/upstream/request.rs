@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -96,6 +96,8 @@ pub struct Reply {
     pub version: Revision,
     /// Which answer it is, and where in `body`.
     pub outcome: Outcome,
+    /// Whether the server had asked something before: then it had begun, whatever the number of its error says.
+    pub begun: bool,
 }
 
 /// How a request has gone on so far.
@@ -129,9 +131,15 @@ impl Reply {
     }
 }
 
-/// Whether the first byte of a request has left. Clones tell of the same request.
+/// Whether the first byte of a request has left, and whether its server has asked something since. Clones tell of the same request.
 #[derive(Clone, Debug, Default)]
-pub struct Sent(Arc<AtomicU8>);
+pub struct Sent(Arc<Way>);
+
+#[derive(Debug, Default)]
+struct Way {
+    left: AtomicU8,
+    asked: AtomicBool,
+}
 
 const WAITING: u8 = 0;
 const LEFT: u8 = 1;
@@ -140,25 +148,35 @@ const WITHDRAWN: u8 = 2;
 impl Sent {
     /// Whether it has; from then on the effect of a call without an answer is unknown.
     pub fn has_left(&self) -> bool {
-        self.0.load(Ordering::Acquire) == LEFT
+        self.0.left.load(Ordering::Acquire) == LEFT
     }
 
     /// Taken by what writes, right before the first byte. False when the request must not be written.
     pub(super) fn claim(&self) -> bool {
-        self.0.compare_exchange(WAITING, LEFT, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.0.left.compare_exchange(WAITING, LEFT, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// The effect of a call that ends without an answer. Where it is `none`, it stays so: the request is withdrawn.
     pub(super) fn settle(&self) -> Effect {
-        match self.0.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) {
+        match self.0.left.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) | Err(WITHDRAWN) => Effect::None,
             Err(_) => Effect::Unknown,
         }
     }
 
-    /// The server has said that it did not process the request: it may be written once more.
+    /// The server asks something while it works on the request.
+    pub(super) fn asked(&self) {
+        self.0.asked.store(true, Ordering::Release);
+    }
+
+    /// Whether it has.
+    pub(super) fn was_asked(&self) -> bool {
+        self.0.asked.load(Ordering::Acquire)
+    }
+
+    /// The request was not processed, as its server says or as none of it got there: it may be written once more.
     pub(super) fn unprocessed(&self) {
-        let _ = self.0.compare_exchange(LEFT, WAITING, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.0.left.compare_exchange(LEFT, WAITING, Ordering::AcqRel, Ordering::Acquire);
     }
 }
 

@@ -5,7 +5,7 @@
 //! INVARIANT: each waiting call gets exactly one answer or the news that the link is gone.
 //! INVARIANT: no lock is held across an await; a pipe that takes no more bytes delays a call no longer than its deadline.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub(super) struct StdioLink {
     listening: AtomicU64,
     /// The server has ended that request.
     pub(super) unheard: Notify,
+    /// The server has said that its lists changed, and nobody has asked since whether it did.
+    changed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -100,6 +102,7 @@ impl StdioLink {
             why: OnceLock::new(),
             listening: AtomicU64::new(0),
             unheard: Notify::new(),
+            changed: AtomicBool::new(false),
         });
         let tasks = &shared.tasks;
         let (log, gone) = (child::log(Arc::clone(&shared.id), stderr), link.gone.clone());
@@ -132,6 +135,11 @@ impl StdioLink {
         self.gone.is_cancelled()
     }
 
+    /// Whether the server has said that its lists changed since this was last asked.
+    pub(super) fn says_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::AcqRel)
+    }
+
     /// Ends the link with what holds the returned guard.
     pub(super) fn closer(&self) -> tokio_util::sync::DropGuard {
         self.gone.clone().drop_guard()
@@ -158,7 +166,10 @@ impl StdioLink {
         let Ok(room) = self.lines.reserve().await else { return Err(self.broke(exchange)) };
         room.send(Line::new(bytes, exchange.sent.clone()));
         match answered.await {
-            Ok(Ok((body, outcome))) => Ok(Reply { body, version: self.version.get().copied().unwrap_or(Revision::NEWEST), outcome }),
+            Ok(Ok((body, outcome))) => {
+                let version = self.version.get().copied().unwrap_or(Revision::NEWEST);
+                Ok(Reply { body, version, outcome, begun: false })
+            }
             Ok(Err(fault)) => Err(exchange.fault(Code::UpstreamProtocolError, "the answer is not MCP").operator(fault.0)),
             Err(_) => Err(self.broke(exchange)),
         }
@@ -233,7 +244,7 @@ impl StdioLink {
         let writing = async {
             while let Some(line) = queue.recv().await {
                 if line.sent.claim()
-                    && let Err(error) = stdin.write_all(&line.bytes).await
+                    && let Err(error) = written(&mut stdin, &line).await
                 {
                     self.lose(Gone::Ended(format!("its input is closed: {error}")));
                     return;
@@ -307,14 +318,17 @@ impl StdioLink {
             Inbound::Answer { id: Some(id), outcome } => return self.answer(id, Ok((line.clone(), outcome))),
             Inbound::Progress { id, params } => self.pending.progress(id, params),
             Inbound::Log { level, params } => self.pending.log(level, params),
-            Inbound::ListChanged => self.shared.changed.notify_one(),
+            Inbound::ListChanged => {
+                self.changed.store(true, Ordering::Release);
+                self.shared.changed.notify_one();
+            }
             Inbound::Updated(uri) => self.shared.watched.updated(&uri),
             Inbound::Cancelled(id) => {
                 let _ = id.as_json().parse().is_ok_and(|id| self.unheard(id));
             }
             Inbound::Asked { id, method, params } => {
                 let era = self.version.get().map_or(Era::Legacy, |version| version.era());
-                let (call, asker) = self.pending.only_asker();
+                let (call, asker) = self.pending.only_asker(&method);
                 let asked = Question { id, method, params: params.unwrap_or_default(), place: None };
                 if let Some(answer) = asking::take(&self.shared, era, asked, asker.as_deref(), call) {
                     self.notify(answer);
@@ -343,6 +357,18 @@ impl StdioLink {
         }
         process.end(&self.shared.hurry).await;
     }
+}
+
+/// Writes a line. Where not one byte of it went into the pipe, its request was not sent.
+async fn written(stdin: &mut ChildStdin, line: &Line) -> std::io::Result<()> {
+    let first = match stdin.write(&line.bytes).await {
+        Ok(first) if first > 0 => first,
+        none => {
+            line.sent.unprocessed();
+            return none.and(Err(std::io::ErrorKind::WriteZero.into()));
+        }
+    };
+    stdin.write_all(line.bytes.get(first..).unwrap_or_default()).await
 }
 
 /// A call under way. Its end without an answer, for whatever reason, withdraws or cancels the request.
@@ -381,6 +407,7 @@ mod tests {
             why: OnceLock::new(),
             listening: AtomicU64::new(0),
             unheard: Notify::new(),
+            changed: AtomicBool::new(false),
         }
     }
 

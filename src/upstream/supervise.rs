@@ -25,7 +25,7 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::f
 /// How long after a hint all is listed again: a server that registers ten tools tells so ten times.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// How often all is listed without a hint.
-const RELIST: Duration = Duration::from_secs(300);
+pub(super) const RELIST: Duration = Duration::from_secs(300);
 
 /// Runs until the upstream is stopped.
 pub(super) async fn run(core: Arc<Core>) {

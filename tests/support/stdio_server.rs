@@ -139,6 +139,7 @@ impl Server {
             }
             "unreadable" => unreadable(id, params["arguments"]["how"].as_str().unwrap_or_default()),
             "never" => self.held.push(id.clone()),
+            "wrong_id" => said(&json!(900_001), &json!({})),
             "twice" => (0..2).for_each(|_| said(id, &json!({}))),
             "progress" => {
                 let token = &params["_meta"]["progressToken"];

@@ -19,6 +19,29 @@ async fn two_answers_of_a_server_are_one_to_the_agent_and_recorded() {
 }
 
 #[tokio::test]
+async fn an_answer_under_another_id_is_nobodys() {
+    let site = on_pipes("legacy", &["wrong_id", "echo"], "timeout_ms: 500");
+    let gateway = site.serve().await;
+    let client = gateway.client();
+    let (lied, fine) = tokio::join!(client.call("up__wrong_id", json!({})), client.call("up__echo", json!({})));
+    assert_eq!((lied.told().as_str(), fine.code().as_str()), ("upstream_timeout unknown", "ok"));
+    let late = until("the answer that nobody asked for", async || site.of_kind("late").pop()).await;
+    assert!(late["note"].as_str().unwrap().contains("never sent"), "{late}");
+    let server = Server::modern(|asked| {
+        let mut answer = asked.result(&json!({ "content": [], "resultType": "complete" }));
+        if asked.body["params"]["arguments"]["lie"] == true {
+            answer["id"] = json!("another");
+        }
+        Answer::json(200, &answer)
+    })
+    .await;
+    let site = in_front_of(&server.transport(), &["echo"], "");
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({ "lie": true })).await.told(), "upstream_protocol_error unknown");
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+}
+
+#[tokio::test]
 async fn half_a_json_ends_its_call_and_no_other() {
     let site = on_pipes("legacy", &["unreadable", "junk"], "");
     let gateway = site.serve().await;
@@ -46,6 +69,19 @@ async fn an_endless_sse_stream_is_read_no_further_than_the_longest_message() {
     let site = in_front_of(&server.transport(), &["echo"], "");
     let gateway = site.serve().await;
     assert_eq!(gateway.client().call("up__echo", json!({})).await.told(), "result_too_large unknown");
+}
+
+#[tokio::test]
+async fn a_stream_that_says_nothing_for_ever_ends_with_the_time_of_its_call() {
+    let server = Server::modern(|_| {
+        let chunks = (0..1_000).map(|_| ": still here\n\n".to_owned()).collect();
+        Answer::Http { status: 200, headers: vec![("content-type", "text/event-stream".to_owned())], chunks, end: End::Open }
+    })
+    .await;
+    let site = in_front_of(&server.transport(), &["echo"], "timeout_ms: 300");
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.told(), "upstream_timeout unknown");
+    assert_eq!(site.ends(1).await, ["upstream_timeout unknown"]);
 }
 
 #[tokio::test]

@@ -293,6 +293,28 @@ async fn n34_the_servers_state_comes_back_to_it_unchanged_under_a_new_id() {
 }
 
 #[tokio::test]
+async fn a_state_of_ours_in_a_servers_mouth_is_only_its_words() {
+    let (upstream, site) = relaying(wants(Some("theirs"))).await;
+    let gateway = site.serve().await;
+    let first = asked(&gateway.client(), "save", &forms()).await;
+    let stolen = first["requestState"].as_str().unwrap();
+    // The server gives out as its own what it was never given, to another agent.
+    upstream.does("save", Does::Asks(wants(Some(stolen))));
+    let second = asked(&gateway.other(), "save", &forms()).await;
+    assert_ne!(second["requestState"], first["requestState"]);
+
+    assert_eq!(saved(&gateway.other(), &first).await.code(), "state_invalid", "it is no way into the first agent's call");
+    assert_eq!(saved(&gateway.other(), &second).await.code(), "ok");
+
+    assert_eq!(
+        upstream.calls().last().unwrap().json()["params"]["requestState"],
+        stolen,
+        "it goes back as it came, and opens nothing here"
+    );
+    assert_eq!(saved(&gateway.client(), &first).await.code(), "ok", "and the first agent's call is not used up");
+}
+
+#[tokio::test]
 async fn n34_a_server_without_a_state_gets_none() {
     let (upstream, site) = relaying(wants(None)).await;
     let gateway = site.serve().await;
@@ -419,6 +441,53 @@ async fn a_further_process_that_describes_its_tools_otherwise_gets_no_call() {
     assert_eq!(gateway.client().send(&call("ask", &forms())).await.told(), "tool_withheld none");
     let calls = journal(&site).into_iter().filter(|(_, message)| message["method"] == "tools/call").count();
     assert_eq!(calls, 1);
+}
+
+#[tokio::test]
+async fn a_further_process_that_changes_its_tools_later_gets_no_further_call() {
+    let site = site_of("elicitation", "", "turns");
+    let gateway = site.serve().await;
+    let client = gateway.client();
+    let first = asked(&client, "ask", &forms()).await;
+    let answer = client.send(&again("ask", &forms(), &first, &json!({ "q1": accepts(&json!({ "branch": "main" })) }))).await;
+    assert!(said(&answer).contains("main"));
+
+    let refused = client.send(&call("ask", &forms())).await;
+
+    assert_eq!(refused.told(), "tool_withheld none");
+    let calls = journal(&site).into_iter().filter(|(_, message)| message["method"] == "tools/call").count();
+    assert_eq!(calls, 1);
+    site.recorded("outcome", "code", "tool_withheld").await;
+}
+
+#[tokio::test]
+async fn a_server_that_has_asked_has_begun_whatever_it_says_after() {
+    let site = site("elicitation", "");
+    let gateway = site.serve().await;
+    let client = gateway.client();
+    let refusing = |ask: Ask| ask.saying("\"arguments\":{}", "\"arguments\":{\"refuse\":true}");
+    let first = questions(&client.send(&refusing(call("ask", &forms()))).await);
+    let answers = json!({ "q1": accepts(&json!({ "branch": "main" })) });
+    let answer = client.send(&refusing(again("ask", &forms(), &first, &answers))).await;
+    assert_eq!((answer.told().as_str(), &answer.error()["retryable"]), ("upstream_error unknown", &json!(false)));
+    assert_eq!(site.ends(1).await, ["upstream_error unknown"]);
+
+    // It asked, though nobody was shown it: a form that asks for a secret, and what it was not offered.
+    for (tool, declared) in [("secret", forms()), ("ask", json!({}))] {
+        assert_eq!(client.send(&refusing(call(tool, &declared))).await.told(), "upstream_error unknown", "{tool}");
+    }
+    assert_eq!(client.send(&refusing(call("echo", &json!({})))).await.told(), "upstream_error none", "a server that asked nothing");
+}
+
+#[tokio::test]
+async fn an_answered_question_of_a_modern_server_is_no_call_that_never_was() {
+    let (upstream, site) = relaying(wants(Some("theirs"))).await;
+    let gateway = site.serve().await;
+    let client = gateway.client();
+    let first = asked(&client, "save", &forms()).await;
+    upstream.does("save", Does::Error(-32602, "no"));
+    assert_eq!(saved(&client, &first).await.told(), "upstream_error unknown");
+    assert_eq!(client.send(&call("save", &forms())).await.told(), "upstream_error none");
 }
 
 #[tokio::test]
