@@ -31,6 +31,7 @@ impl Stream {
         let head = open.head().await;
         let kind = head.header("content-type").unwrap_or_default().to_owned();
         assert!(head.status == 200 && kind.starts_with("text/event-stream"), "no stream: {head:?}");
+        assert_eq!(head.header("x-accel-buffering"), Some("no"), "a proxy in front would hold the events back");
         Self { open, text: String::new() }
     }
 
