@@ -69,8 +69,8 @@ pub struct Schema {
     validator: Validator<Borrowed>,
     backtracking: bool,
     ways: Ways,
-    /// Whether it compares numbers.
-    compares: bool,
+    /// What it compares integers of more than 64 bits with.
+    compared: number::Compared,
 }
 
 impl fmt::Debug for Schema {
@@ -94,19 +94,19 @@ impl Schema {
         if let Some(place) = number::incomparable(&node) {
             return Err(SchemaFault(format!("the number at `{place}` of the schema has more digits than can be compared exactly")));
         }
-        let (owned, compares) = (owned(&node), number::compares(&node));
+        let (owned, compared) = (owned(&node), number::Compared::by(&node));
         let ways = shape::ways(&owned)?;
         let options = jsonschema::options_for::<Borrowed>()
             .offline()
             .should_validate_formats(formats == Formats::Assert)
             .with_pattern_options(PatternOptions::regex().size_limit(MAX_PATTERN_BYTES));
         if let Ok(validator) = options.build(&owned) {
-            return Ok(Self { validator, backtracking: false, ways, compares });
+            return Ok(Self { validator, backtracking: false, ways, compared });
         }
         let options =
             options.with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(BACKTRACK_STEPS).size_limit(MAX_PATTERN_BYTES));
         let validator = options.build(&owned).map_err(|error| SchemaFault(error.to_string()))?;
-        Ok(Self { validator, backtracking: true, ways, compares })
+        Ok(Self { validator, backtracking: true, ways, compared })
     }
 
     /// Whether a pattern needs the bounded backtracking engine.
@@ -119,7 +119,7 @@ impl Schema {
     /// # Errors
     /// The broken rules, at most eight, without values; or the first number that cannot be compared.
     pub fn check(&self, node: &Node<'_>) -> Result<(), Vec<Detail>> {
-        if let Some(inexact) = number::inexact(node, self.compares) {
+        if let Some(inexact) = number::inexact(node, &self.compared) {
             return Err(vec![inexact]);
         }
         if self.validator.is_valid(node) {

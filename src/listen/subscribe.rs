@@ -163,7 +163,8 @@ impl Listening<'_> {
                 () = self.cancel.cancelled() => break LEFT,
                 () = self.service.stopping().cancelled() => break STOPS,
                 _ = look.tick() => {}
-                changed = changes.next() => {
+                // Told by nothing is who would not be let in any more; the look below ends it.
+                changed = changes.next() => if changes::is_let_in(self.service, &self.caller.principal) {
                     // Another policy changes every list.
                     if let (Some(recorded), true) = (&mut recorded, changed.iter().any(|change| matches!(change, Change::List(_)))) {
                         recorded.look(&self.service.gateway());

@@ -1,8 +1,8 @@
 //! Numbers that cannot be compared with a schema's: integers of 64 bits are compared by their digits, all others as doubles, and each goes
 //! on with all of its digits.
 //!
-//! INVARIANT: what a double prints as, in its shortest form, is never refused; nor is an integer, unless it has more than 64 bits and the
-//! schema compares numbers.
+//! INVARIANT: what a double prints as, in its shortest form, is never refused; nor is an integer, unless it has more than 64 bits and what
+//! the schema compares it with could not be told from it.
 //! INVARIANT: a schema whose own numbers are not compared as what they say does not compile.
 
 use crate::error::Detail;
@@ -14,10 +14,47 @@ const SAFE_DIGITS: usize = 15;
 /// The least integer of 64 bits, `i64::MIN`.
 const LEAST: f64 = -9_223_372_036_854_775_808.0;
 
-/// The first number of the value that cannot be compared as what it is, with a schema that `compares` numbers or does not.
-pub(super) fn inexact(node: &Node<'_>, compares: bool) -> Option<Detail> {
-    let is_sound = if compares { is_comparable } else { is_exact };
-    first(node, is_sound).map(|pointer| Detail {
+/// What a schema compares integers of more than 64 bits with.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    /// Something that a double nearby could change in any case.
+    closely: bool,
+    /// Its own numbers of that size. Between one of them and what it is compared with there is no other double, so that the order of the two is
+    /// that of their doubles unless these are equal.
+    with: Vec<f64>,
+}
+
+impl Compared {
+    /// Looks through a schema.
+    pub(super) fn by(schema: &Node<'_>) -> Self {
+        let mut found = Self::default();
+        found.look(schema);
+        found
+    }
+
+    fn look(&mut self, node: &Node<'_>) {
+        match &node.value {
+            Value::Number(digits) => self.with.extend(digits.parse::<f64>().ok().filter(|double| double.abs() >= -LEAST)),
+            Value::Array(items) => items.iter().for_each(|item| self.look(item)),
+            Value::Object(members) => members.iter().for_each(|member| {
+                // Two that are equal as doubles would be taken for the same, and a multiple is one or is not with every digit.
+                self.closely |= matches!(&*member.key, "multipleOf" | "divisibleBy" | "uniqueItems");
+                self.look(&member.node);
+            }),
+            _ => {}
+        }
+    }
+
+    /// Whether an integer that no double says could be taken for what the schema compares it with.
+    fn confuses(&self, text: &str) -> bool {
+        self.closely || text.parse::<f64>().is_ok_and(|double| self.with.contains(&double))
+    }
+}
+
+/// The first number of the value that cannot be compared as what it is, by a schema that compares these.
+pub(super) fn inexact(node: &Node<'_>, compared: &Compared) -> Option<Detail> {
+    let is_sound = |text: &str| is_exact(text) && (is_comparable(text) || !compared.confuses(text));
+    first(node, &is_sound).map(|pointer| Detail {
         pointer,
         keyword: "type".to_owned(),
         expected: "an integer, or a number that a double holds".to_owned(),
@@ -28,41 +65,18 @@ pub(super) fn inexact(node: &Node<'_>, compares: bool) -> Option<Detail> {
 /// Where a schema has a number that would be compared as another one, wherever that is: what is a constant and what is a mere default
 /// depends on the dialect, and such a number is a mistake anywhere.
 pub(super) fn incomparable(schema: &Node<'_>) -> Option<String> {
-    first(schema, is_comparable)
-}
-
-/// Whether a schema may compare a number of a value with another one.
-pub(super) fn compares(schema: &Node<'_>) -> bool {
-    match &schema.value {
-        Value::Array(items) => items.iter().any(compares),
-        Value::Object(members) => members.iter().any(|member| {
-            let here = match &*member.key {
-                "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" | "divisibleBy" => true,
-                "const" | "enum" => has_number(&member.node),
-                // Two that are equal as doubles would be taken for the same.
-                "uniqueItems" => true,
-                _ => false,
-            };
-            here || compares(&member.node)
-        }),
-        _ => false,
-    }
-}
-
-fn has_number(node: &Node<'_>) -> bool {
-    let children = node.items().iter().chain(node.members().iter().map(|member| &member.node));
-    matches!(node.value, Value::Number(_)) || children.into_iter().any(has_number)
+    first(schema, &is_comparable)
 }
 
 /// The place of the first number that is not sound, as a JSON Pointer.
-fn first(node: &Node<'_>, is_sound: fn(&str) -> bool) -> Option<String> {
+fn first(node: &Node<'_>, is_sound: &dyn Fn(&str) -> bool) -> Option<String> {
     let mut place = Vec::new();
     let pointer = |place: &[String]| place.iter().rev().map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1"))).collect();
     find(node, is_sound, &mut place).then(|| pointer(&place))
 }
 
 /// Whether there is one; `place` is then where, the innermost part first.
-fn find(node: &Node<'_>, is_sound: fn(&str) -> bool, place: &mut Vec<String>) -> bool {
+fn find(node: &Node<'_>, is_sound: &dyn Fn(&str) -> bool, place: &mut Vec<String>) -> bool {
     match &node.value {
         Value::Number(digits) => !is_sound(digits),
         Value::Array(items) => match items.iter().position(|item| find(item, is_sound, place)) {

@@ -119,12 +119,14 @@ fn an_integer_beyond_64_bits_is_refused_where_it_would_be_compared_as_another() 
         r#"{"maximum":100000000000000000000}"#,
         r#"{"const":100000000000000000000}"#,
         r#"{"not":{"enum":[100000000000000000000]}}"#,
-        r#"{"type":"integer","exclusiveMinimum":0}"#,
+        r#"{"multipleOf":2}"#,
+        r#"{"not":{"multipleOf":2}}"#,
     ] {
         let details = compile(schema).unwrap().check(&parse(wide.as_bytes(), Limits::default()).unwrap()).unwrap_err();
         assert_eq!(details[0].got, "a number with more digits than can be compared exactly", "{schema}");
     }
-    // Nothing is compared, and the digits go on as they are.
+    // It cannot be taken for what it is compared with, and the digits go on as they are.
+    assert!(accepts(r#"{"minimum":0,"maximum":200000000000000000000}"#, wide) && !accepts(r#"{"maximum":99}"#, wide));
     assert!(accepts(r#"{"type":"integer"}"#, wide) && accepts(r#"{"enum":["a"],"type":["string","integer"]}"#, r#""a""#));
 }
 
