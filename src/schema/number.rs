@@ -115,7 +115,7 @@ fn is_comparable(text: &str) -> bool {
     let is_double = || {
         let Ok(double) = text.parse::<f64>() else { return false };
         // The least integer of 64 bits is a double too, and would be equal to what rounds to it.
-        format!("{double:.0}") == text || (double > LEAST || double < LEAST) && is_shortest(text)
+        format!("{double:.0}") == text || (double != LEAST && is_shortest(text))
     };
     text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok() || is_double()
 }
