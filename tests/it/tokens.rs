@@ -98,7 +98,6 @@ fn unproved(issuer: &Issuer) -> Vec<Forged> {
         ("a key that the token brings along", stranger.sign(&own_key, &claims), "its signature is wrong"),
         ("an unknown key", headed(json!({ "kid": "k9" })), "its issuer has no such key"),
         ("a path as the key's name", headed(json!({ "kid": "../../../../etc/passwd" })), "its issuer has no such key"),
-        ("a statement as the key's name", headed(json!({ "kid": "k1' OR '1'='1" })), "its issuer has no such key"),
         ("a key's name with a null byte", headed(json!({ "kid": "k1\u{0}" })), "a claim cannot be read"),
         ("a key's name that is a list", headed(json!({ "kid": ["k1"] })), "a claim cannot be read"),
         ("a list of algorithms", headed(json!({ "alg": ["ES256", "none"] })), "a claim cannot be read"),
