@@ -18,6 +18,7 @@ use crate::config::{Config, Fault, Listen};
 use crate::gateway::{Assembly, Folders, Gateway, LogOrigin, Versions, config_version};
 use crate::listen::admin::{Asked, Command, Socket};
 use crate::listen::orphans::Orphans;
+use crate::listen::workers::Workers;
 use crate::listen::{Service, console, http};
 use crate::policy::watch::{Watch, Watched};
 use crate::upstream::Report;
@@ -271,7 +272,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     };
     running.assembly.shared().audit.event(&start).await.map_err(Failure::Refused)?;
     let (asked, mut questions) = mpsc::channel(16);
-    tokio::spawn(http::serve(running.service.clone(), listener, tls));
+    tokio::spawn(http::serve(running.service.clone(), listener, tls, Workers::start()?));
     let admin = tokio::spawn(socket.serve(running.service.clone(), asked));
     let health = console.map(|listener| tokio::spawn(console::serve(running.service.clone(), listener)));
     let why = attend(&mut running, &mut attended, &mut events, &mut questions).await;

@@ -25,6 +25,7 @@ use crate::gateway::{Assembly, Loaded, LogOrigin, Plan, carried, targets};
 use crate::identity::Principal;
 use crate::limit::{self, Limits, Time};
 use crate::listen::http;
+use crate::listen::workers::Workers;
 use crate::policy::suggest::nearest;
 use crate::policy::{Names, Options, Policy};
 use crate::schema::Schemas;
@@ -217,7 +218,7 @@ async fn listen(
 ) -> Result<&'static str, Failure> {
     let listener = TcpListener::bind(address).await.map_err(|error| Failure::Other(format!("--listen {address}: {error}")))?;
     eprintln!("listening on http://{}{}", listener.local_addr()?, running.service.bounds().path);
-    tokio::spawn(http::serve(running.service.clone(), listener, None));
+    tokio::spawn(http::serve(running.service.clone(), listener, None, Workers::start()?));
     let mut counted = tokio::time::interval(Duration::from_secs(1));
     let mut ended = std::pin::pin!(local::terminated());
     loop {

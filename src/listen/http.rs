@@ -22,11 +22,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::places::Places;
 use super::stream::Answer;
+use super::workers::Workers;
 use super::{Service, headers, streaming};
 use crate::error::{Code, Error};
 use crate::gateway::{Gateway, needed_scopes};
@@ -46,7 +47,7 @@ const MAX_PLACE: usize = 120;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Accepts connections until the service stops, then lets the open ones finish.
-pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAcceptor>) {
+pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAcceptor>, workers: Workers) {
     let places = Places::new(service.bounds());
     loop {
         let Some(free) = places.free().await else { return };
@@ -77,8 +78,11 @@ pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAccep
             continue;
         }
         let local = socket.local_addr().unwrap_or(service.bounds().http);
+        // Its events are to wake the worker that serves it.
+        let Ok(socket) = socket.into_std() else { continue };
         let (service, tls) = (service.clone(), tls.clone());
-        tokio::spawn(async move {
+        workers.spawn(async move {
+            let Ok(socket) = TcpStream::from_std(socket) else { return };
             let patience = Duration::from_millis(service.bounds().header_timeout_ms.value());
             match tls {
                 None => connection(service, socket, peer, local).await,

@@ -24,6 +24,7 @@ mod stream;
 mod streaming;
 pub mod streams;
 mod subscribe;
+pub mod workers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

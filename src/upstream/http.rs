@@ -16,9 +16,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::client::legacy::{self, Builder};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use thread_local::ThreadLocal;
 
 use super::oauth::Tokens;
 use super::request::Sent;
@@ -85,8 +86,26 @@ pub(super) enum Unanswered {
 // Two types, so that a gateway whose servers are all on loopback never loads root certificates.
 #[derive(Debug)]
 enum Pool {
-    Plain(legacy::Client<HttpConnector, Once>),
-    Tls(legacy::Client<HttpsConnector<HttpConnector>, Once>),
+    Plain(Pools<HttpConnector>),
+    Tls(Pools<HttpsConnector<HttpConnector>>),
+}
+
+/// A pool for each thread that sends: an answer then wakes the thread that waits for it, and no other.
+#[derive(Debug)]
+struct Pools<C: Send> {
+    builder: Builder,
+    connector: C,
+    of_threads: ThreadLocal<legacy::Client<C, Once>>,
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Pools<C> {
+    fn new(builder: Builder, connector: C) -> Self {
+        Self { builder, connector, of_threads: ThreadLocal::new() }
+    }
+
+    fn here(&self) -> &legacy::Client<C, Once> {
+        self.of_threads.get_or(|| self.builder.build(self.connector.clone()))
+    }
 }
 
 impl Client {
@@ -102,7 +121,7 @@ impl Client {
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).pool_max_idle_per_host(idle);
         builder.http1_max_headers(MAX_HEADERS).http1_max_buf_size(MAX_HEAD_BYTES);
-        let pool = if address.secure { tls(&builder, tcp)? } else { Pool::Plain(builder.build(tcp)) };
+        let pool = if address.secure { tls(builder, tcp)? } else { Pool::Plain(Pools::new(builder, tcp)) };
         Ok(Self { pool, uri: address.uri.clone(), headers: headers(address, endpoint)?, tokens: address.tokens.clone() })
     }
 
@@ -154,8 +173,8 @@ impl Client {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         match &self.pool {
-            Pool::Plain(client) => client.request(request),
-            Pool::Tls(client) => client.request(request),
+            Pool::Plain(pools) => pools.here().request(request),
+            Pool::Tls(pools) => pools.here().request(request),
         }
     }
 }
@@ -175,9 +194,9 @@ fn headers(address: &Address, endpoint: &Endpoint) -> Result<HeaderMap, String> 
     Ok(headers)
 }
 
-fn tls(builder: &Builder, tcp: HttpConnector) -> Result<Pool, String> {
+fn tls(builder: Builder, tcp: HttpConnector) -> Result<Pool, String> {
     let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(fetch::roots()?).https_only().enable_http1();
-    Ok(Pool::Tls(builder.build(connector.wrap_connector(tcp))))
+    Ok(Pool::Tls(Pools::new(builder, connector.wrap_connector(tcp))))
 }
 
 /// A body of at most one frame that marks its request as sent when the connection takes it.
