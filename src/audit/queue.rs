@@ -4,6 +4,7 @@
 //!
 //! INVARIANT: an item leaves the queue by being written, by being refused with its waiter told, or by its waiter's own withdrawal.
 
+use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 use super::encode::{Entry, push_digits};
 use super::log::{AppendError, Durability};
 use super::record::{Kind, Stored};
-use super::rounds::CHECKPOINT_AGE;
+use super::rounds::{CHECKPOINT_AGE, MANY};
 use super::writer::Core;
 
 /// Whether records are taken.
@@ -88,6 +89,8 @@ pub(super) struct Queue {
     /// When the present segment is old enough, in the same unit.
     pub(super) rotate_at: i64,
     pub(super) sleep: Sleep,
+    /// What came of the sync that ran beside the thread, until that has seen it.
+    pub(super) synced: Option<io::Result<()>>,
     pub(super) gate: Gate,
     /// Since the gate last left `Open`.
     pub(super) refused: u64,
@@ -100,6 +103,8 @@ pub(super) enum Sleep {
     Awake,
     /// With a timer: it looks at what was handed over soon, unasked. A wake for each of them would cost more than the write.
     Light,
+    /// For the sync that runs beside it: it writes meanwhile what has come, but not each record by itself.
+    Beside,
     Deep,
 }
 
@@ -114,6 +119,7 @@ impl Queue {
             checkpoint_at: None,
             rotate_at: i64::MAX,
             sleep: Sleep::Awake,
+            synced: None,
             gate: Gate::Open,
             refused: 0,
             next_ticket: 0,
@@ -154,7 +160,9 @@ impl Core {
             Durability::Write => queue.pressing += 1,
             Durability::Sync => {
                 queue.wants_sync = true;
-                self.ring(&mut queue);
+                if queue.sleep != Sleep::Beside || queue.items.len() >= MANY {
+                    self.ring(&mut queue);
+                }
             }
         }
         Ok((ticket, told))

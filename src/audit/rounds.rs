@@ -1,7 +1,9 @@
 //! What the writer's thread does: the work that may take long, in rounds, and the sleep between them.
 //!
 //! A round repairs, flushes what was handed over, makes one sync for all who wait for one, signs a checkpoint where one is due, rotates, and does one
-//! step of a seal. The thread sleeps until it is wanted, or until a checkpoint or a rotation is due; where all records are covered it sleeps through.
+//! step of a seal. Where many wait, a second thread makes the sync, and what comes meanwhile is written: the next sync begins as soon as this one has
+//! ended, and not after all of that was hashed. The thread sleeps until it is wanted, or until a checkpoint or a rotation is due; where all records are
+//! covered it sleeps through.
 //!
 //! Owns: when. Leaves to others: how (`writer`, `repair`, `notary`).
 //!
@@ -9,6 +11,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SendError, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::notary::Notary;
 use super::queue::{Gate, Sleep};
+use super::storage::SegmentFile;
 use super::writer::{Core, Tail};
 
 impl Core {
@@ -63,6 +67,7 @@ impl Core {
     fn sync(&self, notary: &mut Notary, vouches: bool) {
         let mut tail = self.tail();
         let (file, up_to, segment) = (Arc::clone(&tail.file), tail.next_seq, tail.first_seq);
+        let many = tail.awaiting.len() >= MANY;
         let vouches = vouches && !tail.is_distrusted && !tail.is_astray;
         notary.take(&mut tail.leaves);
         if vouches {
@@ -71,7 +76,7 @@ impl Core {
         }
         drop(tail);
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        let synced = file.sync();
+        let synced = if many { self.sync_beside(file) } else { file.sync() };
         let mut tail = self.tail();
         match synced {
             Ok(()) => self.acknowledge(&mut tail, up_to),
@@ -85,6 +90,47 @@ impl Core {
             tracing::warn!(origin = self.options.origin, %error, "the audit log's checkpoint cannot be stored");
             self.try_again();
         }
+    }
+
+    /// The same sync on the other thread; what comes meanwhile is written. It is not covered by this sync, and nobody is told that it is.
+    fn sync_beside(&self, file: Arc<dyn SegmentFile>) -> io::Result<()> {
+        let syncs = self.beside.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(syncs) = syncs else { return file.sync() };
+        if let Err(SendError(file)) = syncs.send(file) {
+            return file.sync();
+        }
+        let mut queue = self.queue();
+        loop {
+            if let Some(synced) = queue.synced.take() {
+                return synced;
+            }
+            if (queue.items.len() >= MANY || queue.pressing > 0) && !queue.gate.is_closed() {
+                drop(queue);
+                self.drain(&mut self.tail(), None);
+                queue = self.queue();
+                continue;
+            }
+            queue.sleep = Sleep::Beside;
+            queue = self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.sleep = Sleep::Awake;
+        }
+    }
+
+    /// Starts the thread that syncs beside the writer's; it ends when nobody can send it a file any more.
+    fn spawn_beside(core: &Arc<Self>) -> io::Result<()> {
+        let (syncs, files) = channel::<Arc<dyn SegmentFile>>();
+        let beside = Arc::clone(core);
+        std::thread::Builder::new().name("audit-sync".to_owned()).spawn(move || {
+            for file in files {
+                let synced = file.sync();
+                drop(file);
+                let mut queue = beside.queue();
+                queue.synced = Some(synced);
+                beside.ring(&mut queue);
+            }
+        })?;
+        *core.beside.lock().unwrap_or_else(PoisonError::into_inner) = Some(syncs);
+        Ok(())
     }
 
     /// One step of the seal of a segment that has ended; the next follows in another round, so that who waits for a sync does not wait for all.
@@ -129,12 +175,14 @@ impl Core {
     /// Starts the thread; the receiver resolves when it has ended.
     pub(super) fn spawn(core: &Arc<Self>) -> io::Result<oneshot::Receiver<()>> {
         let (ending, ended) = oneshot::channel();
+        Self::spawn_beside(core)?;
         let core = Arc::clone(core);
         std::thread::Builder::new().name("audit-writer".to_owned()).spawn(move || {
             while core.wait_for_work() {
                 core.work();
             }
             core.finish();
+            drop(core.beside.lock().unwrap_or_else(PoisonError::into_inner).take());
             let _nobody_waits = ending.send(());
         })?;
         Ok(ended)
@@ -221,6 +269,8 @@ impl Core {
     }
 }
 
+/// So many who wait are worth the other thread; and so many records come before they are written beside a sync.
+pub(super) const MANY: usize = 16;
 /// An outcome that was handed over waits less than two of these for an append to take it along.
 const FLUSH_PAUSE: Duration = Duration::from_millis(4);
 /// Between two attempts to repair, or looks for space.

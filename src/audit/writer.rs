@@ -3,7 +3,7 @@
 //! Callers put records in the queue. Whoever gets the tail without waiting takes the whole queue, seals each record into the chain and makes
 //! one write of them: for `Write` durability that is mostly the caller itself, which saves a hop to a thread. A caller that finds the tail
 //! taken waits without blocking; the holder looks again after letting go, so nobody is left behind. Where several calls are under way, a caller
-//! steps back once before it tries: all that are ready by then share its write. The writer's thread does what may take
+//! steps back once before it tries: all that are ready by then share its write. The writer's thread (`rounds`) does what may take
 //! long: one sync for all who wait for one, rotation, repair, and the flush of what was handed over.
 //!
 //! Owns: order, chain, group commit, space. Leaves to others: who waits (`queue`), new segments and repair (`repair`).
@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,8 @@ pub(super) struct Core {
     pub(super) storage: Arc<dyn Storage>,
     queue: Mutex<Queue>,
     pub(super) bell: Condvar,
+    /// The thread that syncs beside the writer's, where there is one.
+    pub(super) beside: Mutex<Option<Sender<Arc<dyn SegmentFile>>>>,
     tail: Mutex<Tail>,
     pub(super) is_open: AtomicBool,
     pub(super) refused: AtomicU64,
@@ -123,6 +126,7 @@ impl Core {
             storage,
             queue: Mutex::new(Queue::new()),
             bell: Condvar::new(),
+            beside: Mutex::new(None),
             is_open: AtomicBool::new(true),
             refused: AtomicU64::new(0),
             records: AtomicU64::new(tail.next_seq - 1),

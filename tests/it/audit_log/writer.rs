@@ -40,6 +40,41 @@ async fn one_sync_serves_all_that_wait() {
 }
 
 #[tokio::test]
+async fn what_comes_during_a_sync_for_many_is_written_meanwhile_and_told_after_the_next() {
+    let disk = SimulatedDisk::new();
+    let log = try_open(&disk, Options { has_thread: true, ..options() }).unwrap().0;
+    disk.faults(|faults| faults.hold_syncs = true);
+    let join = |calls: std::ops::Range<u64>| -> Vec<_> {
+        let mut waiting: Vec<_> = calls.map(|call| Box::pin(log.append(log.encode(&intent(call)), Durability::Sync))).collect();
+        for append in &mut waiting {
+            assert!(append.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        waiting
+    };
+    let alone = join(0..1);
+    disk.wait_until_held();
+    let mut many = join(1..41);
+    disk.let_one_through();
+    disk.wait_until_held();
+    let mut later = join(41..81);
+    // The segment's first record, the first caller's, those that the sync is for, and most of the others.
+    let written = async {
+        while log.health().records < 1 + 1 + 40 + 25 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), written).await.expect("written while the sync is held");
+    for append in many.iter_mut().chain(&mut later) {
+        assert!(append.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    disk.faults(|faults| faults.hold_syncs = false);
+    for append in alone.into_iter().chain(many).chain(later) {
+        append.await.unwrap();
+    }
+    drop(log);
+}
+
+#[tokio::test]
 async fn a_handed_over_record_rides_on_the_next_append() {
     let disk = SimulatedDisk::new();
     let log = open(&disk);
