@@ -34,6 +34,7 @@ pub use self::versions::{Versions, config_version};
 pub use self::watching::{Topic, Watchable, Watching};
 use crate::approval;
 use crate::audit::anchor::Standings;
+use crate::audit::filler::Indexed;
 use crate::audit::trail::{Audit, Trail};
 use crate::catalog::{Catalog, Standing, Target, param_header};
 use crate::error::{Code, Effect, Error};
@@ -66,6 +67,8 @@ pub struct Shared {
     pub audit: Audit,
     /// How the anchors of the audit log stand.
     pub anchored: Standings,
+    /// How the index of the audit logs stands.
+    pub indexed: Indexed,
     /// Who is let in; swapped by itself, so that a revoked key is gone at once.
     pub identity: ArcSwap<Identity>,
     /// Compiled schemas.

@@ -49,6 +49,7 @@ pub struct Telemetry {
     audit_refused: Gauge<u64, AtomicU64>,
     audit_covered: Gauge<u64, AtomicU64>,
     audit_covered_at: Gauge,
+    audit_indexed: Gauge<u64, AtomicU64>,
     connected: Family<OfUpstream, Gauge>,
     anchored: Family<OfAnchor, Gauge<u64, AtomicU64>>,
     anchored_at: Family<OfAnchor, Gauge>,
@@ -69,6 +70,8 @@ pub struct Readings {
     pub audit_covered: u64,
     /// When that checkpoint was stored, in seconds since 1970; 0 where none was since the start.
     pub audit_covered_at: i64,
+    /// Records that the index of the logs knows.
+    pub audit_indexed: u64,
     /// Each upstream, and whether it is connected.
     pub upstreams: Vec<(String, bool)>,
     /// Each anchor of the log: the last record that it covers, and when it took that, in seconds since 1970.
@@ -97,10 +100,11 @@ impl Default for Telemetry {
         let audit_open = gauge("audit_open", "1 while the audit log takes intents");
         let audit_covered_at =
             gauge("audit_checkpoint_timestamp_seconds", "When the newest checkpoint was stored; 0 where none was since the start");
-        let (audit_records, audit_refused, audit_covered) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let [audit_records, audit_refused, audit_covered, audit_indexed] = [(); 4].map(|()| Gauge::default());
         registry.register("audit_records", "Records in the audit log of this process's origin", audit_records.clone());
         registry.register("audit_refused", "Records that could not be stored since the start", audit_refused.clone());
         registry.register("audit_records_covered", "The last record that the newest signed checkpoint covers", audit_covered.clone());
+        registry.register("audit_records_indexed", "Records of all audit logs that their index knows", audit_indexed.clone());
         let (anchored, anchored_at) = (Family::default(), Family::default());
         registry.register("audit_anchored_records", "The last record that the anchor covers", Family::clone(&anchored));
         registry.register(
@@ -123,6 +127,7 @@ impl Default for Telemetry {
             audit_refused,
             audit_covered,
             audit_covered_at,
+            audit_indexed,
             connected,
             anchored,
             anchored_at,
@@ -162,6 +167,7 @@ impl Telemetry {
         self.audit_refused.set(readings.audit_refused);
         self.audit_covered.set(readings.audit_covered);
         self.audit_covered_at.set(readings.audit_covered_at);
+        self.audit_indexed.set(readings.audit_indexed);
         self.connected.clear();
         for (upstream, connected) in &readings.upstreams {
             self.connected.get_or_create(&OfUpstream { upstream: upstream.clone() }).set(i64::from(*connected));

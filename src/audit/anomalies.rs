@@ -10,7 +10,7 @@ use std::io;
 
 use super::find::Logs;
 use super::index::Wanted;
-use super::index::column::{Columns, Number};
+use super::index::column::{Columns, Number, Words};
 use super::row::Field;
 use super::stats::{End, Event, Events, HOUR};
 
@@ -97,7 +97,8 @@ struct OfTarget {
 
 #[derive(Clone, Debug, Default)]
 struct OfAgent {
-    targets: HashMap<String, OfTarget>,
+    /// By the number of the target's name.
+    targets: HashMap<usize, OfTarget>,
     calls_before: u64,
     /// By hour of the day, UTC.
     hours_before: [u64; 24],
@@ -108,10 +109,57 @@ struct OfAgent {
     refusals: BTreeMap<i64, Seen>,
 }
 
+/// Names, numbered: there are millions of records, and few names in them.
+#[derive(Default)]
+struct Names {
+    known: HashMap<String, usize>,
+    names: Vec<String>,
+}
+
+impl Names {
+    fn number(&mut self, name: &str) -> usize {
+        if let Some(number) = self.known.get(name) {
+            return *number;
+        }
+        self.names.push(name.to_owned());
+        self.known.insert(name.to_owned(), self.names.len() - 1);
+        self.names.len() - 1
+    }
+
+    fn name(&self, number: usize) -> &str {
+        self.names.get(number).map_or("-", String::as_str)
+    }
+}
+
+/// The numbers of a column's first values, each looked up once.
+struct Numbered<'c> {
+    column: Option<&'c Words>,
+    numbers: Vec<Option<usize>>,
+}
+
+impl<'c> Numbered<'c> {
+    fn of(columns: &'c Columns, field: Field) -> Self {
+        let column = columns.words.get(&field);
+        Self { column, numbers: vec![None; column.map_or(1, |column| column.words.len().max(1))] }
+    }
+
+    fn number(&mut self, row: usize, names: &mut Names) -> usize {
+        let code = self.column.map_or(0, |column| column.code(row));
+        let name = self.column.and_then(|column| column.first(row)).unwrap_or("-");
+        match self.numbers.get_mut(code) {
+            Some(known) => *known.get_or_insert_with(|| names.number(name)),
+            None => names.number(name),
+        }
+    }
+}
+
 /// Looks for what is unusual.
 struct Watch {
     times: Times,
-    agents: HashMap<String, OfAgent>,
+    /// The names of agents, and with the same numbers what they did.
+    names: Names,
+    agents: Vec<OfAgent>,
+    targets: Names,
     same: HashMap<(u32, i64), (String, String, Seen)>,
 }
 
@@ -121,7 +169,8 @@ impl Logs {
     /// # Errors
     /// A file cannot be read.
     pub fn anomalies(&self, times: Times, agent: Option<&str>) -> io::Result<Vec<Anomaly>> {
-        let mut watch = Watch { times, agents: HashMap::new(), same: HashMap::new() };
+        let (names, targets) = (Names::default(), Names::default());
+        let mut watch = Watch { times, names, agents: Vec::new(), targets, same: HashMap::new() };
         let before = [Field::Kind, Field::Outcome, Field::Agent, Field::Target];
         let wanted = Wanted { fields: &before, numbers: &[Number::Count] };
         self.columns(Some(times.baseline), Some(times.since), wanted, |origin, first, columns| {
@@ -137,7 +186,8 @@ impl Logs {
 impl Watch {
     fn take(&mut self, origin: &str, first_seq: u64, columns: &Columns, only: Option<&str>, is_before: bool) {
         let events = Events::of(columns);
-        let (Some(agents), targets) = (columns.words.get(&Field::Agent), columns.words.get(&Field::Target)) else { return };
+        let Some(agents) = columns.words.get(&Field::Agent) else { return };
+        let (mut names, mut targets) = (Numbered::of(columns, Field::Agent), Numbered::of(columns, Field::Target));
         let mut hashes = vec![None; columns.rows];
         for (hash, row) in columns.ids.get(&Field::Arguments).into_iter().flatten() {
             if let Some(place) = hashes.get_mut(usize::from(*row)) {
@@ -152,18 +202,21 @@ impl Watch {
             };
             let Some(name) = agents.first(row).filter(|name| is_mine && only.is_none_or(|only| only == *name)) else { continue };
             let Some(event) = events.at(row) else { continue };
-            let target = targets.and_then(|targets| targets.first(row)).unwrap_or("-");
             let seq = first_seq + row as u64;
-            if !self.agents.contains_key(name) {
-                self.agents.insert(name.to_owned(), OfAgent::default());
+            let number = names.number(row, &mut self.names);
+            if self.agents.len() <= number {
+                self.agents.resize_with(number + 1, OfAgent::default);
             }
-            let Some(agent) = self.agents.get_mut(name) else { continue };
+            let Some(agent) = self.agents.get_mut(number) else { continue };
+            // Names that were never called are many, and say nothing here.
+            let target = if matches!(event, Event::Refused(_)) { 0 } else { targets.number(row, &mut self.targets) };
             if is_before {
                 agent.before(event, target, *time);
             } else {
                 agent.now(event, target, *time, origin, seq);
                 if let (Event::Call, Some(hash)) = (event, hashes.get(row).copied().flatten()) {
-                    self.repeated(hash, *time, name, target, origin, seq);
+                    let target = self.targets.name(target).to_owned();
+                    self.repeated(hash, *time, name, &target, origin, seq);
                 }
             }
         }
@@ -183,8 +236,8 @@ impl Watch {
 
     fn findings(self) -> Vec<Anomaly> {
         let mut found = Vec::new();
-        for (name, agent) in self.agents {
-            agent.findings(&name, &mut found);
+        for (number, agent) in self.agents.into_iter().enumerate() {
+            agent.findings(self.names.name(number), &self.targets, &mut found);
         }
         for (agent, target, seen) in self.same.into_values().filter(|(_, _, seen)| seen.count >= REPEATED) {
             let what = format!("called `{target}` {} times with the same arguments within ten minutes", seen.count);
@@ -196,14 +249,7 @@ impl Watch {
 }
 
 impl OfAgent {
-    fn target(&mut self, name: &str) -> Option<&mut OfTarget> {
-        if !self.targets.contains_key(name) {
-            self.targets.insert(name.to_owned(), OfTarget::default());
-        }
-        self.targets.get_mut(name)
-    }
-
-    fn before(&mut self, event: Event, target: &str, time: i64) {
+    fn before(&mut self, event: Event, target: usize, time: i64) {
         match event {
             Event::Call => {
                 self.calls_before += 1;
@@ -217,46 +263,40 @@ impl OfAgent {
                 }
                 self.hour.1 += 1;
                 self.busiest_before = self.busiest_before.max(self.hour.1);
-                if let Some(target) = self.target(target) {
-                    target.calls_before += 1;
-                }
+                self.targets.entry(target).or_default().calls_before += 1;
             }
             Event::End(end, _) => {
-                if let Some(target) = self.target(target) {
-                    target.ends_before += 1;
-                    target.errors_before += u64::from(end != End::Ok);
-                }
+                let target = self.targets.entry(target).or_default();
+                target.ends_before += 1;
+                target.errors_before += u64::from(end != End::Ok);
             }
             Event::Refused(_) => {}
         }
     }
 
-    fn now(&mut self, event: Event, target: &str, time: i64, origin: &str, seq: u64) {
+    fn now(&mut self, event: Event, target: usize, time: i64, origin: &str, seq: u64) {
         match event {
             Event::Call => {
                 self.hours.entry(time.div_euclid(HOUR)).or_default().add(1, time, origin, seq);
-                if let Some(target) = self.target(target) {
-                    target.calls.add(1, time, origin, seq);
-                }
+                self.targets.entry(target).or_default().calls.add(1, time, origin, seq);
             }
             Event::End(end, _) => {
-                if let Some(target) = self.target(target) {
-                    target.ends += 1;
-                    if end != End::Ok {
-                        target.errors.add(1, time, origin, seq);
-                    }
+                let target = self.targets.entry(target).or_default();
+                target.ends += 1;
+                if end != End::Ok {
+                    target.errors.add(1, time, origin, seq);
                 }
             }
             Event::Refused(count) => self.refusals.entry(time.div_euclid(MINUTE)).or_default().add(count, time, origin, seq),
         }
     }
 
-    fn findings(self, name: &str, found: &mut Vec<Anomaly>) {
+    fn findings(self, name: &str, targets: &Names, found: &mut Vec<Anomaly>) {
         let mut say = |kind, target: Option<&str>, what, seen: &Seen| {
             let (agent, target, evidence) = (name.to_owned(), target.map(str::to_owned), seen.evidence.clone());
             found.push(Anomaly { kind, agent, target, what, at: seen.at, evidence });
         };
-        for (target, of) in &self.targets {
+        for (target, of) in self.targets.iter().map(|(number, of)| (targets.name(*number), of)) {
             if self.calls_before >= ENOUGH && of.calls_before == 0 && of.calls.count > 0 {
                 let what = format!(
                     "called `{target}` for the first time, {} times; none of its {} calls before was to it",

@@ -5,7 +5,7 @@
 //!
 //! Owns: what a question means. Leaves to others: how an answer looks (`cli::audit`), and whether the log is sound (`verify`).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::chain::Line;
 use super::disk::{self, Disk};
 use super::filter::Filter;
 use super::index::column::Columns;
-use super::index::{Chunk, Filled, Index, IndexError, Wanted, from_log};
+use super::index::{Chunk, Filled, Go, Index, IndexError, Wanted, from_log};
 use super::lines::{self, after, rows};
 use super::record::{Kind, Stored};
 use super::row::{Field, Row};
@@ -98,12 +98,14 @@ impl Logs {
     /// [`IndexError`]: the questions can do without.
     pub fn with_index(&mut self, dir: &Path, budget: Option<Duration>, progress: &mut dyn FnMut(u64)) -> Result<Filled, IndexError> {
         let mut index = Index::open(dir)?;
-        for (origin, storage) in &self.logs {
-            index.agree(origin, &**storage)?;
-        }
         let filled = index.fill(&self.logs, budget, progress)?;
         self.index = Some(index);
         Ok(filled)
+    }
+
+    /// How many records the index knows.
+    pub fn indexed(&self) -> u64 {
+        self.index.as_ref().map_or(0, Index::records)
     }
 
     /// What a reader should be told of the index.
@@ -125,8 +127,7 @@ impl Logs {
         for (origin, storage) in self.origins() {
             let limit = filter.limit.unwrap_or(usize::MAX);
             let mut found = Found { filter, limit, answer: Answer::default() };
-            let known = self.index.as_ref().map(|index| known(index, storage, origin, &mut found));
-            match known {
+            match self.index.as_ref().map(|index| found.known(index, storage, origin)) {
                 Some(Ok(())) => {}
                 Some(Err(IndexError::Disk(error))) => return Err(error),
                 // The log knows all that the index does.
@@ -152,21 +153,32 @@ impl Logs {
     /// A file cannot be read.
     pub fn each(&self, filter: &Filter, mut show: impl FnMut(&[u8])) -> io::Result<()> {
         let needles = filter.needles();
+        let in_order = Filter { newest_first: false, ..filter.clone() };
         for (origin, storage) in self.origins() {
+            let mut show = |line: &[u8]| {
+                if Row::parse(line).is_some_and(|row| filter.admits(&row)) {
+                    show(line);
+                }
+            };
+            let chunks = self.index.as_ref().map_or(&[][..], |index| index.chunks(origin));
             let mut from = (0, 0);
-            for chunk in self.index.as_ref().map_or(&[][..], |index| index.chunks(origin)) {
-                let Some(index) = &self.index else { break };
-                let Ok((places, offsets)) = index.rows(chunk, filter).and_then(|places| Ok((places, index.offsets(chunk)?))) else { break };
-                rows(storage, chunk, &offsets, &places, |line| {
-                    if Row::parse(line).is_some_and(|row| filter.admits(&row)) {
-                        show(line);
-                    }
-                })?;
-                from = (chunk.segment, chunk.end);
+            if let Some(index) = &self.index {
+                let searched = index.search(chunks, &in_order, |chunk, places| {
+                    // Read before it is shown: what fails here is read from the log once more.
+                    let offsets = index.offsets(chunk)?;
+                    rows(storage, chunk, &offsets, places, &mut show)?;
+                    from = (chunk.segment, chunk.end);
+                    Ok(Go::On)
+                });
+                match searched {
+                    Ok(()) => from = index.cursor(origin).unwrap_or_default(),
+                    Err(IndexError::Disk(error)) => return Err(error),
+                    // From the last chunk on that was shown: the log knows all that the index does.
+                    Err(_) => {}
+                }
             }
             after(storage, from, |line| {
-                let is_near = needles.iter().all(|needle| lines::contains(line, needle));
-                if is_near && Row::parse(line).is_some_and(|row| filter.admits(&row)) {
+                if needles.iter().all(|needle| lines::contains(line, needle)) {
                     show(line);
                 }
             })?;
@@ -185,7 +197,7 @@ impl Logs {
         };
         let mut answer = Answer::default();
         for (name, storage) in self.origins().filter(|(name, _)| origin.as_deref().is_none_or(|origin| origin == *name)) {
-            let Some(found) = self.at(name, storage, seq)? else { continue };
+            let Some(found) = self.at(name, storage, BTreeSet::from([seq]))?.remove(&seq) else { continue };
             match &found.record.call_id {
                 Some(id) => answer.records.extend(self.show(&Asked::Call(id.to_string()))?.records),
                 None => answer.records.push(found),
@@ -239,32 +251,43 @@ impl Logs {
                 None | Some(Err(_)) => Calls::default(),
             };
             after(storage, calls.read_from, |text| calls.line(text))?;
+            let wanted = calls.lost.iter().map(|(intent, _)| *intent).chain(calls.open.iter().copied()).collect();
+            let mut intents = self.at(origin, storage, wanted)?;
             for (intent, end) in &calls.lost {
-                let told = self.at(origin, storage, *intent)?.or_else(|| Stored::parse(end));
+                let told = intents.remove(intent).or_else(|| Stored::parse(end));
                 found.extend(told.map(|stored| (stored, Standing::Unresolved)));
             }
-            for seq in &calls.open {
-                found.extend(self.at(origin, storage, *seq)?.map(|stored| (stored, standing)));
-            }
+            found.extend(calls.open.iter().filter_map(|seq| Some((intents.remove(seq)?, standing))));
         }
         found.sort_by_key(|(stored, _)| (stored.unix_nanos(), stored.seq));
         Ok(found)
     }
 
-    /// The record of this place.
-    fn at(&self, origin: &str, storage: &dyn Storage, seq: u64) -> io::Result<Option<Stored>> {
+    /// The records of these places, as far as they are there.
+    fn at(&self, origin: &str, storage: &dyn Storage, seqs: BTreeSet<u64>) -> io::Result<BTreeMap<u64, Stored>> {
+        let mut found = BTreeMap::new();
         let chunks = self.index.as_ref().map_or(&[][..], |index| index.chunks(origin));
-        let holds = |chunk: &&Chunk| chunk.first_seq <= seq && seq - chunk.first_seq < chunk.rows as u64;
-        if let Some((index, chunk)) = self.index.as_ref().zip(chunks.iter().rfind(holds)) {
-            let mut found = None;
-            if let Ok(offsets) = index.offsets(chunk) {
-                rows(storage, chunk, &offsets, &[(seq - chunk.first_seq) as u16], |line| found = Stored::parse(line))?;
-            }
-            if found.as_ref().is_some_and(|found| found.seq == seq) {
-                return Ok(found);
+        for (index, chunk) in self.index.iter().flat_map(|index| chunks.iter().map(move |chunk| (index, chunk))) {
+            let of_chunk = seqs.range(chunk.first_seq..chunk.first_seq + chunk.rows as u64);
+            let places: Vec<u16> = of_chunk.map(|seq| (seq - chunk.first_seq) as u16).collect();
+            if !places.is_empty()
+                && let Ok(offsets) = index.offsets(chunk)
+            {
+                rows(storage, chunk, &offsets, &places, |line| {
+                    if let Some(stored) = Stored::parse(line) {
+                        found.insert(stored.seq, stored);
+                    }
+                })?;
             }
         }
-        lines::at(storage, seq)
+        for seq in seqs {
+            if !found.contains_key(&seq)
+                && let Some(stored) = lines::at(storage, seq)?
+            {
+                found.insert(seq, stored);
+            }
+        }
+        Ok(found)
     }
 
     /// Shows the columns of all records in a time, in the order of each log: what the index knows from there, the rest from the log.
@@ -316,12 +339,10 @@ impl Calls {
         let open = index.open_intents(origin)?.into_iter().collect();
         let mut calls = Self { open, lost: Vec::new(), read_from: index.cursor(origin).unwrap_or_default() };
         let lost = Filter::default().and(Field::Outcome, Some(UNRESOLVED));
-        for chunk in index.chunks(origin) {
-            let places = index.rows(chunk, &lost)?;
-            if !places.is_empty() {
-                rows(storage, chunk, &index.offsets(chunk)?, &places, |text| calls.line(text))?;
-            }
-        }
+        index.search(index.chunks(origin), &lost, |chunk, places| {
+            rows(storage, chunk, &index.offsets(chunk)?, places, |text| calls.line(text))?;
+            Ok(Go::On)
+        })?;
         Ok(calls)
     }
 
@@ -389,63 +410,42 @@ impl Found<'_> {
         Ok(())
     }
 
-    fn chunk(&mut self, index: &Index, storage: &dyn Storage, chunk: &Chunk) -> Result<(), IndexError> {
-        if self.filter.overlaps(chunk.from_time, chunk.to_time) {
-            self.answer.unreadable += chunk.unreadable;
-        }
-        let places = index.rows(chunk, self.filter)?;
-        if places.is_empty() {
-            return Ok(());
-        }
+    /// Looks at what the index says of a chunk, in groups, so that no more is read than the limit keeps.
+    fn chunk(&mut self, index: &Index, storage: &dyn Storage, chunk: &Chunk, places: &[u16]) -> Result<Go, IndexError> {
         let offsets = index.offsets(chunk)?;
-        let mut group = |places: &[u16]| {
+        let groups: Vec<&[u16]> = match self.filter.newest_first {
+            true => places.rchunks(GROUP).collect(),
+            false => places.chunks(GROUP).collect(),
+        };
+        for places in groups {
             rows(storage, chunk, &offsets, places, |line| {
                 // The log may have been changed since: what it says now is the answer.
                 let stored = Row::parse(line).filter(|row| self.filter.admits(row)).and_then(|_| Stored::parse(line));
                 self.answer.records.extend(stored);
             })?;
-            io::Result::Ok(self.answer.records.len() >= self.limit)
-        };
+            if self.is_full() {
+                return Ok(Go::Enough);
+            }
+        }
+        Ok(Go::On)
+    }
+
+    /// Looks at what the index knows, and at what it does not know yet.
+    fn known(&mut self, index: &Index, storage: &dyn Storage, origin: &str) -> Result<(), IndexError> {
+        let (chunks, cursor) = (index.chunks(origin), index.cursor(origin).unwrap_or_default());
+        let of_time = chunks.iter().filter(|chunk| self.filter.overlaps(chunk.from_time, chunk.to_time));
+        self.answer.unreadable += of_time.map(|chunk| chunk.unreadable).sum::<u64>();
         if self.filter.newest_first {
-            for places in places.rchunks(GROUP) {
-                if group(places)? {
-                    break;
-                }
-            }
-        } else {
-            for places in places.chunks(GROUP) {
-                if group(places)? {
-                    break;
-                }
-            }
+            self.scan(storage, Some(cursor))?;
+        }
+        if !self.is_full() {
+            index.search(chunks, self.filter, |chunk, places| self.chunk(index, storage, chunk, places))?;
+        }
+        if !self.filter.newest_first && !self.is_full() {
+            self.scan(storage, Some(cursor))?;
         }
         Ok(())
     }
-}
-
-/// Looks at what the index knows, and at what it does not know yet.
-fn known(index: &Index, storage: &dyn Storage, origin: &str, found: &mut Found<'_>) -> Result<(), IndexError> {
-    let (chunks, cursor) = (index.chunks(origin), index.cursor(origin).unwrap_or_default());
-    if found.filter.newest_first {
-        found.scan(storage, Some(cursor))?;
-        for chunk in chunks.iter().rev() {
-            if found.is_full() {
-                return Ok(());
-            }
-            found.chunk(index, storage, chunk)?;
-        }
-        return Ok(());
-    }
-    for chunk in chunks {
-        if found.is_full() {
-            return Ok(());
-        }
-        found.chunk(index, storage, chunk)?;
-    }
-    if !found.is_full() {
-        found.scan(storage, Some(cursor))?;
-    }
-    Ok(())
 }
 
 /// All records of one log, in order.

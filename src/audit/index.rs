@@ -1,14 +1,17 @@
 //! The index of the logs: a SQLite file beside them, made from them, which may be deleted at any time.
 //!
-//! It is filled behind the log by those who ask, never by the request path, in chunks of records that are complete; what comes after the last
-//! chunk is read from the log, so that no answer is stale. Answers are lines of the log: the index only says where to look, and what
-//! it says is looked at again.
+//! It is filled behind the log by the gateway (`filler`) and by those who ask, never by the request path, in chunks of records that are complete;
+//! what comes after the last chunk is read from the log, so that no answer is stale. Answers are lines of the log: the index only says where
+//! to look, and what it says is looked at again.
+//!
+//! What one record holds lies in the table `part`, chunk by chunk; which words and hashes a chunk has at all lies in `mark`, field by field, since
+//! most questions find nothing in most chunks.
 //!
 //! Owns: the file, its schema, and whether it still agrees with the log. Leaves to others: its columns (`column`), how it is filled (`fill`) and
 //! searched (`search`).
 //!
-//! INVARIANT: one process fills at a time; who cannot, reads the log instead.
-//! INVARIANT: a chunk lies in one segment, and its records have consecutive numbers.
+//! INVARIANT: one process changes it at a time, and only the file that has the name then; who cannot, reads the log instead.
+//! INVARIANT: a chunk lies in one segment, and its records have consecutive numbers. Its number is never given again.
 
 pub mod column;
 mod fill;
@@ -17,18 +20,22 @@ mod search;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rusqlite::{Connection, params};
 use rustix::fs::{FlockOperation, flock};
 
-use super::row::Row;
+use column::SHARES;
+use fill::mark;
+
+use super::row::{Field, Row};
 use super::storage::{Storage, segment_name, segments};
 
 pub use fill::Filled;
 pub(super) use fill::from_log;
-pub use search::Wanted;
+pub use search::{Go, Wanted};
 
 /// Why the index cannot be used. Whoever asked reads the log instead.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +84,8 @@ pub struct Chunk {
 #[derive(Debug)]
 pub struct Index {
     database: Connection,
+    /// Which file that is.
+    file: Option<Identity>,
     dir: PathBuf,
     chunks: BTreeMap<String, Vec<Chunk>>,
     notes: Vec<String>,
@@ -99,7 +108,8 @@ impl Index {
                 }
             }
         };
-        let mut index = Self { database, dir: dir.to_owned(), chunks: BTreeMap::new(), notes: note.into_iter().collect() };
+        let file = identity(dir);
+        let mut index = Self { database, file, dir: dir.to_owned(), chunks: BTreeMap::new(), notes: note.into_iter().collect() };
         index.load()?;
         Ok(index)
     }
@@ -123,6 +133,11 @@ impl Index {
         &self.notes
     }
 
+    /// How many records it knows.
+    pub fn records(&self) -> u64 {
+        self.chunks.values().flatten().map(|chunk| chunk.rows as u64).sum()
+    }
+
     /// The chunks of an origin, in order.
     pub fn chunks(&self, origin: &str) -> &[Chunk] {
         self.chunks.get(origin).map_or(&[], Vec::as_slice)
@@ -135,7 +150,7 @@ impl Index {
 
     fn load(&mut self) -> Result<(), IndexError> {
         let mut query = self.database.prepare(
-            "SELECT origin, id, segment, first_seq, rows, start, last, stop, from_time, to_time, unreadable, chain FROM chunk ORDER BY origin, first_seq, id",
+            "SELECT origin, id, segment, first_seq, rows, start, last, stop, from_time, to_time, unreadable, chain FROM chunk ORDER BY origin, segment, start, id",
         )?;
         let mut found = query.query([])?;
         self.chunks.clear();
@@ -158,11 +173,17 @@ impl Index {
         Ok(())
     }
 
-    /// Compares what the index knows of an origin with its segments, and forgets what is no longer so.
-    ///
-    /// # Errors
-    /// [`IndexError`]; of [`IndexError::Busy`] the caller is to read the log.
-    pub fn agree(&mut self, origin: &str, storage: &dyn Storage) -> Result<(), IndexError> {
+    /// Opens the file anew where it was deleted or replaced since; only for who may change it.
+    fn reopen_if_gone(&mut self) -> Result<(), IndexError> {
+        if self.file.is_none() || identity(&self.dir) != self.file {
+            self.database = connect(&self.dir).or_else(|_| anew(&self.dir))?;
+            self.file = identity(&self.dir);
+        }
+        Ok(())
+    }
+
+    /// What the index knows of an origin and is no longer so, and the first segment that is not as it says.
+    fn stale(&self, origin: &str, storage: &dyn Storage) -> io::Result<(Vec<Chunk>, Option<u64>)> {
         let there = segments(storage)?;
         let chunks = self.chunks(origin);
         let first = there.first().map_or(u64::MAX, |(seq, _)| *seq);
@@ -171,7 +192,12 @@ impl Index {
         let kept = chunks.get(kept_from..).unwrap_or_default();
         let wrong = disagreeing(storage, &there, kept)?;
         let is_gone = |chunk: &&Chunk| chunk.segment < first || wrong.is_some_and(|wrong| chunk.segment >= wrong);
-        let gone: Vec<Chunk> = chunks.iter().filter(is_gone).cloned().collect();
+        Ok((chunks.iter().filter(is_gone).cloned().collect(), wrong))
+    }
+
+    /// Compares what the index knows of an origin with its segments, and forgets what is no longer so; only for who may change it.
+    fn agree(&mut self, origin: &str, storage: &dyn Storage) -> Result<(), IndexError> {
+        let (gone, wrong) = self.stale(origin, storage)?;
         if let Some(segment) = wrong {
             self.notes.push(format!(
                 "the index did not agree with segment {segment} of `{origin}` and is made anew from there: the log was changed, or a write was \
@@ -183,25 +209,45 @@ impl Index {
         self.forget(origin, &gone)
     }
 
+    /// The same for who may not change it: what is no longer there is only not looked at. Of a log that was changed, calls may have lost their ends, and
+    /// the index would not know.
+    fn look_away(&mut self, origin: &str, storage: &dyn Storage) -> Result<(), IndexError> {
+        let (gone, wrong) = self.stale(origin, storage)?;
+        if wrong.is_some() {
+            return Err(IndexError::Busy);
+        }
+        self.drop_chunks(origin, &gone);
+        Ok(())
+    }
+
     fn forget(&mut self, origin: &str, gone: &[Chunk]) -> Result<(), IndexError> {
         if gone.is_empty() {
             return Ok(());
         }
-        let Some(_held) = hold(&self.dir)? else { return Err(IndexError::Busy) };
         let change = self.database.transaction()?;
+        let mut unmark = change.prepare_cached("DELETE FROM mark WHERE id = ?1")?;
         for chunk in gone {
             let (from, until) = (chunk.first_seq, chunk.first_seq + chunk.rows as u64);
             change.execute("DELETE FROM chunk WHERE id = ?1", [chunk.id])?;
             change.execute("DELETE FROM part WHERE id >= ?1 AND id < ?2", [chunk.id << PART_BITS, (chunk.id + 1) << PART_BITS])?;
+            for (field, share) in Field::ALL.into_iter().flat_map(|field| (0..SHARES).map(move |share| (field, share))) {
+                unmark.execute([mark(field as usize, share, chunk.id)])?;
+            }
             change.execute("DELETE FROM open WHERE origin = ?1 AND seq >= ?2 AND seq < ?3", params![origin, from, until])?;
             change
                 .execute("UPDATE open SET ended = NULL WHERE origin = ?1 AND ended >= ?2 AND ended < ?3", params![origin, from, until])?;
         }
+        drop(unmark);
         change.commit()?;
-        if let Some(chunks) = self.chunks.get_mut(origin) {
-            chunks.retain(|chunk| !gone.contains(chunk));
-        }
+        self.drop_chunks(origin, gone);
         Ok(())
+    }
+
+    fn drop_chunks(&mut self, origin: &str, gone: &[Chunk]) {
+        let gone: std::collections::BTreeSet<i64> = gone.iter().map(|chunk| chunk.id).collect();
+        if let Some(chunks) = self.chunks.get_mut(origin) {
+            chunks.retain(|chunk| !gone.contains(&chunk.id));
+        }
     }
 }
 
@@ -243,6 +289,7 @@ fn connect(dir: &Path) -> Result<Connection, Option<String>> {
         return Err(None);
     }
     let told = |error: rusqlite::Error| Some(format!("the index cannot be read ({error})"));
+    let before = identity(dir);
     let database = Connection::open(Index::file(dir)).map_err(told)?;
     database.busy_timeout(BUSY).map_err(told)?;
     let number = |name: &str| database.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(told);
@@ -253,13 +300,23 @@ fn connect(dir: &Path) -> Result<Connection, Option<String>> {
     }
     database.query_row("SELECT count(*) FROM chunk", [], |row| row.get::<_, i64>(0)).map_err(told)?;
     tune(&database).map_err(told)?;
-    Ok(database)
+    // Replaced meanwhile, it may have been read together with the other file's journal.
+    if identity(dir) == before { Ok(database) } else { Err(None) }
 }
 
+/// Which file has the name at the moment.
+type Identity = (u64, u64, Option<SystemTime>);
+
+fn identity(dir: &Path) -> Option<Identity> {
+    let file = fs::metadata(Index::file(dir)).ok()?;
+    Some((file.dev(), file.ino(), file.created().ok()))
+}
+
+// Pages are copied, not mapped: a map of a file that somebody cuts short would end the gateway, and marks lie side by side.
 fn tune(database: &Connection) -> rusqlite::Result<()> {
-    // It can be made again, so nothing is waited for.
-    database.pragma_update(None, "synchronous", "OFF")?;
-    database.pragma_update(None, "mmap_size", MAPPED)?;
+    // A power loss may cost the newest chunks, and must not leave what looks whole and is not.
+    database.pragma_update(None, "synchronous", "NORMAL")?;
+    database.pragma_update(None, "journal_size_limit", JOURNAL_BYTES)?;
     database.pragma_update(None, "cache_size", -CACHE_KIB)
 }
 
@@ -279,7 +336,8 @@ fn anew(dir: &Path) -> Result<Connection, IndexError> {
 
 fn remove(dir: &Path) -> io::Result<bool> {
     let mut was_there = false;
-    for name in ["-wal", "-shm", ""] {
+    // The database first: without it the others say nothing, and it would say something wrong without them.
+    for name in ["", "-wal", "-shm"] {
         match fs::remove_file(dir.join(format!("{DATABASE}{name}"))) {
             Ok(()) => was_there = true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -301,10 +359,11 @@ fn hold(dir: &Path) -> io::Result<Option<File>> {
 
 const SCHEMA: &str = "
     CREATE TABLE chunk (
-        id INTEGER PRIMARY KEY, origin TEXT NOT NULL, segment INTEGER NOT NULL, first_seq INTEGER NOT NULL, rows INTEGER NOT NULL,
+        id INTEGER PRIMARY KEY AUTOINCREMENT, origin TEXT NOT NULL, segment INTEGER NOT NULL, first_seq INTEGER NOT NULL, rows INTEGER NOT NULL,
         start INTEGER NOT NULL, last INTEGER NOT NULL, stop INTEGER NOT NULL, from_time INTEGER NOT NULL, to_time INTEGER NOT NULL,
         unreadable INTEGER NOT NULL, chain TEXT NOT NULL);
-    CREATE TABLE part (id INTEGER PRIMARY KEY, words BLOB, codes BLOB);
+    CREATE TABLE part (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+    CREATE TABLE mark (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
     CREATE TABLE open (origin TEXT NOT NULL, seq INTEGER NOT NULL, ended INTEGER, PRIMARY KEY (origin, seq)) WITHOUT ROWID;";
 
 const DATABASE: &str = "index.db";
@@ -312,14 +371,16 @@ const LOCK: &str = "index.lock";
 /// `Door`, as SQLite's header has it.
 const APPLICATION: i64 = 0x446f_6f72;
 /// Counted up with every change of the schema, of the columns' layout or of the fields: an older index is made anew.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const PAGE: i64 = 16_384;
 const CACHE_KIB: i64 = 16_384;
-/// Pages that are mapped need no copy; address space is all that it costs.
-const MAPPED: i64 = 1 << 32;
 const BUSY: std::time::Duration = std::time::Duration::from_secs(2);
-/// Bits of a part's id below the chunk's: 8 for the column, 4 for the share of its hashes.
-const PART_BITS: i64 = 12;
+/// Bits of a part's id below the chunk's, for the column.
+const PART_BITS: i64 = 8;
+/// Bits of a mark's id for the chunk; above it are 4 for the share of its hashes and 8 for the field.
+const CHUNK_BITS: i64 = 40;
+/// What the journal of changes keeps of the disk when it was longer.
+const JOURNAL_BYTES: i64 = 16 << 20;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,10 +1,9 @@
 //! What happened, stored before it happens: the durable, hash-chained log and the questions it answers.
 //!
 //! Owns: the record's form (`record`, `encode`, `schema`), the chain (`chain`), the tree and its proofs (`tree`), what is signed and how (`checkpoint`,
-//! `note`), all file work (`storage` and its two makers), the writer (`log`, `queue`, `writer`, `repair`), what a start does after a crash
-//! (`recovery`), the check (`verify`), the questions (`find`) and the index that makes them fast (`index`).
 //! `note`), all file work (`storage` and its two makers), the writer (`log`, `queue`, `writer`, `rounds`, `repair`), who vouches for what it wrote
-//! (`notary`), what a start does after a crash (`recovery`, `evidence`), the check (`verify`) and the questions (`find`).
+//! (`notary`), what a start does after a crash (`recovery`, `evidence`), the check (`verify`), the questions (`find`) and the index that makes
+//! them fast (`index`, `filler`).
 //! Leaves to others: what a call is and when it is recorded.
 //!
 //! INVARIANT: what was acknowledged is in the chain, and what was refused is not, unless an end follows it.
@@ -18,6 +17,7 @@ pub mod disk;
 pub mod encode;
 mod evidence;
 pub mod export;
+pub mod filler;
 pub mod filter;
 pub mod find;
 pub mod follow;

@@ -135,6 +135,38 @@ impl Field {
         }
     }
 
+    /// The fields that a name in a line belongs to: [`Field::keys`] the other way round.
+    pub(super) fn of_key(key: &str) -> &'static [Self] {
+        match key {
+            "action" => &[Self::Action],
+            "actor" => &[Self::Actor],
+            "agent" => &[Self::Agent],
+            "answers" | "args" | "result_hash" => &[Self::Value],
+            "args_hash" => &[Self::Arguments, Self::Value],
+            "call_id" => &[Self::Call],
+            "code" => &[Self::Code],
+            "credential_id" => &[Self::Credential],
+            "decision" => &[Self::Decision],
+            "effect" => &[Self::Effect],
+            "kind" => &[Self::Kind],
+            "labels" => &[Self::Label],
+            "limit" => &[Self::Limit],
+            "on_behalf_of" => &[Self::OnBehalfOf],
+            "outcome" => &[Self::Outcome],
+            "policy_version" => &[Self::Policy],
+            "principal" => &[Self::Principal],
+            "reason" => &[Self::Reason],
+            "rule_ids" => &[Self::Rule],
+            "run" => &[Self::Run],
+            "session" => &[Self::Session],
+            "target" | "targets" => &[Self::Target],
+            "tier" => &[Self::Tier],
+            "trace_id" => &[Self::Trace],
+            "upstream" => &[Self::Upstream],
+            _ => &[],
+        }
+    }
+
     pub(super) fn form(self) -> Form {
         match self {
             Self::Call | Self::Run | Self::Trace | Self::Session | Self::Arguments | Self::Value => Form::Ids,
@@ -172,6 +204,11 @@ impl<'a> Row<'a> {
         (row.raw("v")?.parse() == Ok(VERSION) && row.raw("seq")?.parse::<u64>().is_ok()).then_some(row)
     }
 
+    /// All members in their order: name and JSON text.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.0.iter().copied()
+    }
+
     /// The JSON text of a member.
     pub fn raw(&self, key: &str) -> Option<&'a str> {
         // Sorted but for `chain`, which stands last; a line that somebody mended by hand may not be.
@@ -203,14 +240,20 @@ impl<'a> Row<'a> {
     /// Shows each value that the record has for a field.
     pub fn each(&self, field: Field, show: &mut dyn FnMut(&str)) {
         for key in field.keys() {
-            let Some(raw) = self.raw(key) else { continue };
-            match *key {
-                "args" => leaves(raw, show),
-                "answers" => strings(raw, &mut |answer| show(answer.rsplit(' ').next().unwrap_or(answer))),
-                _ if raw.starts_with('[') => strings(raw, show),
-                _ => show(&unquoted(raw).unwrap_or(Cow::Borrowed(raw))),
+            if let Some(raw) = self.raw(key) {
+                values(key, raw, show);
             }
         }
+    }
+}
+
+/// Shows each value of a member that a field has there.
+pub(super) fn values(key: &str, raw: &str, show: &mut dyn FnMut(&str)) {
+    match key {
+        "args" => leaves(raw, show),
+        "answers" => strings(raw, &mut |answer| show(answer.rsplit(' ').next().unwrap_or(answer))),
+        _ if raw.starts_with('[') => strings(raw, show),
+        _ => show(&unquoted(raw).unwrap_or(Cow::Borrowed(raw))),
     }
 }
 
@@ -285,6 +328,20 @@ mod tests {
         assert_eq!(shown(&row, Field::Target), ["t", "u"]);
         assert_eq!(shown(&row, Field::Value), ["hmac:1:2", "hmac:9:9", "true", "p\\q", "hmac:1:3"]);
         assert_eq!(row.text("chain").as_deref(), Some("00"));
+    }
+
+    #[test]
+    fn a_name_belongs_to_the_fields_that_have_it() {
+        for (number, field) in Field::ALL.into_iter().enumerate() {
+            assert_eq!(field as usize, number, "the index knows it by this number");
+            for key in field.keys() {
+                assert!(Field::of_key(key).contains(&field), "{field:?} {key}");
+            }
+        }
+        let keys = Field::ALL.iter().flat_map(|field| field.keys());
+        for key in keys {
+            assert!(Field::of_key(key).iter().all(|field| field.keys().contains(key)), "{key}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{Context, Failure, check, local};
 use crate::audit::Opened;
 use crate::audit::anchor::{Anchors, Source};
+use crate::audit::filler::{self, Filler, SPARE_BYTES};
 use crate::audit::record::{Kind, Record};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Listen};
@@ -271,6 +272,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         ..Record::new(Kind::Lifecycle)
     };
     running.assembly.shared().audit.event(&start).await.map_err(Failure::Refused)?;
+    let _filler = fill_index(&running, &config);
     let (asked, mut questions) = mpsc::channel(16);
     tokio::spawn(http::serve(running.service.clone(), listener, tls, Workers::start()?));
     let admin = tokio::spawn(socket.serve(running.service.clone(), asked));
@@ -282,6 +284,18 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let _ = admin.await;
     health.inspect(tokio::task::JoinHandle::abort);
     Ok(0)
+}
+
+/// Keeps the index of the audit logs behind them, until the handle is dropped. Without it all questions are answered too.
+fn fill_index(running: &Running, config: &Config) -> Option<Filler> {
+    let log = running.assembly.shared().audit.log().clone();
+    let source = filler::Source {
+        dir: AsRef::<std::path::Path>::as_ref(&config.audit.dir).to_owned(),
+        records: Box::new(move || log.health().records),
+        indexed: running.assembly.shared().indexed.clone(),
+        spare_bytes: SPARE_BYTES,
+    };
+    Filler::start(source).inspect_err(|error| tracing::warn!(%error, "the index of the audit log is left to those who ask")).ok()
 }
 
 /// What the gateway attends to from outside.
@@ -370,6 +384,7 @@ async fn answer(running: &mut Running, asked: Asked) {
 fn status(running: &Running) -> serde_json::Value {
     let gateway = running.service.gateway();
     let health = running.assembly.shared().audit.log().health();
+    let index = running.assembly.shared().indexed.standing().borrow().clone();
     serde_json::json!({
         "policy_version": gateway.policy().version(),
         "calls_under_way": running.service.calls_under_way(),
@@ -379,6 +394,8 @@ fn status(running: &Running) -> serde_json::Value {
             "refused": health.refused,
             "running": health.running,
             "covered": health.covered,
+            "indexed": index.records,
+            "index_failing": index.failing,
         },
         "upstreams": gateway.upstream_states(),
     })

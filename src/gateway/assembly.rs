@@ -17,6 +17,7 @@ use super::listing::Listings;
 use super::rounds::Rounds;
 use super::{Gateway, Shared};
 use crate::audit::anchor::Standings;
+use crate::audit::filler::Indexed;
 use crate::audit::disk::Disk;
 use crate::audit::kept::{Kept, Sort};
 use crate::audit::log::{Log, OpenError, Opened, Options as LogOptions};
@@ -190,6 +191,7 @@ impl Assembly {
         }
         let shared = Shared {
             anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin())),
+            indexed: Indexed::default(),
             audit: Audit::new(log, values, config.audit.durability.clone(), clock),
             identity: ArcSwap::from_pointee(identity),
             schemas: Schemas::default(),

@@ -23,6 +23,7 @@ impl Gateway {
             audit_refused: health.refused,
             audit_covered: health.covered,
             audit_covered_at: health.covered_at / 1_000_000_000,
+            audit_indexed: self.shared.indexed.standing().borrow().records,
             upstreams: ids.zip(connected).collect(),
             anchors: anchors.collect(),
         })

@@ -9,6 +9,7 @@ mod audit_anchors;
 mod audit_brought;
 mod audit_evidence;
 mod audit_export;
+mod audit_index;
 mod audit_log;
 mod audit_record;
 mod audit_root_key;

@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 
-use crate::audit::row::{Field, Form, Row};
+use crate::audit::filter::Wish;
+use crate::audit::row::{Field, Form, Row, values};
 
 /// Most records in a chunk: a question reads one column of a chunk in some microseconds, and the newest records, which fill no chunk yet, from the log.
 pub const CHUNK: usize = 8_192;
@@ -30,6 +31,16 @@ pub enum Number {
 impl Number {
     /// Every number.
     pub const ALL: [Self; 4] = [Self::Offset, Self::Duration, Self::Upstream, Self::Count];
+
+    /// The number that a name in a line stands for.
+    fn of_key(key: &str) -> Option<Self> {
+        match key {
+            "duration_us" => Some(Self::Duration),
+            "upstream_us" => Some(Self::Upstream),
+            "count" => Some(Self::Count),
+            _ => None,
+        }
+    }
 }
 
 /// A field with few different values.
@@ -84,91 +95,150 @@ impl Columns {
 }
 
 /// Takes records in until they are a chunk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Builder {
-    columns: Columns,
-    known: HashMap<Field, HashMap<Vec<String>, u16>>,
-    scratch: Vec<String>,
+    rows: usize,
+    times: Vec<i64>,
+    numbers: [Vec<u32>; Number::ALL.len()],
+    /// By the field's place in [`Field::ALL`]; those with hashes are not used.
+    words: Vec<Coded>,
+    /// The same the other way round.
+    ids: Vec<Ids>,
+}
+
+/// A column of words that grows.
+#[derive(Debug, Default)]
+struct Coded {
+    /// The number of the value that has this JSON text.
+    known: HashMap<String, u16>,
+    column: Words,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let fields = Field::ALL.len();
+        Self {
+            rows: 0,
+            times: Vec::new(),
+            numbers: [const { Vec::new() }; Number::ALL.len()],
+            words: (0..fields).map(|_| Coded::default()).collect(),
+            ids: vec![Ids::new(); fields],
+        }
+    }
 }
 
 impl Builder {
     /// How many records it holds.
     pub fn rows(&self) -> usize {
-        self.columns.rows
+        self.rows
     }
 
     /// Takes in the record whose line begins at `offset` of the chunk.
     pub fn push(&mut self, row: &Row<'_>, offset: u32) {
-        let at = self.columns.rows;
-        self.columns.times.push(row.unix_nanos());
-        let number = |key: &str| row.number(key).map_or(0, |value| u32::try_from(value).unwrap_or(u32::MAX));
-        for kind in Number::ALL {
-            let value = match kind {
-                Number::Offset => offset,
-                Number::Duration => number("duration_us"),
-                Number::Upstream => number("upstream_us"),
-                Number::Count => number("count"),
-            };
-            self.columns.numbers.entry(kind).or_default().push(value);
-        }
-        for field in Field::ALL {
-            match field.form() {
-                Form::Words => self.word(row, field),
-                Form::Ids => {
-                    let ids = self.columns.ids.entry(field).or_default();
-                    // A chunk has at most 2^13 records.
-                    row.each(field, &mut |value| ids.push((hash(value), at as u16)));
+        // A chunk has at most 2^13 records.
+        let at = self.rows as u16;
+        let mut numbers = [0; Number::ALL.len()];
+        numbers[Number::Offset as usize] = offset;
+        let mut words = [Members::default(); Field::ALL.len()];
+        // One pass: what a record lacks, which is most, costs nothing.
+        for (key, raw) in row.members() {
+            if let Some(number) = Number::of_key(key) {
+                numbers[number as usize] = raw.trim_matches('"').parse().map_or(0, |value: u64| u32::try_from(value).unwrap_or(u32::MAX));
+            }
+            for field in Field::of_key(key) {
+                match field.form() {
+                    Form::Words => {
+                        let members = &mut words[*field as usize];
+                        members.first.get_or_insert((key, raw));
+                        members.count += 1;
+                    }
+                    Form::Ids => {
+                        let ids = &mut self.ids[*field as usize];
+                        values(key, raw, &mut |value| ids.push((hash(value), at)));
+                    }
                 }
             }
         }
-        self.columns.rows += 1;
-    }
-
-    fn word(&mut self, row: &Row<'_>, field: Field) {
-        let mut count = 0;
-        let scratch = &mut self.scratch;
-        row.each(field, &mut |value| {
-            if scratch.len() == count {
-                scratch.push(String::new());
-            }
-            if let Some(slot) = scratch.get_mut(count) {
-                slot.clear();
-                slot.push_str(value);
-            }
-            count += 1;
-        });
-        let values = scratch.get(..count).unwrap_or_default();
-        let column = self.columns.words.entry(field).or_default();
-        let known = self.known.entry(field).or_default();
-        let code = match known.get(values) {
-            Some(code) => *code,
-            None => {
-                // At most one a record, and so below 2^13.
-                let code = column.words.len() as u16;
-                column.words.push(values.to_vec());
-                known.insert(values.to_vec(), code);
-                code
-            }
-        };
-        column.codes.push(code);
+        self.times.push(row.unix_nanos());
+        for (column, number) in self.numbers.iter_mut().zip(numbers) {
+            column.push(number);
+        }
+        for ((field, coded), members) in Field::ALL.into_iter().zip(&mut self.words).zip(words) {
+            coded.push(row, field, members, self.rows);
+        }
+        self.rows += 1;
     }
 
     /// The finished columns.
     pub fn finish(self) -> Columns {
-        let mut columns = self.columns;
-        columns.words.retain(|_, column| column.words.iter().any(|values| !values.is_empty()));
-        for column in columns.words.values_mut() {
-            if column.words.len() == 1 {
-                column.codes.clear();
+        let mut columns = Columns { rows: self.rows, times: self.times, ..Columns::default() };
+        for (field, coded) in Field::ALL.into_iter().zip(self.words) {
+            let mut column = coded.column;
+            if column.words.iter().any(|values| !values.is_empty()) {
+                if column.words.len() == 1 {
+                    column.codes.clear();
+                }
+                columns.words.insert(field, column);
             }
         }
-        columns.numbers.retain(|_, column| column.iter().any(|value| *value != 0));
-        columns.ids.retain(|_, ids| !ids.is_empty());
-        for ids in columns.ids.values_mut() {
-            ids.sort_unstable();
-            ids.dedup();
+        for (field, mut ids) in Field::ALL.into_iter().zip(self.ids) {
+            if !ids.is_empty() {
+                ids.sort_unstable();
+                ids.dedup();
+                columns.ids.insert(field, ids);
+            }
+        }
+        for (number, column) in Number::ALL.into_iter().zip(self.numbers) {
+            if column.iter().any(|value| *value != 0) {
+                columns.numbers.insert(number, column);
+            }
         }
         columns
+    }
+}
+
+/// The members of one line that a field is made of.
+#[derive(Clone, Copy, Default)]
+struct Members<'a> {
+    first: Option<(&'a str, &'a str)>,
+    count: usize,
+}
+
+impl Coded {
+    fn push(&mut self, row: &Row<'_>, field: Field, members: Members<'_>, rows_before: usize) {
+        let Some((key, raw)) = members.first else {
+            // A field that no record has had yet needs no number.
+            if !self.column.words.is_empty() {
+                let none = self.code("", |_| {});
+                self.column.codes.push(none);
+            }
+            return;
+        };
+        if self.column.words.is_empty() && rows_before > 0 {
+            let none = self.code("", |_| {});
+            self.column.codes.resize(rows_before, none);
+        }
+        let code = if members.count == 1 {
+            self.code(raw, |show| values(key, raw, show))
+        } else {
+            // Two names, or a line that somebody made: what a reader of the line would see. No JSON text in a line has a line feed.
+            let texts: Vec<_> = field.keys().iter().map(|key| row.raw(key).unwrap_or_default()).collect();
+            self.code(&texts.join("\n"), |show| row.each(field, show))
+        };
+        self.column.codes.push(code);
+    }
+
+    fn code(&mut self, text: &str, values: impl FnOnce(&mut dyn FnMut(&str))) -> u16 {
+        if let Some(code) = self.known.get(text) {
+            return *code;
+        }
+        let mut all = Vec::new();
+        values(&mut |value| all.push(value.to_owned()));
+        // At most one a record and one for none, and so below 2^14.
+        let code = self.column.words.len() as u16;
+        self.column.words.push(all);
+        self.known.insert(text.to_owned(), code);
+        code
     }
 }
 
@@ -198,25 +268,53 @@ pub fn pack_words(words: &[Vec<String>]) -> Vec<u8> {
     out
 }
 
-/// The words of a column again; `None` where the bytes are not from here.
-pub fn unpack_words(mut bytes: &[u8]) -> Option<Vec<Vec<String>>> {
+/// Shows the values of a column word by word, each with its word's number; how many words there are, or `None` where the bytes are not from here.
+fn each_value<'b>(mut bytes: &'b [u8], mut show: impl FnMut(usize, &'b str)) -> Option<usize> {
     fn take<'b>(bytes: &mut &'b [u8], count: usize) -> Option<&'b [u8]> {
         let (taken, rest) = bytes.split_at_checked(count)?;
         *bytes = rest;
         Some(taken)
     }
-    let number = |bytes: &mut &[u8]| Some(u32::from_le_bytes(take(bytes, 4)?.try_into().ok()?) as usize);
-    let mut words = Vec::new();
+    let number = |bytes: &mut &'b [u8]| Some(u32::from_le_bytes(take(bytes, 4)?.try_into().ok()?) as usize);
+    let mut words = 0;
     while !bytes.is_empty() {
-        let count = number(&mut bytes)?;
-        let mut values = Vec::new();
-        for _ in 0..count {
+        for _ in 0..number(&mut bytes)? {
             let length = number(&mut bytes)?;
-            values.push(String::from_utf8(take(&mut bytes, length)?.to_vec()).ok()?);
+            show(words, std::str::from_utf8(take(&mut bytes, length)?).ok()?);
         }
-        words.push(values);
+        words += 1;
     }
     Some(words)
+}
+
+/// The words of a column again; `None` where the bytes are not from here.
+pub fn unpack_words(bytes: &[u8]) -> Option<Vec<Vec<String>>> {
+    let mut words: Vec<Vec<String>> = Vec::new();
+    let count = each_value(bytes, |word, value| {
+        words.resize(word + 1, Vec::new());
+        if let Some(values) = words.last_mut() {
+            values.push(value.to_owned());
+        }
+    })?;
+    words.resize(count, Vec::new());
+    Some(words)
+}
+
+/// Which words of a column a wish admits; empty where it admits none, `None` where the bytes are not from here.
+pub fn admitted(bytes: &[u8], wish: &Wish) -> Option<Vec<bool>> {
+    let mut found = Vec::new();
+    let count = each_value(bytes, |word, value| {
+        if wish.admits(value) {
+            found.resize(word + 1, false);
+            if let Some(found) = found.last_mut() {
+                *found = true;
+            }
+        }
+    })?;
+    if !found.is_empty() {
+        found.resize(count, false);
+    }
+    Some(found)
 }
 
 /// The numbers of a column's words as bytes: one each where that is enough.
@@ -289,6 +387,10 @@ mod tests {
         let words: Vec<Vec<String>> = (0..300).map(|number| vec![format!("w{number}"), "\u{1f}".to_owned()]).chain([Vec::new()]).collect();
         assert_eq!(unpack_words(&pack_words(&words)).unwrap(), words);
         assert_eq!(unpack_words(b"\x09\0\0\0"), None);
+        let wish = |value: &str| Wish { field: Field::Agent, any_of: vec![value.to_owned()] };
+        let found = admitted(&pack_words(&words), &wish("w7")).unwrap();
+        assert_eq!((found.len(), found.iter().position(|found| *found)), (words.len(), Some(7)));
+        assert_eq!((admitted(&pack_words(&words), &wish("w")), admitted(b"\x09\0\0\0", &wish("w7"))), (Some(vec![]), None));
         let codes: Vec<u16> = (0..300).collect();
         let column = Words { words, codes: codes.clone() };
         assert_eq!(unpack_codes(&pack_codes(&column), column.words.len()), codes);

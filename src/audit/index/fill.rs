@@ -10,10 +10,9 @@ use rusqlite::{Transaction, params};
 use tokio::time::Instant;
 
 use super::column::{Builder, CHUNK, Columns, Number, SHARES, pack_codes, pack_i64, pack_ids, pack_u32, pack_words, share};
-use super::{Chunk, Index, IndexError, PART_BITS, hold};
-use crate::audit::chain::Line;
+use super::{CHUNK_BITS, Chunk, Index, IndexError, PART_BITS, hold};
 use crate::audit::record::Kind;
-use crate::audit::row::{Field, Row};
+use crate::audit::row::Row;
 use crate::audit::storage::{Storage, segments};
 
 /// What came of filling.
@@ -26,24 +25,35 @@ pub struct Filled {
 }
 
 impl Index {
-    /// Takes in what has come since the last time, for no longer than `budget`; nothing when another process does it.
+    /// Forgets what is no longer in the logs and takes in what has come since the last time, for no longer than `budget`; nothing when another
+    /// process does it.
     ///
     /// # Errors
-    /// [`IndexError`].
+    /// [`IndexError`]: the questions are to read the log.
     pub fn fill(
         &mut self,
         logs: &[(String, std::sync::Arc<dyn Storage>)],
         budget: Option<Duration>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Filled, IndexError> {
-        let mut filled = Filled { records: 0, is_done: true };
-        let Some(_held) = hold(&self.dir)? else { return Ok(Filled { is_done: false, ..filled }) };
-        // Another may have filled it since it was read.
+        let Some(_held) = hold(&self.dir)? else {
+            for (origin, storage) in logs {
+                self.look_away(origin, &**storage)?;
+            }
+            return Ok(Filled::default());
+        };
+        // Another may have filled it since it was read, or made it anew.
+        self.reopen_if_gone()?;
         self.load()?;
+        for (origin, storage) in logs {
+            self.agree(origin, &**storage)?;
+        }
+        let mut filled = Filled { records: 0, is_done: true };
         let until = budget.map(|budget| Instant::now() + budget);
         for (origin, storage) in logs {
             let all = segments(&**storage)?;
             let (segment, offset) = self.cursor(origin).unwrap_or((0, 0));
+            let mut batch = Vec::new();
             for (at, (first_seq, name)) in all.iter().enumerate().filter(|(_, (first_seq, _))| *first_seq >= segment) {
                 let is_last = at + 1 == all.len();
                 let from = if *first_seq == segment { offset } else { 0 };
@@ -53,94 +63,129 @@ impl Index {
                 }
                 while let Some(taken) = part.chunk(&**storage, is_last)? {
                     filled.records += taken.chunk.rows as u64;
-                    let stored = self.store(origin, taken)?;
-                    self.chunks.entry(origin.clone()).or_default().push(stored);
-                    progress(filled.records);
-                    if until.is_some_and(|until| Instant::now() >= until) {
+                    batch.push(taken);
+                    let is_over = until.is_some_and(|until| Instant::now() >= until);
+                    if batch.len() == BATCH || is_over {
+                        self.store(origin, std::mem::take(&mut batch))?;
+                        progress(filled.records);
+                    }
+                    if is_over {
                         return Ok(Filled { is_done: false, ..filled });
                     }
                 }
             }
+            self.store(origin, batch)?;
         }
         Ok(filled)
     }
 
-    fn store(&mut self, origin: &str, taken: Taken) -> Result<Chunk, IndexError> {
-        let Taken { mut chunk, columns, open, ended } = taken;
+    /// Stores chunks in one transaction, so that what belongs together is written together.
+    fn store(&mut self, origin: &str, batch: Vec<Taken>) -> Result<(), IndexError> {
         let change = self.database.transaction()?;
-        change.execute(
-            "INSERT INTO chunk (origin, segment, first_seq, rows, start, last, stop, from_time, to_time, unreadable, chain) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-            params![
-                origin,
-                chunk.segment,
-                chunk.first_seq,
-                chunk.rows,
-                chunk.start,
-                chunk.last,
-                chunk.end,
-                chunk.from_time,
-                chunk.to_time,
-                chunk.unreadable,
-                chunk.chain
-            ],
-        )?;
-        chunk.id = change.last_insert_rowid();
-        parts(&change, chunk.id, &columns)?;
-        for (intent, end) in ended {
-            change
-                .prepare_cached("UPDATE open SET ended = ?3 WHERE origin = ?1 AND seq = ?2 AND ended IS NULL")?
-                .execute(params![origin, intent, end])?;
+        let mut stored = Vec::with_capacity(batch.len());
+        // In the order of their ids: each field's chunks lie side by side.
+        let mut marks: BTreeMap<i64, Vec<u8>> = BTreeMap::new();
+        for Taken { mut chunk, columns, open, ended } in batch {
+            chunk.id = insert_chunk(&change, origin, &chunk)?;
+            insert_parts(&change, chunk.id, &columns)?;
+            marks_of(chunk.id, &columns, &mut marks);
+            for (intent, end) in ended {
+                change
+                    .prepare_cached("UPDATE open SET ended = ?3 WHERE origin = ?1 AND seq = ?2 AND ended IS NULL")?
+                    .execute(params![origin, intent, end])?;
+            }
+            for seq in open {
+                change
+                    .prepare_cached("INSERT OR REPLACE INTO open (origin, seq, ended) VALUES (?1, ?2, NULL)")?
+                    .execute(params![origin, seq])?;
+            }
+            stored.push(chunk);
         }
-        for seq in open {
-            change
-                .prepare_cached("INSERT OR REPLACE INTO open (origin, seq, ended) VALUES (?1, ?2, NULL)")?
-                .execute(params![origin, seq])?;
+        let mut insert = change.prepare_cached("INSERT INTO mark (id, bytes) VALUES (?1, ?2)")?;
+        for (id, bytes) in marks {
+            insert.execute(params![id, bytes])?;
         }
+        drop(insert);
         change.commit()?;
-        Ok(chunk)
+        self.chunks.entry(origin.to_owned()).or_default().append(&mut stored);
+        Ok(())
     }
 }
 
-/// The number of a column's part.
-pub(super) fn part(chunk: i64, slot: usize, share: usize) -> i64 {
-    (chunk << PART_BITS) | ((slot as i64) << 4) | share as i64
+fn insert_chunk(change: &Transaction<'_>, origin: &str, chunk: &Chunk) -> rusqlite::Result<i64> {
+    let mut insert = change.prepare_cached(
+        "INSERT INTO chunk (origin, segment, first_seq, rows, start, last, stop, from_time, to_time, unreadable, chain) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?;
+    insert.insert(params![
+        origin,
+        chunk.segment,
+        chunk.first_seq,
+        chunk.rows,
+        chunk.start,
+        chunk.last,
+        chunk.end,
+        chunk.from_time,
+        chunk.to_time,
+        chunk.unreadable,
+        chunk.chain
+    ])
 }
 
-/// The slot of a field, of a number, and of the times.
-pub(super) fn field_slot(field: Field) -> usize {
-    Field::ALL.iter().position(|known| *known == field).unwrap_or_default()
+/// The number of a column in the table of parts, where all columns of a chunk lie side by side.
+pub(super) fn part(chunk: i64, slot: usize) -> i64 {
+    (chunk << PART_BITS) | slot as i64
 }
 
+/// The number of a field's words or hashes in the table of marks, where those of all chunks lie side by side.
+pub(super) fn mark(slot: usize, share: usize, chunk: i64) -> i64 {
+    (((slot << 4) | share) as i64) << CHUNK_BITS | chunk
+}
+
+/// The chunk of a mark.
+pub(super) fn chunk_of(mark: i64) -> i64 {
+    mark & ((1 << CHUNK_BITS) - 1)
+}
+
+/// The slot of a number; a field's is its own.
 pub(super) fn number_slot(number: Number) -> usize {
-    128 + Number::ALL.iter().position(|known| *known == number).unwrap_or_default()
+    128 + number as usize
 }
 
 pub(super) const TIMES: usize = 160;
 
-fn parts(change: &Transaction<'_>, chunk: i64, columns: &Columns) -> rusqlite::Result<()> {
-    // In the order of their ids, so that the table only grows at its end.
-    let mut all: BTreeMap<i64, (Option<Vec<u8>>, Vec<u8>)> = BTreeMap::new();
+fn insert_parts(change: &Transaction<'_>, chunk: i64, columns: &Columns) -> rusqlite::Result<()> {
+    let mut all: BTreeMap<i64, Vec<u8>> = BTreeMap::new();
     for (field, column) in &columns.words {
-        all.insert(part(chunk, field_slot(*field), 0), (Some(pack_words(&column.words)), pack_codes(column)));
-    }
-    for (field, ids) in &columns.ids {
-        for number in 0..SHARES {
-            let of_share = ids.iter().filter(|(hash, _)| share(*hash) == number).copied().collect::<Vec<_>>();
-            if !of_share.is_empty() {
-                all.insert(part(chunk, field_slot(*field), number), (None, pack_ids(&of_share)));
-            }
+        if !column.codes.is_empty() {
+            all.insert(part(chunk, *field as usize), pack_codes(column));
         }
     }
     for (number, column) in &columns.numbers {
-        all.insert(part(chunk, number_slot(*number), 0), (None, pack_u32(column)));
+        all.insert(part(chunk, number_slot(*number)), pack_u32(column));
     }
-    all.insert(part(chunk, TIMES, 0), (None, pack_i64(&columns.times)));
-    let mut insert = change.prepare_cached("INSERT INTO part (id, words, codes) VALUES (?1, ?2, ?3)")?;
-    for (id, (words, codes)) in all {
-        insert.execute(params![id, words, codes])?;
+    all.insert(part(chunk, TIMES), pack_i64(&columns.times));
+    let mut insert = change.prepare_cached("INSERT INTO part (id, bytes) VALUES (?1, ?2)")?;
+    for (id, bytes) in all {
+        insert.execute(params![id, bytes])?;
     }
     Ok(())
+}
+
+fn marks_of(chunk: i64, columns: &Columns, out: &mut BTreeMap<i64, Vec<u8>>) {
+    for (field, column) in &columns.words {
+        out.insert(mark(*field as usize, 0, chunk), pack_words(&column.words));
+    }
+    for (field, ids) in &columns.ids {
+        let mut rest = &ids[..];
+        for number in 0..SHARES {
+            let (of_share, others) = rest.split_at(rest.partition_point(|(hash, _)| share(*hash) <= number));
+            if !of_share.is_empty() {
+                out.insert(mark(*field as usize, number, chunk), pack_ids(of_share));
+            }
+            rest = others;
+        }
+    }
 }
 
 /// A chunk that is ready to be stored.
@@ -200,11 +245,11 @@ impl Segment<'_> {
                     if builder.rows() == 0 {
                         chunk.first_seq = row.seq();
                     }
-                    if let Some(split) = Line::split(line) {
-                        note_ends(&split, &mut open, &mut ended);
-                    }
+                    note_ends(&row, &mut open, &mut ended);
                     builder.push(&row, offset);
-                    (chunk.last, chunk.chain) = (chunk.end, row.text("chain").unwrap_or_default().into_owned());
+                    chunk.last = chunk.end;
+                    chunk.chain.clear();
+                    chunk.chain.push_str(&row.text("chain").unwrap_or_default());
                 }
                 Some(_) => break,
                 None => chunk.unreadable += 1,
@@ -224,10 +269,10 @@ impl Segment<'_> {
     }
 }
 
-fn note_ends(line: &Line<'_>, open: &mut BTreeSet<u64>, ended: &mut Vec<(u64, u64)>) {
-    match (line.kind(), line.intent_seq()) {
-        (Some(Kind::Intent), _) => drop(open.insert(line.seq)),
-        (Some(Kind::Outcome), Some(intent)) if !open.remove(&intent) => ended.push((intent, line.seq)),
+fn note_ends(row: &Row<'_>, open: &mut BTreeSet<u64>, ended: &mut Vec<(u64, u64)>) {
+    match (row.text("kind").and_then(|kind| Kind::from_word(&kind)), row.number("intent_seq")) {
+        (Some(Kind::Intent), _) => drop(open.insert(row.seq())),
+        (Some(Kind::Outcome), Some(intent)) if !open.remove(&intent) => ended.push((intent, row.seq())),
         _ => {}
     }
 }
@@ -263,3 +308,5 @@ fn whole_chunks(storage: &dyn Storage, name: &str, offset: u64) -> io::Result<us
 }
 
 const BLOCK: usize = 1 << 18;
+/// Chunks that are stored at a time, where many come: some 16 MiB in memory.
+const BATCH: usize = 16;

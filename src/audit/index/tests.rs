@@ -24,7 +24,7 @@ impl Dice {
 }
 
 /// A log of some segments with calls, refusals and gaps in time, written as the gateway writes.
-fn write(dir: &Path, origin: &str, seed: u64, segments: u64, each: u64) {
+pub(in crate::audit) fn write(dir: &Path, origin: &str, seed: u64, segments: u64, each: u64) {
     let folder = dir.join(origin).join("segments");
     fs::create_dir_all(&folder).unwrap();
     let (mut dice, mut chain, mut seq, mut open) = (Dice(seed), Chain::first(origin), 1, Vec::new());
@@ -86,9 +86,16 @@ fn questions(dice: &mut Dice) -> Vec<Filter> {
         Filter::default().and_any(Field::Run, vec!["run-1".to_owned(), "run-2".to_owned(), "no".to_owned()]),
         of(Field::Kind, "watch".to_owned()),
         of(Field::Tier, "read".to_owned()),
+        of(Field::Target, "nothing__*".to_owned()),
+        of(Field::Target, "a*".to_owned()).and(Field::Agent, Some(format!("agent-{}", dice.below(6)))),
+        of(Field::Run, format!("run-{}", dice.below(30))).and(Field::Value, Some(format!("hmac:{}", dice.below(40)))),
+        of(Field::Outcome, "ok".to_owned()).and(Field::Kind, Some("outcome")).and(Field::Call, Some(format!("call-{}", dice.below(300)))),
+        of(Field::Kind, "refusal".to_owned()).and(Field::Outcome, Some("ok")),
+        Filter::default().and_any(Field::Call, (0..50).map(|_| format!("call-{}", dice.below(700))).collect()),
     ];
     for filter in &mut all {
         let since = (1_000 + dice.below(1_200) as i64) * SECOND;
+        filter.newest_first = dice.below(2) == 0;
         match dice.below(3) {
             0 => filter.since = Some(since),
             1 => (filter.since, filter.until) = (Some(since), Some(since + 200 * SECOND)),
@@ -98,8 +105,17 @@ fn questions(dice: &mut Dice) -> Vec<Filter> {
     all
 }
 
+fn disk(dir: &Path) -> std::sync::Arc<dyn Storage> {
+    std::sync::Arc::new(crate::audit::disk::Disk::existing(dir, "main"))
+}
+
 fn places(found: &[Stored]) -> Vec<(String, u64)> {
     found.iter().map(|stored| (stored.origin.clone(), stored.seq)).collect()
+}
+
+/// The right to fill, as another process has it.
+pub(in crate::audit) fn held(dir: &Path) -> File {
+    hold(dir).unwrap().unwrap()
 }
 
 fn indexed(dir: &Path) -> Logs {
@@ -108,10 +124,20 @@ fn indexed(dir: &Path) -> Logs {
     logs
 }
 
-fn answers_are_those_of_the_log(dir: &Path, logs: &Logs, seed: u64) {
+pub(in crate::audit) fn answers_are_those_of_the_log(dir: &Path, logs: &Logs, seed: u64) {
     let plain = Logs::in_dir(dir).unwrap();
     for filter in questions(&mut Dice(seed)) {
         assert_eq!(places(&logs.find(&filter).unwrap().records), places(&plain.find(&filter).unwrap().records), "seed {seed}: {filter:?}");
+        let lines = |logs: &Logs| {
+            let mut lines: Vec<Vec<u8>> = Vec::new();
+            logs.each(&filter, |line| lines.push(line.to_vec())).unwrap();
+            lines
+        };
+        assert!(lines(logs) == lines(&plain), "seed {seed}: {filter:?}");
+    }
+    for agent in [None, Some("agent-1")] {
+        let told = |logs: &Logs| format!("{:?}", logs.stats(None, None, agent).unwrap().agents.sorted());
+        assert_eq!(told(logs), told(&plain), "seed {seed}");
     }
     let told = |logs: &Logs| logs.unresolved().unwrap().iter().map(|(stored, _)| stored.seq).collect::<Vec<_>>();
     assert_eq!(told(logs), told(&plain), "seed {seed}");
@@ -126,6 +152,12 @@ fn answers_are_the_same_with_and_without_it() {
         let logs = indexed(dir.path());
         answers_are_those_of_the_log(dir.path(), &logs, seed);
         assert!(logs.notes().is_empty());
+    }
+    for (seed, segments, each) in [(21, 40, 12), (22, 90, 4), (23, 1, 8_300)] {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "main", seed, segments, each);
+        write(dir.path(), "local-1", seed + 100, segments, each);
+        answers_are_those_of_the_log(dir.path(), &indexed(dir.path()), seed);
     }
 }
 
@@ -235,6 +267,73 @@ fn segments_that_retention_took_away_are_forgotten_and_no_more() {
     assert_eq!((filled.records, filled.is_done), (0, true), "nothing was read again");
     assert!(logs.notes()[0].contains("no longer there"), "{:?}", logs.notes());
     answers_are_those_of_the_log(dir.path(), &logs, 11);
+}
+
+#[test]
+fn while_another_fills_it_what_retention_took_away_is_not_looked_at_and_a_changed_log_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "main", 12, 5, 150);
+    drop(indexed(dir.path()));
+    let segments = dir.path().join("main/segments");
+    fs::remove_file(segments.join(segment_name(1))).unwrap();
+    let held = held(dir.path());
+    let mut logs = Logs::in_dir(dir.path()).unwrap();
+    assert!(!logs.with_index(dir.path(), None, &mut |_| {}).unwrap().is_done);
+    assert!(logs.indexed() == 450 && logs.notes().is_empty());
+    answers_are_those_of_the_log(dir.path(), &logs, 12);
+    fs::remove_file(segments.join(segment_name(301))).unwrap();
+    assert!(matches!(logs.with_index(dir.path(), None, &mut |_| {}), Err(IndexError::Busy)));
+    drop(held);
+    answers_are_those_of_the_log(dir.path(), &indexed(dir.path()), 12);
+}
+
+#[test]
+fn a_file_that_was_deleted_or_replaced_after_it_was_opened_is_not_written_to() {
+    for replaced in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "main", 15, 4, 150);
+        let mut stale = Index::open(dir.path()).unwrap();
+        Index::delete(dir.path()).unwrap();
+        if replaced {
+            drop(indexed(dir.path()));
+        }
+        let logs = vec![("main".to_owned(), disk(dir.path()))];
+        let taken = stale.fill(&logs, None, &mut |_| {}).unwrap().records;
+        assert_eq!(taken, if replaced { 0 } else { 450 });
+        assert_eq!(Index::open(dir.path()).unwrap().records(), 450, "what it took in is in the file that has the name");
+        answers_are_those_of_the_log(dir.path(), &indexed(dir.path()), 15);
+    }
+}
+
+#[test]
+fn lines_that_are_no_records_are_taken_in_once() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "main", 16, 3, 100);
+    let file = dir.path().join("main/segments").join(segment_name(101));
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(dir.path().join("main/segments").join(segment_name(150)), "nothing\nnothing\n").unwrap();
+    fs::write(&file, format!("nothing\n{text}nothing\n")).unwrap();
+    let first = indexed(dir.path()).find(&Filter::default()).unwrap();
+    assert_eq!((first.unreadable, first.records.len()), (4, 300));
+    let chunks = Index::open(dir.path()).unwrap().chunks("main").to_vec();
+    drop(indexed(dir.path()));
+    assert_eq!(Index::open(dir.path()).unwrap().chunks("main"), chunks);
+}
+
+#[test]
+fn a_chunk_that_was_forgotten_leaves_its_number_to_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "main", 17, 3, 100);
+    drop(indexed(dir.path()));
+    let last = Index::open(dir.path()).unwrap().chunks("main").last().unwrap().id;
+    let file = dir.path().join("main/segments").join(segment_name(101));
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, &text[..text.trim_end().rfind('\n').unwrap() + 1]).unwrap();
+    drop(indexed(dir.path()));
+    let index = Index::open(dir.path()).unwrap();
+    assert!(index.chunks("main").last().unwrap().id > last);
+    let left: i64 = index.database.query_row("SELECT count(*) FROM mark WHERE id & 1099511627775 = ?1", [last], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `audit index`: completes the index, or makes it anew.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -9,6 +10,22 @@ use super::print::json_line;
 use super::{Asking, Error};
 use crate::audit::index::{Index, IndexError};
 use crate::cli::table::safe;
+
+/// Tries until the gateway, which fills in short turns, lets this process do it.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<Option<T>, IndexError>) -> Result<T, IndexError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Ok(Some(done)) => return Ok(done),
+            Ok(None) | Err(IndexError::Busy) if Instant::now() < until => std::thread::sleep(PAUSE),
+            Ok(None) => return Err(IndexError::Busy),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Serialize)]
 struct Done {
@@ -20,13 +37,13 @@ struct Done {
 /// Fills the index to its end.
 pub(super) fn run(mut asking: Asking<'_>, rebuild: bool, out: &mut dyn Write) -> Result<u8, Error> {
     if rebuild {
-        Index::delete(asking.dir)?;
+        patiently(|| Index::delete(asking.dir).map(Some))?;
     }
     let since = Instant::now();
-    let filled = asking.logs.with_index(asking.dir, None, &mut |_| {})?;
-    if !filled.is_done {
-        return Err(IndexError::Busy.into());
-    }
+    let filled = patiently(|| {
+        let filled = asking.logs.with_index(asking.dir, None, &mut |_| {})?;
+        Ok(filled.is_done.then_some(filled))
+    })?;
     let size = std::fs::metadata(Index::file(asking.dir)).map_or(0, |file| file.len());
     let done = Done { records: filled.records, seconds: since.elapsed().as_secs_f64(), bytes: size };
     if asking.print.json {
