@@ -9,6 +9,7 @@
 //! INVARIANT: what was acknowledged is in the chain, and what was refused is not, unless an end follows it.
 //! INVARIANT: every intent has exactly one end, if need be an `unresolved` one.
 
+mod ahead;
 pub mod anchor;
 pub mod anomalies;
 pub mod chain;
@@ -21,6 +22,7 @@ pub mod filler;
 pub mod filter;
 pub mod find;
 pub mod follow;
+pub mod gaps;
 pub mod guess;
 pub mod index;
 pub mod kept;

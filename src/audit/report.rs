@@ -57,7 +57,7 @@ impl Held {
 pub struct Report {
     /// Whose log.
     pub origin: String,
-    /// Lines read.
+    /// Lines read; where only the ends of segments were, the records that their numbers speak of.
     pub records: u64,
     /// Segments read.
     pub segments: u64,
@@ -87,6 +87,8 @@ pub struct Report {
     pub torn: Vec<String>,
     /// Whether some process is writing the log.
     pub is_live: bool,
+    /// Whether only the first and the last record of each segment were read.
+    pub is_outline: bool,
 }
 
 impl Report {
@@ -98,6 +100,9 @@ impl Report {
     /// What this check cannot see, one sentence each.
     pub fn unseen(&self) -> Vec<String> {
         let mut unseen = Vec::new();
+        if self.is_outline {
+            unseen.push(ONLY_ENDS.to_owned());
+        }
         match (self.pruned, self.unread) {
             (Some(last), _) => unseen
                 .push(format!("the records up to {last} are not there any more; their seals are, and nothing else was checked of them")),
@@ -115,6 +120,9 @@ impl Report {
             Some(held) => unseen.push(format!("whether records after {} ({}) were cut off, since no anchor is newer", held.last, held.time())),
             None if self.anchors > 0 => unseen.push("the anchors that were given bear out nothing that was read".to_owned()),
             None => unseen.push(NO_ANCHOR.to_owned()),
+        }
+        if self.is_outline {
+            return unseen;
         }
         match &self.signed {
             Some(held) if held.last < last => unseen.push(format!("the records after {} are in the chain and not yet signed", held.last)),
@@ -162,6 +170,14 @@ impl Report {
     }
 }
 
+/// That the records from one on up to the next that is there are missing.
+pub(super) fn missing(from: u64, next: u64) -> String {
+    let what = if next - from == 1 { format!("record {from} is") } else { format!("records {from} to {} are", next - 1) };
+    format!("{what} missing: record {next} stands here")
+}
+
+const ONLY_ENDS: &str = "only the first and the last record of each segment were read: a record between them that was changed, dropped or put in is not \
+                         seen; ask without --gaps";
 const NO_ANCHOR: &str = "without an anchor outside this folder, records cut off at the very end and a log rewritten by somebody who holds the disk \
                          and the log's key cannot be seen; compare the last record and chain, or the newest checkpoint, with a copy kept elsewhere";
 const NO_KEY: &str = "nobody vouches for the log's key: with --root-key or --key, a log signed anew with another key is seen";

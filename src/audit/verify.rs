@@ -12,11 +12,13 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-use super::chain::{Chain, Line, leaf};
+use super::ahead::{Ahead, Seen};
+use super::chain::{Chain, Line};
 use super::disk::{self, Disk};
 use super::note::VerifyingKey;
+use super::report::missing;
 use super::storage::{Storage, segment_name, segments};
-use super::tree::Tree;
+use super::tree::{Hash, Tree};
 use super::trust::{Claim, Evidence, Notes, Source, Trust, parse_peaks, peaks_text, seal_file};
 
 pub use super::report::{Finding, Held, Report};
@@ -229,17 +231,7 @@ impl<'a> Check<'a> {
     fn run(mut self) -> io::Result<Report> {
         self.report.torn = self.storage.list().unwrap_or_default().into_iter().filter(|name| name.contains(".torn")).collect();
         let chosen = std::mem::take(&mut self.segments);
-        for (at, (first_seq, name)) in chosen.iter().enumerate() {
-            self.report.segments += 1;
-            self.faults_up_to(*first_seq);
-            let is_last = at + 1 == chosen.len() && self.is_to_end;
-            self.segment(*first_seq, name, is_last)?;
-            if at + 1 < chosen.len() && self.evidence.has_key(*first_seq) && !self.notes.seals.contains_key(first_seq) {
-                let last = self.head.map(|(seq, _)| seq);
-                let what = "the segment was ended and has no seal";
-                self.missing_of_seal(*first_seq, last, "note", what);
-            }
-        }
+        std::thread::scope(|scope| self.read(&chosen, &Ahead::start(scope, self.storage, &chosen)?))?;
         self.faults_up_to(u64::MAX);
         if self.is_to_end {
             self.lost_records();
@@ -251,6 +243,21 @@ impl<'a> Check<'a> {
         }
         self.report.head = self.head.map(|(seq, chain)| (seq, chain.to_hex()));
         Ok(self.report)
+    }
+
+    fn read(&mut self, chosen: &[(u64, String)], ahead: &Ahead) -> io::Result<()> {
+        for (at, (first_seq, name)) in chosen.iter().enumerate() {
+            self.report.segments += 1;
+            self.faults_up_to(*first_seq);
+            let is_last = at + 1 == chosen.len() && self.is_to_end;
+            self.segment(*first_seq, name, is_last, ahead)?;
+            if at + 1 < chosen.len() && self.evidence.has_key(*first_seq) && !self.notes.seals.contains_key(first_seq) {
+                let last = self.head.map(|(seq, _)| seq);
+                let what = "the segment was ended and has no seal";
+                self.missing_of_seal(*first_seq, last, "note", what);
+            }
+        }
+        Ok(())
     }
 
     /// A segment's seal comes after the next segment has begun, first the note and then the peaks, and all of it before anything is signed under the
@@ -295,50 +302,46 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn segment(&mut self, first_seq: u64, name: &str, is_last: bool) -> io::Result<()> {
-        let mut from = BufReader::with_capacity(BLOCK, self.storage.read(name, 0)?);
-        let (mut text, mut number) = (Vec::with_capacity(1024), 0);
-        while (&mut from).take(MAX_LINE_BYTES).read_until(b'\n', &mut text)? > 0 {
-            number += 1;
-            match text.strip_suffix(b"\n") {
-                Some(whole) => {
-                    if number == 1 && Line::split(whole).is_some_and(|line| line.seq != first_seq) {
-                        self.blame(Some(first_seq), name, number, "the file's name is not the number of its first record".to_owned());
+    fn segment(&mut self, first_seq: u64, name: &str, is_last: bool, ahead: &Ahead) -> io::Result<()> {
+        let mut number = 0;
+        while let Some(batch) = ahead.next()? {
+            for seen in batch.lines() {
+                number += 1;
+                match seen {
+                    Seen::Record(line, leaf) => {
+                        if number == 1 && line.seq != first_seq {
+                            self.blame(Some(first_seq), name, number, "the file's name is not the number of its first record".to_owned());
+                        }
+                        self.line(&line, leaf, name, number);
                     }
-                    self.line(whole, name, number);
+                    Seen::Other => self.no_record(name, number),
+                    // The writer has not finished it.
+                    Seen::Torn if is_last && self.report.is_live => {}
+                    Seen::Torn => self.blame(self.next_seq, name, number, "the last line is torn; the next start sets it aside".to_owned()),
                 }
-                // The writer has not finished it.
-                None if is_last && self.report.is_live => {}
-                None => self.blame(self.next_seq, name, number, "the last line is torn; the next start sets it aside".to_owned()),
             }
-            text.clear();
         }
         Ok(())
     }
 
-    fn line(&mut self, text: &[u8], name: &str, number: u64) {
+    fn no_record(&mut self, name: &str, number: u64) {
         self.report.records += 1;
-        let Some(line) = Line::split(text) else {
-            self.blame(self.next_seq, name, number, "the line is not a record".to_owned());
-            self.next_seq = self.next_seq.map(|seq| seq + 1);
-            self.before.clear();
-            self.tree = None;
-            return;
-        };
+        self.blame(self.next_seq, name, number, "the line is not a record".to_owned());
+        self.next_seq = self.next_seq.map(|seq| seq + 1);
+        self.before.clear();
+        self.tree = None;
+    }
+
+    fn line(&mut self, line: &Line<'_>, leaf: Hash, name: &str, number: u64) {
+        self.report.records += 1;
         let expected = self.next_seq.unwrap_or(line.seq);
         if line.seq < expected {
             let what = format!("record {} stands here, again or too late, after record {}", line.seq, expected - 1);
             return self.blame(Some(expected), name, number, what);
         }
-        let leaf = leaf(line.open_body);
         let mut computed = self.before.first().map(|before| before.link(leaf));
         if line.seq > expected {
-            let missing = if line.seq - expected == 1 {
-                format!("record {expected} is")
-            } else {
-                format!("records {expected} to {} are", line.seq - 1)
-            };
-            self.blame(Some(expected), name, number, format!("{missing} missing: record {} stands here", line.seq));
+            self.blame(Some(expected), name, number, missing(expected, line.seq));
             computed = None;
             self.tree = None;
         } else if computed.is_some_and(|computed| computed != line.chain) {
@@ -364,7 +367,7 @@ impl<'a> Check<'a> {
     }
 
     /// Adds a record to the tree, and holds what covers exactly the records so far against it.
-    fn grow(&mut self, seq: u64, leaf: super::tree::Hash, name: &str, number: u64) {
+    fn grow(&mut self, seq: u64, leaf: Hash, name: &str, number: u64) {
         if self.evidence.starts.contains(&seq) && self.tree.as_ref().is_none_or(|(first, _)| *first != seq) {
             self.blame(Some(seq), name, number, "a new tree begins with this record: a start accepted damage before it".to_owned());
             self.tree = Some((seq, Tree::new()));
@@ -447,9 +450,6 @@ fn declared_keys(storage: &dyn Storage, all: &[(u64, String)]) -> io::Result<BTr
 
 const UNRECORDED: &str = "the segment is gone, and no record says that retention removed it";
 const WRONG_PEAKS: &str = "it is not the tree that the seal signs";
-const BLOCK: usize = 1 << 18;
-/// Longest line that is read, in bytes: far more than any record has.
-const MAX_LINE_BYTES: u64 = 64 << 20;
 /// Longest first record of a segment that is looked at for its key, in bytes.
 const FIRST_LINE_BYTES: u64 = 1 << 16;
 /// How often a log is looked at anew because it changed.

@@ -21,10 +21,13 @@ async fn the_records_that_are_gone_are_named_and_the_rest_is_still_asked() {
     let (gone, next) = (first(&segments[1]), first(&segments[2]));
     std::fs::remove_file(&segments[1]).unwrap();
 
-    let verdict = ask(&site, "doorward audit verify", &[], false).await;
+    let verdict = ask(&site, "doorward audit verify --gaps", &[], false).await;
+    let checked = site.run(&["audit", "verify"]).await;
     let rest = lines(&site, "doorward audit find --since 1d --oldest --limit 1000", &[]).await;
 
-    assert_eq!(verdict.code, 3, "{verdict:?}");
-    assert!(verdict.out.contains(&format!("{gone} to {}", next - 1)) && verdict.out.contains("missing"), "{}", verdict.out);
+    for told in [verdict, checked] {
+        assert_eq!(told.code, 3, "{told:?}");
+        assert!(told.out.contains(&format!("{gone} to {}", next - 1)) && told.out.contains("missing"), "{}", told.out);
+    }
     assert_eq!(rest.iter().filter(|record| record["target"] == "up__save" && record["kind"] == "intent").count(), 2, "{rest:?}");
 }

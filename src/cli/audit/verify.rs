@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::print::json_line;
 use super::{Error, prove};
+use crate::audit::gaps::gaps;
 use crate::audit::note::VerifyingKey;
 use crate::audit::trust::{Trust, anchors};
 use crate::audit::verify::{Asked, Finding, Held, Report, verify_all};
@@ -26,6 +27,9 @@ pub struct Verify {
     /// Only up to the segment of this record.
     #[arg(long, value_name = "SEQ")]
     pub to: Option<u64>,
+    /// Only the first and the last record of each segment: names what is missing between segments at once, and checks nothing else.
+    #[arg(long, conflicts_with_all = ["from", "to", "anchors", "root_key", "log_keys", "proof"])]
+    pub gaps: bool,
     /// A file with checkpoints that were kept elsewhere; may be given several times.
     #[arg(long = "anchor", value_name = "FILE")]
     pub anchors: Vec<PathBuf>,
@@ -63,7 +67,12 @@ pub(super) fn run(asked: &Verify, dir: &Path, context: Option<&Context>, json: b
     };
     let trust = Trust { anchors: read_anchors(&asked.anchors)?, root_key, spares_others, keys: asked.log_keys.clone() };
     let wanted = Asked { origin: asked.origin.clone(), from: asked.from, to: asked.to, since_anchor: asked.since_anchor, trust };
-    let reports = if dir.try_exists().map_err(unreadable)? { verify_all(dir, &wanted).map_err(unreadable)? } else { Vec::new() };
+    let reports = match dir.try_exists().map_err(unreadable)? {
+        true if asked.gaps => gaps(dir, asked.origin.as_deref()),
+        true => verify_all(dir, &wanted),
+        false => Ok(Vec::new()),
+    };
+    let reports = reports.map_err(unreadable)?;
     // A log begins with the record of its first start.
     if reports.iter().all(|report| report.records == 0 && report.is_sound()) {
         return Err(Error::NoLog(dir.display().to_string()));
@@ -99,7 +108,11 @@ fn print(out: &mut dyn Write, json: bool, reports: &[Report]) -> io::Result<()> 
     }
     for report in reports {
         let live = if report.is_live { ", being written" } else { "" };
-        let verdict = if report.is_sound() { "sound" } else { "DAMAGED" };
+        let verdict = match (report.is_sound(), report.is_outline) {
+            (true, false) => "sound",
+            (true, true) => "no gap between segments",
+            (false, _) => "DAMAGED",
+        };
         writeln!(
             out,
             "{}: {verdict}, {} in {}{live}",
