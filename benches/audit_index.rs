@@ -1,10 +1,13 @@
 //! Large, realistic audit logs, and what questions to them cost.
 //!
-//! `cargo bench --bench audit_index -- generate --records 1000000 --out FOLDER` writes one; `cargo bench --bench audit_index -- measure` asks it.
+//! `cargo bench --bench audit_index -- generate --records 1000000 --out FOLDER` writes one; `measure` asks every question of it, and `incidents` runs
+//! the commands that a responder begins with.
 //! `benches/README.md` explains the figures. A figure is never a failure; a wrong answer is.
 
 #[path = "audit_index/generate.rs"]
 mod generate;
+#[path = "audit_index/incidents.rs"]
+mod incidents;
 #[path = "audit_index/measure.rs"]
 mod measure;
 
@@ -53,6 +56,24 @@ enum Verb {
         #[arg(long)]
         keep: bool,
     },
+    /// Checks all records of a generated log against its chain; writes the log first where there is none.
+    Verify {
+        /// How many records, where the log is written.
+        #[arg(long, default_value_t = 1_000_000)]
+        records: u64,
+        /// The folder of the log.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Runs the commands of the ten incidents over a generated log; writes the log first where there is none.
+    Incidents {
+        /// How many records, where the log is written.
+        #[arg(long, default_value_t = 1_000_000)]
+        records: u64,
+        /// The folder of the log.
+        #[arg(long)]
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -62,6 +83,8 @@ fn main() -> ExitCode {
         None => measure::run(1_000_000, None, false),
         Some(Verb::Generate { records, days, seed, out }) => generate::run(records, days, seed, &out),
         Some(Verb::Measure { records, dir, keep }) => measure::run(records, dir, keep),
+        Some(Verb::Verify { records, dir }) => measure::verify(records, &dir),
+        Some(Verb::Incidents { records, dir }) => incidents::run(records, &dir),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

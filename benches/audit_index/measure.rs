@@ -11,6 +11,8 @@ use doorward::audit::guess;
 use doorward::audit::index::Index;
 use doorward::audit::row::Field;
 use doorward::audit::values;
+use doorward::audit::verify::{Asked, Report, verify_all};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::generate::{self, NEEDLE};
 
@@ -34,14 +36,15 @@ pub fn run(records: u64, dir: Option<PathBuf>, keep: bool) -> Result<(), Box<dyn
     let before = peak_kib();
     if !keep {
         Index::delete(&audit)?;
-        let since = Instant::now();
+        let (since, spent) = (Instant::now(), cpu_seconds());
         let filled = Logs::in_dir(&audit)?.with_index(&audit, None, &mut |_| {})?;
         let seconds = since.elapsed().as_secs_f64();
         let size = fs::metadata(Index::file(&audit))?.len();
         println!(
-            "index: {} records in {seconds:.1} s, {:.0} a second (at least 40000); {} MB; memory {} MiB, {} MiB before",
+            "index: {} records in {seconds:.1} s, {:.0} a second (at least 40000), {:.0} a CPU second; {} MB; memory {} MiB, {} MiB before",
             filled.records,
             filled.records as f64 / seconds,
+            filled.records as f64 / (cpu_seconds() - spent),
             size >> 20,
             peak_kib() >> 10,
             before >> 10
@@ -53,6 +56,31 @@ pub fn run(records: u64, dir: Option<PathBuf>, keep: bool) -> Result<(), Box<dyn
     }
     println!("memory at the end: {} MiB", peak_kib() >> 10);
     Ok(())
+}
+
+/// Checks all records.
+pub fn verify(records: u64, dir: &Path) -> Result<(), Box<dyn Error>> {
+    let audit = dir.join("audit");
+    if !audit.is_dir() {
+        generate::run(records, 30, 1, dir)?;
+    }
+    let (since, spent) = (Instant::now(), cpu_seconds());
+    let reports = verify_all(&audit, &Asked::default())?;
+    let (seconds, spent) = (since.elapsed().as_secs_f64(), cpu_seconds() - spent);
+    let checked: u64 = reports.iter().map(|report| report.records).sum();
+    if !reports.iter().all(Report::is_sound) {
+        return Err("the log is not sound".into());
+    }
+    let rate = |seconds: f64| checked as f64 / seconds;
+    println!("verify: {checked} records in {seconds:.1} s, {:.0} a second (at least 500000), {:.0} a CPU second", rate(seconds), rate(spent));
+    println!("memory: {} MiB", peak_kib() >> 10);
+    Ok(())
+}
+
+/// What this process has spent, all threads together.
+fn cpu_seconds() -> f64 {
+    let spent = clock_gettime(ClockId::ProcessCPUTime);
+    spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
 }
 
 /// A common, a rare and an absent value for each field.
