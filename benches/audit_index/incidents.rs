@@ -53,6 +53,8 @@ fn fill(logs: &Logs) -> Result<BTreeMap<&'static str, String>> {
         found.row().each(field, &mut |found| value = value.take().or(Some(found.to_owned())));
         value.ok_or_else(|| "the record has no such field".into())
     };
+    let last = logs.tail(1)?.records.pop().ok_or("the log is empty")?.unix_nanos();
+    let ago = |seconds: i64| doorward::clock::rfc3339(last - seconds * 1_000_000_000);
     let intent = Filter::default().and(Field::Kind, Some("intent"));
     Ok(BTreeMap::from([
         ("ID", value(intent.clone(), Field::Credential)?),
@@ -63,6 +65,9 @@ fn fill(logs: &Logs) -> Result<BTreeMap<&'static str, String>> {
         ("HASH", value(intent.clone(), Field::Arguments)?),
         ("NAME", value(intent, Field::Upstream)?),
         ("TEXT", NEEDLE.to_owned()),
+        // As though asked when the log ends, which is some hours before or after now.
+        ("1h", ago(3_600)),
+        ("1d", ago(86_400)),
     ]))
 }
 

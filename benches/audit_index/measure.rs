@@ -72,7 +72,11 @@ pub fn verify(records: u64, dir: &Path) -> Result<(), Box<dyn Error>> {
         return Err("the log is not sound".into());
     }
     let rate = |seconds: f64| checked as f64 / seconds;
-    println!("verify: {checked} records in {seconds:.1} s, {:.0} a second (at least 500000), {:.0} a CPU second", rate(seconds), rate(spent));
+    println!(
+        "verify: {checked} records in {seconds:.1} s, {:.0} a second (at least 500000), {:.0} a CPU second",
+        rate(seconds),
+        rate(spent)
+    );
     println!("memory: {} MiB", peak_kib() >> 10);
     Ok(())
 }

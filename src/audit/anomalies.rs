@@ -6,6 +6,7 @@
 //! Owns: the rules. Leaves to others: reading (`find`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 
 use super::find::Logs;
@@ -98,7 +99,7 @@ struct OfTarget {
 #[derive(Clone, Debug, Default)]
 struct OfAgent {
     /// By the number of the target's name.
-    targets: HashMap<usize, OfTarget>,
+    targets: HashMap<usize, OfTarget, BuildHasherDefault<Spread>>,
     calls_before: u64,
     /// By hour of the day, UTC.
     hours_before: [u64; 24],
@@ -128,6 +129,25 @@ impl Names {
 
     fn name(&self, number: usize) -> &str {
         self.names.get(number).map_or("-", String::as_str)
+    }
+}
+
+/// Spreads numbers of our own; no stranger chooses them, and there are millions of records.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_usize(usize::from(*byte)));
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        // Knuth's multiplier, 2^64 divided by the golden ratio: neighbours differ in the high bits too.
+        self.0 = (self.0.rotate_left(5) ^ number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 

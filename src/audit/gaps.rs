@@ -98,7 +98,10 @@ mod tests {
     #[test]
     fn a_whole_log_has_no_gap_and_one_segment_less_is_named() {
         assert_eq!(told(|_| {}), [""; 0]);
-        assert_eq!(told(|folder| fs::remove_file(segment(folder, 51)).unwrap()), ["51: records 51 to 100 are missing: record 101 stands here"]);
+        assert_eq!(
+            told(|folder| fs::remove_file(segment(folder, 51)).unwrap()),
+            ["51: records 51 to 100 are missing: record 101 stands here"]
+        );
         assert_eq!(told(|folder| fs::remove_file(segment(folder, 1)).unwrap()), ["1: records 1 to 50 are missing: record 51 stands here"]);
     }
 

@@ -7,7 +7,7 @@ use std::io;
 
 use super::find::Logs;
 use super::index::Wanted;
-use super::index::column::{Columns, Number};
+use super::index::column::{Columns, Number, Words};
 use super::record::Kind;
 use super::row::Field;
 
@@ -114,16 +114,20 @@ pub(super) enum Event {
 
 /// Tells what the records of a chunk add.
 pub(super) struct Events<'c> {
-    columns: &'c Columns,
+    kind: Option<&'c Words>,
+    outcome: Option<&'c Words>,
     kinds: Vec<Option<Kind>>,
     ends: Vec<Option<End>>,
+    durations: &'c [u32],
+    counts: &'c [u32],
 }
 
 impl<'c> Events<'c> {
     /// Of columns with the fields `Kind` and `Outcome`, and, where they matter, the numbers `Duration` and `Count`.
     pub fn of(columns: &'c Columns) -> Self {
-        let words = |field| columns.words.get(&field).map_or(&[][..], |column| &column.words[..]);
-        let kinds = words(Field::Kind).iter().map(|word| word.first().and_then(|word| Kind::from_word(word))).collect();
+        let (kind, outcome) = (columns.words.get(&Field::Kind), columns.words.get(&Field::Outcome));
+        let words = |column: Option<&'c Words>| column.map_or(&[][..], |column| &column.words[..]);
+        let kinds = words(kind).iter().map(|word| word.first().and_then(|word| Kind::from_word(word))).collect();
         let end = |word: &str| match word {
             "ok" => Some(End::Ok),
             "tool_error" => Some(End::ToolError),
@@ -132,19 +136,20 @@ impl<'c> Events<'c> {
             "input_required" => None,
             _ => Some(End::Failed),
         };
-        let ends = words(Field::Outcome).iter().map(|word| word.first().and_then(|word| end(word))).collect();
-        Self { columns, kinds, ends }
+        let ends = words(outcome).iter().map(|word| word.first().and_then(|word| end(word))).collect();
+        let numbers = |number| columns.numbers.get(&number).map_or(&[][..], Vec::as_slice);
+        Self { kind, outcome, kinds, ends, durations: numbers(Number::Duration), counts: numbers(Number::Count) }
     }
 
     pub fn at(&self, row: usize) -> Option<Event> {
-        let code = |field| self.columns.words.get(&field).map(|column| column.code(row));
-        match self.kinds.get(code(Field::Kind)?).copied().flatten()? {
+        let number = |numbers: &[u32]| numbers.get(row).copied().unwrap_or_default();
+        match self.kinds.get(self.kind?.code(row)).copied().flatten()? {
             Kind::Intent => Some(Event::Call),
             Kind::Refusal => Some(Event::Refused(1)),
-            Kind::Coalesced => Some(Event::Refused(u64::from(self.columns.number(Number::Count, row)))),
+            Kind::Coalesced => Some(Event::Refused(u64::from(number(self.counts)))),
             Kind::Outcome => {
-                let end = self.ends.get(code(Field::Outcome)?).copied().flatten()?;
-                Some(Event::End(end, self.columns.number(Number::Duration, row)))
+                let end = self.ends.get(self.outcome?.code(row)).copied().flatten()?;
+                Some(Event::End(end, number(self.durations)))
             }
             _ => None,
         }

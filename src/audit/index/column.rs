@@ -87,13 +87,6 @@ pub struct Columns {
     pub numbers: HashMap<Number, Vec<u32>>,
 }
 
-impl Columns {
-    /// A record's number.
-    pub fn number(&self, number: Number, row: usize) -> u32 {
-        self.numbers.get(&number).and_then(|column| column.get(row)).copied().unwrap_or_default()
-    }
-}
-
 /// Takes records in until they are a chunk.
 #[derive(Debug)]
 pub struct Builder {
@@ -335,6 +328,25 @@ pub fn unpack_codes(bytes: &[u8], words: usize) -> Vec<u16> {
     }
 }
 
+/// Which records, of these or of all, have an admitted word; from what [`pack_codes`] made of a column of as many words.
+pub fn holding(bytes: &[u8], admitted: &[bool], among: Option<Vec<u16>>) -> Vec<u16> {
+    let is_admitted = |code: u16| admitted.get(usize::from(code)) == Some(&true);
+    let (single, pairs) = if admitted.len() <= 256 { (bytes, &[][..]) } else { (&[][..], bytes.as_chunks::<2>().0) };
+    let singly = |code: &u8| is_admitted(u16::from(*code));
+    let paired = |pair: &[u8; 2]| is_admitted(u16::from_le_bytes(*pair));
+    match among {
+        Some(mut rows) => {
+            let holds = |row: usize| single.get(row).is_some_and(singly) || pairs.get(row).is_some_and(paired);
+            rows.retain(|row| holds(usize::from(*row)));
+            rows
+        }
+        None => {
+            let one = single.iter().enumerate().filter(|(_, code)| singly(code)).map(|(row, _)| row as u16);
+            one.chain(pairs.iter().enumerate().filter(|(_, pair)| paired(pair)).map(|(row, _)| row as u16)).collect()
+        }
+    }
+}
+
 /// Hashes and their records as bytes.
 pub fn pack_ids(ids: &[(u32, u16)]) -> Vec<u8> {
     let hashes = ids.iter().flat_map(|(hash, _)| hash.to_le_bytes());
@@ -394,6 +406,12 @@ mod tests {
         let codes: Vec<u16> = (0..300).collect();
         let column = Words { words, codes: codes.clone() };
         assert_eq!(unpack_codes(&pack_codes(&column), column.words.len()), codes);
+        let admitted: Vec<bool> = (0..column.words.len()).map(|word| word % 100 == 7).collect();
+        assert_eq!(holding(&pack_codes(&column), &admitted, None), [7, 107, 207]);
+        assert_eq!(holding(&pack_codes(&column), &admitted, Some(vec![6, 107, 299, 9_999])), [107]);
+        let few = Words { words: column.words[..3].to_vec(), codes: vec![0, 2, 1, 2] };
+        assert_eq!(holding(&pack_codes(&few), &[false, false, true], None), [1, 3]);
+        assert_eq!(holding(&pack_codes(&few), &[false, false, true], Some(vec![2, 3])), [3]);
         let ids = vec![(1, 7), (5, 2), (5, 9), (u32::MAX, 0)];
         let (mut found, mut none) = (Vec::new(), Vec::new());
         rows_of(&pack_ids(&ids), 5, &mut found);

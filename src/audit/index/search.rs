@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use rusqlite::{CachedStatement, OptionalExtension, params};
 
 use super::column::{
-    Columns, Ids, Number, SHARES, Words, admitted, hash, rows_of, share, unpack_codes, unpack_i64, unpack_ids, unpack_u32, unpack_words,
+    Columns, Ids, Number, SHARES, Words, admitted, hash, holding, rows_of, share, unpack_codes, unpack_i64, unpack_ids, unpack_u32,
+    unpack_words,
 };
 use super::fill::{TIMES, chunk_of, mark, number_slot, part};
 use super::{Chunk, Index, IndexError};
@@ -170,12 +171,11 @@ impl Index {
     fn rows(&self, chunk: &Chunk, filter: &Filter, near: Near) -> Result<Vec<u16>, IndexError> {
         let mut rows = near.rows;
         for (field, admitted) in near.words {
-            let codes = self.part(chunk.id, field as usize)?.map(|bytes| unpack_codes(&bytes, admitted.len())).unwrap_or_default();
-            let holds = |row: &u16| codes.get(usize::from(*row)).and_then(|code| admitted.get(usize::from(*code))) == Some(&true);
-            rows = Some(match rows {
-                Some(rows) => rows.into_iter().filter(holds).collect(),
-                None => (0..chunk.rows as u16).filter(holds).collect(),
-            });
+            let codes = self.part(chunk.id, field as usize)?.unwrap_or_default();
+            rows = Some(holding(&codes, &admitted, rows));
+            if rows.as_ref().is_some_and(Vec::is_empty) {
+                return Ok(Vec::new());
+            }
         }
         let mut rows = rows.unwrap_or_else(|| (0..chunk.rows as u16).collect());
         let is_inside = filter.since.is_none_or(|since| chunk.from_time >= since) && filter.until.is_none_or(|until| chunk.to_time < until);
