@@ -49,8 +49,8 @@ impl Batch {
     }
 
     /// The next lines; `None` at the segment's end.
-    fn read(from: &mut dyn BufRead) -> io::Result<Option<Self>> {
-        let mut batch = Self { text: Vec::with_capacity(BATCH_BYTES + (BATCH_BYTES >> 3)), lines: Vec::new() };
+    fn read(from: &mut dyn BufRead, expected: usize) -> io::Result<Option<Self>> {
+        let mut batch = Self { text: Vec::with_capacity(expected), lines: Vec::new() };
         while batch.text.len() < BATCH_BYTES {
             let start = batch.text.len();
             if from.take(MAX_LINE_BYTES).read_until(b'\n', &mut batch.text)? == 0 {
@@ -109,7 +109,10 @@ impl Ahead {
 fn segment(storage: &dyn Storage, name: &str, out: &SyncSender<io::Result<Option<Batch>>>) -> io::Result<()> {
     let mut from = BufReader::with_capacity(BLOCK, storage.read(name, 0)?);
     let unheard = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-    while let Some(batch) = Batch::read(&mut from)? {
+    // Of a short segment not all the room of a batch is taken.
+    let mut expected = 0;
+    while let Some(batch) = Batch::read(&mut from, expected)? {
+        expected = batch.text.len() + (batch.text.len() >> 3);
         out.send(Ok(Some(batch))).map_err(unheard)?;
     }
     out.send(Ok(None)).map_err(unheard)

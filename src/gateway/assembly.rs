@@ -18,7 +18,6 @@ use super::rounds::Rounds;
 use super::{Gateway, Shared};
 use crate::audit::anchor::Standings;
 use crate::audit::disk::Disk;
-use crate::audit::filler::Indexed;
 use crate::audit::kept::{Kept, Sort};
 use crate::audit::log::{Log, OpenError, Opened, Options as LogOptions};
 use crate::audit::record::{Kind, Record};
@@ -191,7 +190,7 @@ impl Assembly {
         }
         let shared = Shared {
             anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin())),
-            indexed: Indexed::default(),
+            indexed: crate::audit::filler::Indexed::default(),
             audit: Audit::new(log, values, config.audit.durability.clone(), clock),
             identity: ArcSwap::from_pointee(identity),
             schemas: Schemas::default(),
