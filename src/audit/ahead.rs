@@ -102,7 +102,7 @@ impl Ahead {
     /// # Errors
     /// A file cannot be read.
     pub(super) fn next(&self) -> io::Result<Option<Batch>> {
-        self.0.recv().unwrap_or_else(|_ended| Ok(None))
+        self.0.recv().unwrap_or(Ok(None))
     }
 }
 
