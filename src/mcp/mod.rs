@@ -4,6 +4,7 @@
 
 pub mod canonical;
 pub mod capabilities;
+pub mod decimal;
 pub mod framing;
 pub mod json;
 pub mod jsonrpc;

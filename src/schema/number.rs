@@ -6,6 +6,7 @@
 //! INVARIANT: a schema whose own numbers are not compared as what they say does not compile.
 
 use crate::error::Detail;
+use crate::mcp::decimal::Decimal;
 use crate::mcp::json::{Node, Value};
 
 /// So many significant digits every double holds, as long as it is neither huge nor tiny.
@@ -129,31 +130,6 @@ fn is_shortest(text: &str) -> bool {
     }
     // Where two shortest forms are equally near, printers differ: ours takes one, JavaScript and Python the even one.
     serde_json::to_string(&double).is_ok_and(|even| Decimal::of(&even) == Some(written))
-}
-
-/// The magnitude of a number in one way only: its digits without zeros at either end, and the place of the first. Zero has none.
-#[derive(Debug, PartialEq, Eq)]
-struct Decimal {
-    digits: String,
-    first: i64,
-}
-
-impl Decimal {
-    /// `None` where the exponent is beyond all reason.
-    fn of(text: &str) -> Option<Self> {
-        let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let whole = whole.trim_start_matches('-');
-        let all = format!("{whole}{fraction}");
-        let digits = all.trim_start_matches('0');
-        let zeros = all.len() - digits.len();
-        let digits = digits.trim_end_matches('0').to_owned();
-        if digits.is_empty() {
-            return Some(Self { digits, first: 0 });
-        }
-        let first = exponent.parse::<i64>().ok()?.checked_add(i64::try_from(whole.len()).ok()?)?.checked_sub(i64::try_from(zeros).ok()?)?;
-        Some(Self { digits, first })
-    }
 }
 
 #[cfg(test)]
