@@ -9,6 +9,7 @@ mod audit;
 mod bound;
 mod identity;
 mod place;
+mod rate;
 mod settled;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use self::audit::{Audit, Durability, DurabilityByTier};
 pub use self::bound::{Bound, KeyText, LogName};
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
 pub use self::place::fault_at;
+pub use self::rate::{MAX_COUNT, Rate};
 
 /// Something wrong in a file of the operator's, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

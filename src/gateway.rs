@@ -10,6 +10,7 @@ mod assembly;
 mod change;
 mod entrance;
 mod listing;
+mod obligations;
 mod resolve;
 mod rounds;
 mod status;
@@ -137,7 +138,7 @@ impl Gateway {
         let invocation = round.as_deref().map_or(invocation, |round| round.goes_on(trail, invocation));
         // May it be called by this agent, this often, without asking a person?
         let permit = self.policy.authorize(invocation)?;
-        trail.permitted(permit.rules());
+        trail.permitted(&permit);
         let admission = limit::admit(&self.limits, permit)?;
         let cleared = approval::approve(admission);
         // Is there room at the tool server, and is everything still as it was when we looked?

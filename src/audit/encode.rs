@@ -99,6 +99,7 @@ impl Record<'_> {
         out.number("mono_us", Some(now.boot_micros));
         out.list("near_rules", &self.near_rules);
         out.text("note", &self.note);
+        out.list("obligations", &self.obligations);
         out.text("on_behalf_of", &self.on_behalf_of);
         out.number("open_from", self.open_from);
         out.word("origin", origin);

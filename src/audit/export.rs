@@ -172,6 +172,7 @@ fn ocsf(stored: &Stored, leaf: &str) -> Value {
         "kind",
         "labels",
         "limit",
+        "obligations",
         "outcome",
         "policy_version",
         "reason",

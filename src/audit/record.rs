@@ -210,6 +210,8 @@ pub struct Record<'a> {
     pub rule_ids: Vec<Cow<'a, str>>,
     /// In a default deny: the rules that come nearest to allowing it.
     pub near_rules: Vec<Cow<'a, str>>,
+    /// What the policy asks for beside a call that goes on: `ID OBLIGATION` each, the id that of the `o` row.
+    pub obligations: Vec<Cow<'a, str>>,
     /// The policy in force: the hash of its model, rows, targets and limits.
     pub policy_version: Text<'a>,
     /// The limit that refused.

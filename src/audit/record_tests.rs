@@ -49,6 +49,7 @@ fn full() -> Record<'static> {
         code: text("code"),
         rule_ids: vec!["R1".into(), "R\"2".into()],
         near_rules: vec!["R3".into()],
+        obligations: vec!["O1 approve:oncall".into(), "O\"2 redact".into()],
         policy_version: text("policy"),
         limit: text("limit"),
         log_key: text("key"),

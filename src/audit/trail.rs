@@ -38,7 +38,7 @@ use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Meta, Retry};
 use crate::mcp::respond::Ending;
-use crate::policy::RuleId;
+use crate::policy::{Obliged, Permit, RuleId};
 
 /// Characters of a name that a caller chose which a record keeps.
 const MAX_NAME: usize = 128;
@@ -99,6 +99,7 @@ pub struct Trail<'d> {
     answers: Option<&'d [u8]>,
     unread: Option<&'d [u8]>,
     rules: Vec<RuleId>,
+    obligations: Vec<Obliged>,
     policy_version: &'d str,
     waits: Option<Instant>,
     intent: Option<(u64, Instant)>,
@@ -153,9 +154,9 @@ impl<'d> Trail<'d> {
         self.answers = retry.and_then(|retry| retry.responses);
     }
 
-    /// Notes the rules that permitted it.
-    pub fn permitted(&mut self, rules: &[RuleId]) {
-        self.rules = rules.to_vec();
+    /// Notes the rules that permitted it, and what they ask for beside it.
+    pub fn permitted(&mut self, permit: &Permit<'_>) {
+        (self.rules, self.obligations) = (permit.rules().to_vec(), permit.obligations().to_vec());
     }
 
     /// Whether the intent is stored, so that something may have been done.
@@ -207,6 +208,7 @@ impl<'d> Trail<'d> {
         record.span_id = self.trace.map(|(_, span)| text(span));
         record.policy_version = Some(text(self.policy_version));
         record.rule_ids = self.rules.iter().map(|rule| text(rule.as_str())).collect();
+        record.obligations = self.obligations.iter().map(|obliged| Cow::Owned(obliged.to_string())).collect();
         record.answers = self.answers.map(|responses| answers::shown(responses, key)).unwrap_or_default();
         if let Some(tool) = self.tool {
             record.tier_claimed = tool.tier_claimed;
@@ -268,6 +270,7 @@ impl Audit {
             answers: None,
             unread: None,
             rules: Vec::new(),
+            obligations: Vec::new(),
             policy_version,
             waits: None,
             intent: None,

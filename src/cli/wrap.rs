@@ -20,10 +20,10 @@ use crate::catalog::manifest::{Ask, Defaults, Idempotency, Manifest, Prefix, Too
 use crate::catalog::tier::Tier;
 use crate::catalog::transport::{Command, Endpoint, Inherit, Sandbox, Transport, Variable};
 use crate::catalog::{Catalog, Live, Source, claimed_tier};
-use crate::config::{Agent, Anonymous, Audit, Bound, Config, Durability, DurabilityByTier, Fault, Peers, check_name};
+use crate::config::{Agent, Anonymous, Audit, Bound, Config, Durability, DurabilityByTier, Fault, Peers, Rate, check_name};
 use crate::gateway::{Assembly, Loaded, LogOrigin, Plan, carried, targets};
 use crate::identity::Principal;
-use crate::limit::{self, Limits, Time};
+use crate::limit::{Limits, Time};
 use crate::listen::http;
 use crate::listen::workers::Workers;
 use crate::policy::suggest::nearest;
@@ -79,7 +79,7 @@ pub struct Args {
 }
 
 fn rate(text: &str) -> Result<String, String> {
-    if limit::is_rate(text) { Ok(text.to_owned()) } else { Err("write N/s, N/min or N/h, such as 5/s".to_owned()) }
+    if Rate::parse(text).is_some() { Ok(text.to_owned()) } else { Err("write N/s, N/min or N/h, such as 5/s".to_owned()) }
 }
 
 /// A word of `--may-ask`, and what it lets the server ask for.

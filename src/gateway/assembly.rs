@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::change::{self, Change};
 use super::listing::Listings;
 use super::rounds::Rounds;
-use super::{Gateway, Shared};
+use super::{Gateway, Shared, obligations};
 use crate::audit::anchor::Standings;
 use crate::audit::disk::Disk;
 use crate::audit::kept::{Kept, Sort};
@@ -136,6 +136,7 @@ impl Plan for Folders {
         let options =
             PolicyOptions { upstreams: upstreams.clone(), agents: agents.clone(), limits: limits_text, ..PolicyOptions::default() };
         let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
+        obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy)?;
         drop(targets);
         Ok(Loaded { catalog, policy, limits, warnings })
     }

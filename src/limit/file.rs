@@ -1,7 +1,6 @@
 //! The file `limits.yaml` as types: strict, with a place for every fault.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
@@ -10,12 +9,9 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use serde_saphyr::Spanned;
 
-use crate::config::{Bound, Fault, parse_yaml};
+use crate::config::{Bound, Fault, MAX_COUNT, Rate, parse_yaml};
 use crate::policy::suggest::{did_you_mean, skeleton};
 use crate::policy::{Names, Pattern, parse_pattern, upstream_and_name};
-
-/// The most that a rate's number or a burst may be.
-const MAX_COUNT: u32 = 1_000_000;
 
 /// The longest that an empty bucket may take to fill, so that no wait is absurd.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
@@ -59,7 +55,7 @@ pub(super) struct Requests {
 
 impl Default for Requests {
     fn default() -> Self {
-        Self { per_agent: Rate { count: 200, unit: Unit::Second }, failures_per_peer: Rate { count: 5, unit: Unit::Second } }
+        Self { per_agent: Rate::per_second(200), failures_per_peer: Rate::per_second(5) }
     }
 }
 
@@ -73,73 +69,6 @@ pub struct Floods {
     pub window_ms: Bound<1_000, 100, 60_000>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unit {
-    Second,
-    Minute,
-    Hour,
-}
-
-/// So many in a second, a minute or an hour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rate {
-    count: u32,
-    unit: Unit,
-}
-
-impl Rate {
-    fn parse(text: &str) -> Option<Self> {
-        let (count, unit) = text.split_once('/')?;
-        let unit = match unit {
-            "s" => Unit::Second,
-            "min" => Unit::Minute,
-            "h" => Unit::Hour,
-            _ => return None,
-        };
-        let plain = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
-        let count = count.parse().ok().filter(|count| plain && (1..=MAX_COUNT).contains(count))?;
-        Some(Self { count, unit })
-    }
-
-    /// The time in which one more may come.
-    pub fn interval(self) -> Duration {
-        Duration::from_secs(self.seconds().into()) / self.count
-    }
-
-    /// What the rate gives in a second, at least 1.
-    pub fn burst(self) -> NonZeroU32 {
-        NonZeroU32::new(self.count / self.seconds()).unwrap_or(NonZeroU32::MIN)
-    }
-
-    fn seconds(self) -> u32 {
-        match self.unit {
-            Unit::Second => 1,
-            Unit::Minute => 60,
-            Unit::Hour => 3600,
-        }
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = match self.unit {
-            Unit::Second => "s",
-            Unit::Minute => "min",
-            Unit::Hour => "h",
-        };
-        write!(out, "{}/{unit}", self.count)
-    }
-}
-
-impl<'de> Deserialize<'de> for Rate {
-    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(input)?;
-        Self::parse(&text).ok_or_else(|| {
-            D::Error::custom(format!("`{}` is not a rate: write N/s, N/min or N/h with N from 1 to {MAX_COUNT}", text.escape_default()))
-        })
-    }
-}
-
 /// How many may come at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Burst(pub NonZeroU32);
@@ -150,11 +79,6 @@ impl<'de> Deserialize<'de> for Burst {
         let burst = u32::try_from(count).ok().filter(|count| *count <= MAX_COUNT).and_then(NonZeroU32::new);
         burst.map(Self).ok_or_else(|| D::Error::custom(format!("{count} is out of bounds: 1 to {MAX_COUNT}")))
     }
-}
-
-/// Whether the text is a rate as the file has it: N/s, N/min or N/h.
-pub fn is_rate(text: &str) -> bool {
-    Rate::parse(text).is_some()
 }
 
 /// The file's JSON Schema, for editors.

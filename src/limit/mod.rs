@@ -22,9 +22,9 @@ use std::time::Duration;
 
 pub use admit::{Admission, admit, count_failure, screen};
 pub use bucket::Time;
-pub use file::{Floods, is_rate, schema};
+pub use file::{Floods, schema};
 
-use crate::config::{Fault, read_text};
+use crate::config::{Fault, Rate, read_text};
 use crate::identity::network;
 use crate::policy::{Names, Pattern, TargetFacts, TargetIndex};
 use bucket::{Buckets, Empty, SWEEP_EVERY};
@@ -134,7 +134,7 @@ impl Limits {
     pub fn parse(file: &Path, text: &str, names: &Names<'_>, time: &Time) -> Result<Self, Vec<Fault>> {
         let (read, patterns) = File::read(file, text, names)?;
         let (hasher, max_keys) = (RandomState::new(), read.max_keys.size());
-        let identity = |id: &str, per: &[Per], rate: file::Rate, burst: Option<file::Burst>| {
+        let identity = |id: &str, per: &[Per], rate: Rate, burst: Option<file::Burst>| {
             let mut per = per.to_vec();
             per.sort_unstable();
             Identity { id: id.into(), per, interval: rate.interval(), burst: burst.map_or(rate.burst(), |burst| burst.0), max_keys }

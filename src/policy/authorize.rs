@@ -1,6 +1,6 @@
 //! The stage *decide* of the path: an invocation in, a [`Permit`] or the refusal out.
 
-use super::{Decision, Policy, RuleId};
+use super::{Decision, Obliged, Policy, RuleId};
 use crate::error::{Code, Error};
 use crate::invocation::Invocation;
 
@@ -11,11 +11,12 @@ pub const DEFAULT_DENY: &str = "default_deny";
 /// Near misses that a refusal tells.
 const MAX_NEAR: usize = 3;
 
-/// Proof that the policy permits a call, with the rules that say so. Only [`Policy::authorize`] makes one.
+/// Proof that the policy permits a call, with the rules that say so and what they ask for beside it. Only [`Policy::authorize`] makes one.
 #[derive(Debug)]
 pub struct Permit<'d> {
     invocation: Invocation<'d>,
     rules: Vec<RuleId>,
+    obligations: Vec<Obliged>,
 }
 
 impl<'d> Permit<'d> {
@@ -27,6 +28,11 @@ impl<'d> Permit<'d> {
     /// The rules that permit it.
     pub fn rules(&self) -> &[RuleId] {
         &self.rules
+    }
+
+    /// What has to be done beside the call, in the order of the rows that ask for it.
+    pub fn obligations(&self) -> &[Obliged] {
+        &self.obligations
     }
 }
 
@@ -44,7 +50,9 @@ impl Policy {
             None => self.decide_by_names(class, target.policy_names(), target.tier),
         };
         match decision {
-            Decision::Permit { rules } => Ok(Permit { invocation, rules: rules.into_owned() }),
+            Decision::Permit { rules, obligations } => {
+                Ok(Permit { invocation, rules: rules.into_owned(), obligations: obligations.into_owned() })
+            }
             Decision::Deny { rules } if !rules.is_empty() => {
                 let named = rules.iter().map(|rule| format!("`{}`", rule.as_str())).collect::<Vec<_>>().join(", ");
                 let message = format!("rule {named} denies `{name}`");

@@ -194,7 +194,7 @@ impl GrantsOf {
     }
 
     /// All grants on the ways up from a principal.
-    fn of<'a>(&'a self, policy: &'a Policy, principal: &str) -> impl Iterator<Item = &'a Grant> {
+    fn of<'a>(&'a self, policy: &'a Policy, principal: &str) -> impl Iterator<Item = &'a Grant> + Clone + use<'a> {
         let closure = policy.roles.closure(policy.roles.id(principal).unwrap_or(0));
         closure.into_iter().flat_map(|id| &self.0[id as usize]).map(|number| &policy.rows.grants[*number as usize])
     }
@@ -240,29 +240,38 @@ fn compare(policy: &Policy, oracle: &Oracle, principal: &str, class: ClassId, qu
     let theirs = oracle.ask(principal, &question.target, question.tier)?;
     let by_name = policy.decide_by_name(class, &question.target, question.tier);
     let ours = question.index.map_or_else(|| by_name.clone(), |index| policy.decide(class, index));
-    if ours == by_name && agree(&ours, &theirs, &oracle.held) {
+    if ours == by_name && agree(&ours, &theirs, oracle) {
         return Ok(());
     }
-    let words = |permit: bool, rules: &[RuleId]| {
-        format!("{} [{}]", if permit { "permit" } else { "deny" }, rules.iter().map(RuleId::as_str).collect::<Vec<_>>().join(" "))
+    let words = |permit: bool, rules: &[RuleId], obliges: &[RuleId]| {
+        let list = |rules: &[RuleId]| rules.iter().map(RuleId::as_str).collect::<Vec<_>>().join(" ");
+        let obliges = if permit && !obliges.is_empty() { format!(" with [{}]", list(obliges)) } else { String::new() };
+        format!("{} [{}]{obliges}", if permit { "permit" } else { "deny" }, list(rules))
     };
-    let (table, index) = (words(ours.is_permit(), ours.rules()), words(by_name.is_permit(), by_name.rules()));
-    let casbin = words(theirs.permit, if theirs.permit { &theirs.allows } else { &theirs.denies });
+    let (table, index) =
+        (words(ours.is_permit(), ours.rules(), &obliging(&ours)), words(by_name.is_permit(), by_name.rules(), &obliging(&by_name)));
+    let casbin = words(theirs.permit, if theirs.permit { &theirs.allows } else { &theirs.denies }, &theirs.obliges);
     let who = format!("`{principal}` at `{}` ({})", question.target.escape_default(), question.tier);
     Err(Difference(format!("{who}: Casbin says {casbin}, the table {table}, the index {index}")))
 }
 
 /// Whether Casbin, which holds only some rows, says what the decision, which is made of all, leads to expect.
-fn agree(ours: &Decision<'_>, theirs: &Answer, held: &[RuleId]) -> bool {
-    let expected: Vec<RuleId> = ours.rules().iter().filter(|rule| held.binary_search(rule).is_ok()).cloned().collect();
+fn agree(ours: &Decision<'_>, theirs: &Answer, oracle: &Oracle) -> bool {
+    let held = |rules: &[RuleId]| -> Vec<RuleId> { rules.iter().filter(|rule| oracle.holds(rule)).cloned().collect() };
+    let expected = held(ours.rules());
     let sound = theirs.permit == (theirs.denies.is_empty() && !theirs.allows.is_empty());
     let named = match (ours, ours.rules().is_empty()) {
-        (Decision::Permit { .. }, _) => theirs.denies.is_empty() && theirs.allows == expected,
+        (Decision::Permit { .. }, _) => theirs.denies.is_empty() && theirs.allows == expected && theirs.obliges == held(&obliging(ours)),
         // A deny hides the allows beneath it, so those that Casbin names beside it are not compared.
         (Decision::Deny { .. }, false) => theirs.denies == expected,
         (Decision::Deny { .. }, true) => theirs.denies.is_empty() && theirs.allows.is_empty(),
     };
     sound && named
+}
+
+/// The rows that oblige.
+fn obliging(decision: &Decision<'_>) -> Vec<RuleId> {
+    decision.obligations().iter().map(|obliged| obliged.rule.clone()).collect()
 }
 
 /// SplitMix64: enough to spread samples, and the same on every machine.

@@ -92,7 +92,7 @@ impl Index {
     pub fn short_of(&self, rules: &[Rule], subjects: &[SubjectId], target: &str, tier: Tier) -> Vec<Near> {
         let near = self.about(subjects, target).into_iter().filter_map(|number| {
             let rule = &rules[number as usize];
-            match (rule.effect, rule.bound) {
+            match (&rule.effect, rule.bound) {
                 (RuleEffect::Allow, TierBound::UpTo(ceiling)) if ceiling < tier => {
                     Some(Near { rule: rule.id.clone(), pattern: rule.pattern.clone(), lacks: Lack::Tier { ceiling, tier } })
                 }

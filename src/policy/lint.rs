@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
+use super::obligation::Obligation;
 use super::read::upstream_and_name;
 use super::roles::Roles;
 use super::rule::{ANY, Pattern, Place, Rows, Rule, RuleEffect, TierBound};
@@ -28,7 +29,7 @@ pub enum Lint {
     UnknownAgent,
     /// The row's role is given to nobody.
     UnusedRole,
-    /// A deny takes back all that the row allows.
+    /// A deny takes back all that the row allows, or is about.
     Shadowed,
     /// A wider row of the same subject says the same.
     Redundant,
@@ -215,7 +216,10 @@ impl Linter<'_> {
             let over = wider.iter().flat_map(|pattern| subjects.iter().filter_map(|subject| by_pattern.get(&(*subject, pattern))));
             if let Some((kind, other)) = over.flatten().find_map(|other| covers(other, rule).map(|kind| (kind, *other))) {
                 let (message, help) = match kind {
-                    Lint::Shadowed => (format!("`{}` denies all that the row allows", other.id), "remove one of the two"),
+                    Lint::Shadowed => (
+                        format!("`{}` denies all that the row {}", other.id, if rule.kind() == "p" { "allows" } else { "is about" }),
+                        "remove one of the two",
+                    ),
                     _ => (format!("`{}` in line {} says this already", other.id, other.at.line), "remove the row"),
                 };
                 self.warn(kind, &rule.at, 1, message, help);
@@ -234,7 +238,8 @@ impl Linter<'_> {
     fn comments(&mut self, text: &str) {
         for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| line.trim_start().starts_with('#')) {
             let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-            let rule = fields.len() >= 7 && matches!(fields.last(), Some(&"allow" | &"deny"));
+            let effect = |word: &&str| matches!(*word, "allow" | "deny") || Obligation::parse(word).is_ok();
+            let rule = fields.len() >= 7 && fields.last().is_some_and(effect);
             let grant = fields.len() >= 3 && fields.last().is_some_and(|last| last.starts_with("role:"));
             if rule || grant {
                 let at = Place { line: number, columns: [1, 0, 0, 0, 0, 0, 0] };
@@ -250,9 +255,10 @@ fn covers(other: &Rule, rule: &Rule) -> Option<Lint> {
         return None;
     }
     let within = Tier::ALL.into_iter().all(|tier| !rule.bound.covers(tier) || other.bound.covers(tier));
-    match (other.effect, rule.effect, within) {
-        (RuleEffect::Deny, RuleEffect::Allow, true) => Some(Lint::Shadowed),
-        (RuleEffect::Allow, RuleEffect::Allow, true) | (RuleEffect::Deny, RuleEffect::Deny, true) => Some(Lint::Redundant),
+    match (&other.effect, &rule.effect) {
+        _ if !within => None,
+        (RuleEffect::Deny, RuleEffect::Allow | RuleEffect::Oblige(_)) => Some(Lint::Shadowed),
+        (same, effect) if same == effect => Some(Lint::Redundant),
         _ => None,
     }
 }

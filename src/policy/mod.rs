@@ -1,8 +1,8 @@
-//! Who may do what: the decision point. Rows of `policies/policy.csv`, read strictly, compiled into a table, and held
-//! against Casbin before they count.
+//! Who may do what, and what has to be done beside it: the decision point. Rows of `policies/policy.csv`, read strictly, compiled
+//! into a table, and held against Casbin before they count.
 //!
 //! Owns: the files `model.conf` and `policy.csv`, the decision with its reasons, the policy's version.
-//! Leaves to others: what a refusal looks like (`gateway`), rates (`limit`), which tools there are (`catalog`).
+//! Leaves to others: keeping obligations (the stages behind), what a refusal looks like (`gateway`), rates (`limit`), which tools there are (`catalog`).
 //!
 //! INVARIANT: without an allow the answer is no, and a deny wins over every allow.
 //! INVARIANT: a policy never changes; a reload makes another, so a failed one leaves the old in force.
@@ -12,6 +12,7 @@ mod equivalence;
 mod index;
 mod lint;
 pub mod naive;
+mod obligation;
 mod oracle;
 mod outcome;
 mod read;
@@ -28,7 +29,7 @@ pub use authorize::{DEFAULT_DENY, DENIED_BY_RULE, Permit};
 pub use equivalence::Equivalence;
 pub use index::{Lack, Near};
 pub use lint::{Lint, Names, Warning};
-
+pub use obligation::{Obligation, Obliged};
 pub use oracle::Difference;
 pub use outcome::Decision;
 pub use read::{parse_pattern, upstream_and_name};
@@ -165,17 +166,15 @@ impl Policy {
         let about = self.index.about(self.table.subjects(class), target);
         let rules = || about.iter().map(|number| &self.rows.rules[*number as usize]).filter(|rule| rule.bound.covers(tier));
         let ids = |effect| rules().filter(|rule| rule.effect == effect).map(|rule| rule.id.clone()).collect::<Vec<_>>();
-        Decision::of(ids(RuleEffect::Allow).into(), ids(RuleEffect::Deny).into())
+        let obliged = |rule: &Rule| Some(Obliged { rule: rule.id.clone(), obligation: rule.effect.obligation()?.clone() });
+        let obligations: Vec<Obliged> = rules().filter_map(obliged).collect();
+        Decision::of(ids(RuleEffect::Allow).into(), ids(RuleEffect::Deny).into(), obligations.into())
     }
 
-    /// [`Policy::decide_by_name`] for a target with more than one name: what one of them is denied, all are.
+    /// [`Policy::decide_by_name`] for a target with more than one name: what one of them is denied, all are, and obligations add up.
     pub fn decide_by_names<'n>(&self, class: ClassId, names: impl IntoIterator<Item = &'n str>, tier: Tier) -> Decision<'static> {
-        let mut decisions = names.into_iter().map(|name| self.decide_by_name(class, name, tier));
-        let first = decisions.next().unwrap_or(Decision::DEFAULT);
-        if !first.is_permit() {
-            return first;
-        }
-        decisions.find(|other| !other.is_permit()).unwrap_or(first)
+        let decisions = names.into_iter().map(|name| self.decide_by_name(class, name, tier));
+        decisions.reduce(Decision::and).unwrap_or(Decision::DEFAULT)
     }
 
     /// Whether some allow names the target for the class, whatever its tier: only then may it be told that it exists.
@@ -240,9 +239,9 @@ impl Policy {
     /// [`Policy::rules_about`] for a target that the catalogue need not list.
     pub fn rules_about_name(&self, name: &str, tier: Tier) -> Vec<String> {
         let about = self.rows.rules.iter().filter(|rule| rule.pattern.matches(name));
-        let told = about.map(|rule| match (rule.effect, rule.bound.covers(tier)) {
-            (effect, true) => format!("{}:{}:{}", rule.id.as_str(), rule.subject, effect.as_str()),
-            (effect, false) => format!("({}:{}:{} {})", rule.id.as_str(), rule.subject, effect.as_str(), rule.bound.as_str()),
+        let told = about.map(|rule| match rule.bound.covers(tier) {
+            true => format!("{}:{}:{}", rule.id, rule.subject, rule.effect),
+            false => format!("({}:{}:{} {})", rule.id, rule.subject, rule.effect, rule.bound.as_str()),
         });
         told.collect()
     }
@@ -270,8 +269,9 @@ fn bundle<'t>(rows: &Rows, targets: impl Iterator<Item = (&'t str, Tier)>, limit
     };
     line(&["doorward policy 2"]);
     line(&["model", MODEL]);
-    for [id, subject, target, tier, condition, effect] in rows.rules.iter().map(Rule::fields) {
-        line(&["p", &id, &subject, &target, &tier, &condition, &effect]);
+    for rule in &rows.rules {
+        let [id, subject, target, tier, condition, effect] = rule.fields();
+        line(&[rule.kind(), &id, &subject, &target, &tier, &condition, &effect]);
     }
     rows.grants.iter().for_each(|grant| line(&["g", &grant.member, &grant.role]));
     targets.for_each(|(name, tier)| line(&["target", name, tier.as_str()]));

@@ -2,6 +2,7 @@
 //!
 //! Too slow for any use but one: tests hold the table and Casbin against it.
 
+use super::obligation::Obliged;
 use super::outcome::Decision;
 use super::rule::{ANY, Rows, RuleEffect, RuleId};
 use crate::catalog::tier::Tier;
@@ -14,12 +15,16 @@ pub fn has(rows: &Rows, principal: &str, subject: &str) -> bool {
 
 /// The decision of the rows for one call.
 pub fn decide(rows: &Rows, principal: &str, target: &str, tier: Tier) -> Decision<'static> {
-    let matching = |effect: RuleEffect| -> Vec<RuleId> {
-        let rules = rows.rules.iter().filter(|rule| rule.effect == effect);
-        let rules = rules.filter(|rule| has(rows, principal, &rule.subject) && rule.covers(target, tier));
-        rules.map(|rule| rule.id.clone()).collect()
-    };
-    Decision::of(matching(RuleEffect::Allow).into(), matching(RuleEffect::Deny).into())
+    let (mut allows, mut denies, mut obligations) = (Vec::<RuleId>::new(), Vec::new(), Vec::new());
+    for rule in rows.rules.iter().filter(|rule| has(rows, principal, &rule.subject) && rule.covers(target, tier)) {
+        let id = rule.id.clone();
+        match &rule.effect {
+            RuleEffect::Allow => allows.push(id),
+            RuleEffect::Deny => denies.push(id),
+            RuleEffect::Oblige(obligation) => obligations.push(Obliged { rule: id, obligation: obligation.clone() }),
+        }
+    }
+    Decision::of(allows.into(), denies.into(), obligations.into())
 }
 
 /// Whether some allow names the target, whatever its tier.

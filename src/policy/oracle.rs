@@ -10,7 +10,7 @@ use casbin::function_map::{OperatorFunction, dynamic_to_str};
 use casbin::{CoreApi, DefaultEffector, DefaultModel, EffectKind, Effector, EffectorStream, Enforcer, NullAdapter};
 
 use super::MODEL;
-use super::rule::{Grant, Pattern, Rule, RuleId};
+use super::rule::{Grant, Pattern, Rule, RuleEffect, RuleId};
 use crate::catalog::tier::Tier;
 
 /// A question to which the table and Casbin have different answers, or none.
@@ -45,17 +45,50 @@ pub(super) struct Answer {
     pub permit: bool,
     pub allows: Vec<RuleId>,
     pub denies: Vec<RuleId>,
+    /// The `o` rows that match, whether or not the call may go on.
+    pub obliges: Vec<RuleId>,
+}
+
+/// Casbin twice: the `p` rows, and the `o` rows as if they were denies. An `o` row matches where a deny of the same columns would, and the
+/// second enforcer's verdict is not asked for, so that it never meets the first one's.
+pub(super) struct Oracle {
+    rules: Pass,
+    obligations: Pass,
 }
 
 /// An enforcer of the shipped model that also tells which rows decided.
-pub(super) struct Oracle {
+struct Pass {
     enforcer: Enforcer,
     effects: Arc<Mutex<Vec<EffectKind>>>,
     /// The rules it holds, in the order of their rows.
-    pub held: Vec<RuleId>,
+    held: Vec<RuleId>,
 }
 
 impl Oracle {
+    async fn new() -> casbin::Result<Self> {
+        Ok(Self { rules: Pass::new().await?, obligations: Pass::new().await? })
+    }
+
+    /// Replaces the rows.
+    pub fn hold<'a>(&mut self, rules: &[&Rule], grants: impl Iterator<Item = &'a Grant> + Clone) -> Result<(), Difference> {
+        let (obligations, rules): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|rule| rule.effect.obligation().is_some());
+        self.obligations.hold(&obligations, grants.clone())?;
+        self.rules.hold(&rules, grants)
+    }
+
+    /// Whether it holds the row, of either kind.
+    pub fn holds(&self, rule: &RuleId) -> bool {
+        [&self.rules, &self.obligations].iter().any(|pass| pass.held.binary_search(rule).is_ok())
+    }
+
+    pub fn ask(&self, principal: &str, target: &str, tier: Tier) -> Result<Answer, Difference> {
+        let (permit, allows, denies) = self.rules.ask(principal, target, tier)?;
+        let (_, _, obliges) = self.obligations.ask(principal, target, tier)?;
+        Ok(Answer { permit, allows, denies, obliges })
+    }
+}
+
+impl Pass {
     async fn new() -> casbin::Result<Self> {
         let model = DefaultModel::from_str(MODEL).await?;
         let mut enforcer = Enforcer::new_raw(model, NullAdapter).await?;
@@ -76,12 +109,16 @@ impl Oracle {
     }
 
     /// Replaces the rows. Straight into the model: Casbin's CSV reader would skip what it does not understand.
-    pub fn hold<'a>(&mut self, rules: &[&Rule], grants: impl Iterator<Item = &'a Grant>) -> Result<(), Difference> {
+    fn hold<'a>(&mut self, rules: &[&Rule], grants: impl Iterator<Item = &'a Grant>) -> Result<(), Difference> {
         let lost = |what: &str| Difference(format!("Casbin did not take {what}"));
         let model = self.enforcer.get_mut_model();
         model.clear_policy();
         for rule in rules {
-            if !model.add_policy("p", "p", rule.fields().into()) {
+            let mut fields = rule.fields();
+            if rule.effect.obligation().is_some() {
+                fields[5] = RuleEffect::Deny.to_string();
+            }
+            if !model.add_policy("p", "p", fields.into()) {
                 return Err(lost(rule.id.as_str()));
             }
         }
@@ -94,17 +131,18 @@ impl Oracle {
         self.enforcer.build_role_links().map_err(|error| Difference(format!("Casbin refuses the roles: {error}")))
     }
 
-    pub fn ask(&self, principal: &str, target: &str, tier: Tier) -> Result<Answer, Difference> {
+    /// The verdict, and the rows that allow and that deny.
+    fn ask(&self, principal: &str, target: &str, tier: Tier) -> Result<(bool, Vec<RuleId>, Vec<RuleId>), Difference> {
         // Without rows Casbin asks its matcher about empty strings and may allow; without rows nobody is allowed anything.
         if self.held.is_empty() || principal.is_empty() || target.is_empty() {
-            return Ok(Answer::default());
+            return Ok((false, Vec::new(), Vec::new()));
         }
         let permit = self.enforcer.enforce((principal, target, tier.as_str()));
         let permit =
             permit.map_err(|error| Difference(format!("Casbin fails at `{principal}` and `{}`: {error}", target.escape_default())))?;
         let effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |kind| self.held.iter().zip(effects.iter()).filter(|(_, effect)| **effect == kind).map(|(id, _)| id.clone()).collect();
-        Ok(Answer { permit, allows: of(EffectKind::Allow), denies: of(EffectKind::Deny) })
+        Ok((permit, of(EffectKind::Allow), of(EffectKind::Deny)))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::obligation::Obligation;
 use super::rule::{ANY, Grant, Pattern, Place, Rows, Rule, RuleEffect, RuleId, TierBound};
 use super::suggest::{did_you_mean, skeleton};
 use crate::catalog::spelling;
@@ -14,6 +15,7 @@ use crate::config::{Fault, check_name};
 
 const KINDS: [&str; 3] = ["p", "g", "o"];
 const RULE: &str = "p, ID, SUBJECT, TARGET, TIER, -, EFFECT";
+const OBLIGATION: &str = "o, ID, SUBJECT, TARGET, TIER, -, OBLIGATION";
 const GRANT: &str = "g, MEMBER, ROLE";
 const TIERS: [&str; 4] = ["read", "reversible", "irreversible", "any"];
 /// Faults told at once: a file of another kind must not print ten thousand.
@@ -59,11 +61,11 @@ impl Reader<'_> {
         } else if !comment && !content.is_empty() {
             let fields: Vec<Field<'_>> = fields(line);
             match fields[0].text {
-                "p" => self.rule(number, &fields),
+                "p" => self.rule(number, &fields, RULE),
+                "o" => self.rule(number, &fields, OBLIGATION),
                 "g" => self.grant(number, &fields),
-                "o" => self.refuse(number, &fields[0], "obligations (`o` rows) come with a later release", "remove the row"),
                 other => {
-                    let help = did_you_mean(other, KINDS, format!("write `{RULE}` or `{GRANT}`; comments begin with `#`"));
+                    let help = did_you_mean(other, KINDS, format!("write `{RULE}`, `{OBLIGATION}` or `{GRANT}`; comments begin with `#`"));
                     self.refuse(number, &fields[0], &format!("`{other}` is not a kind of row"), &help);
                 }
             }
@@ -92,13 +94,13 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn rule(&mut self, number: u32, fields: &[Field<'_>]) {
-        let Some(at) = self.columns(number, fields, 7, RULE) else { return };
-        let effect = self.effect(number, &fields[6]);
+    fn rule(&mut self, number: u32, fields: &[Field<'_>], form: &str) {
+        let Some(at) = self.columns(number, fields, 7, form) else { return };
+        let effect = if form == OBLIGATION { self.obligation(number, &fields[6]) } else { self.effect(number, &fields[6]) };
         let id = self.id(number, &fields[1]);
         let subject = self.subject(number, &fields[2], &["agent", "role"]);
         let pattern = self.pattern(number, &fields[3]);
-        let bound = effect.and_then(|effect| self.bound(number, &fields[4], effect));
+        let bound = effect.as_ref().and_then(|effect| self.bound(number, &fields[4], effect));
         if fields[5].text != "-" {
             self.refuse(number, &fields[5], "conditions come with a later release", "write `-` in this column");
         }
@@ -181,18 +183,19 @@ impl Reader<'_> {
         }
     }
 
-    fn bound(&mut self, number: u32, field: &Field<'_>, effect: RuleEffect) -> Option<TierBound> {
+    fn bound(&mut self, number: u32, field: &Field<'_>, effect: &RuleEffect) -> Option<TierBound> {
         let bound = match (field.text, Tier::parse(field.text), effect) {
             (_, Some(tier), RuleEffect::Allow) => Some(TierBound::UpTo(tier)),
-            (_, Some(tier), RuleEffect::Deny) => Some(TierBound::From(tier)),
-            ("any", None, RuleEffect::Deny) => Some(TierBound::Any),
+            (_, Some(tier), RuleEffect::Deny | RuleEffect::Oblige(_)) => Some(TierBound::From(tier)),
+            ("any", None, RuleEffect::Deny | RuleEffect::Oblige(_)) => Some(TierBound::Any),
             _ => None,
         };
         if bound.is_none() {
             let (message, help) = match field.text {
-                "any" => {
-                    ("`any` is for denies: an allow names the highest tier it reaches".to_owned(), "write `read` or `reversible`".into())
-                }
+                "any" => (
+                    "`any` is for denies and obligations: an allow names the highest tier it reaches".to_owned(),
+                    "write `read` or `reversible`".into(),
+                ),
                 other => (format!("`{other}` is not a tier"), did_you_mean(other, TIERS, "write `read`, `reversible` or `irreversible`")),
             };
             self.refuse(number, field, &message, &help);
@@ -201,12 +204,29 @@ impl Reader<'_> {
     }
 
     fn effect(&mut self, number: u32, field: &Field<'_>) -> Option<RuleEffect> {
-        let effect = [RuleEffect::Allow, RuleEffect::Deny].into_iter().find(|effect| effect.as_str() == field.text);
-        if effect.is_none() {
-            let help = did_you_mean(field.text, ["allow", "deny"], "write `allow` or `deny`");
-            self.refuse(number, field, &format!("`{}` is not an effect", field.text), &help);
+        match field.text {
+            "allow" => Some(RuleEffect::Allow),
+            "deny" => Some(RuleEffect::Deny),
+            other => {
+                let is_obligation = Obligation::parse(other).is_ok();
+                let otherwise =
+                    if is_obligation { "obligations stand in `o` rows: begin the row with `o`" } else { "write `allow` or `deny`" };
+                let help = did_you_mean(other, ["allow", "deny"], otherwise);
+                self.refuse(number, field, &format!("`{other}` is not an effect"), &help);
+                None
+            }
         }
-        effect
+    }
+
+    fn obligation(&mut self, number: u32, field: &Field<'_>) -> Option<RuleEffect> {
+        match Obligation::parse(field.text) {
+            Ok(obligation) => Some(RuleEffect::Oblige(obligation)),
+            Err((message, help)) => {
+                let help = if matches!(field.text, "allow" | "deny") { "begin the row with `p`".to_owned() } else { help };
+                self.refuse(number, field, &message, &help);
+                None
+            }
+        }
     }
 
     /// Refuses ids and rows that stand twice, and names that look like one another.
@@ -221,7 +241,7 @@ impl Reader<'_> {
                 let looks = if other.as_str() == rule.id.as_str() { "is taken" } else { "looks like another id" };
                 fault(&rule.at, 1, format!("the id `{}` {looks} (`{other}` in line {line})", rule.id), "give the row an id of its own");
             }
-            if let Some((id, line)) = rules.insert((&rule.subject, &rule.pattern, rule.bound, rule.effect), (&rule.id, rule.at.line)) {
+            if let Some((id, line)) = rules.insert((&rule.subject, &rule.pattern, rule.bound, &rule.effect), (&rule.id, rule.at.line)) {
                 fault(&rule.at, 0, format!("the row says the same as `{id}` in line {line}"), "remove one of the two");
             }
         }

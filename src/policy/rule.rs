@@ -1,4 +1,4 @@
-//! The rows of `policy.csv` as types: rules, grants, and what they match.
+//! The rows of `policy.csv` as types: rules, obligations, grants, and what they match.
 //!
 //! Owns: what a target pattern and a tier bound cover. Leaves to others: the text (`read`), who has which role (`roles`).
 //! INVARIANT: a value of these types came through the strict reader, so later code never meets an unknown word.
@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::obligation::Obligation;
 use crate::catalog::tier::Tier;
 
 /// The role that every principal has.
@@ -37,20 +38,32 @@ impl fmt::Display for RuleId {
 }
 
 /// What a matching rule says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RuleEffect {
     /// The call may go on, unless a deny matches too.
     Allow,
     /// The call is refused, whatever allows it.
     Deny,
+    /// An `o` row: a call that goes on has this to it. Never allows, and never takes a deny back.
+    Oblige(Obligation),
 }
 
 impl RuleEffect {
-    /// The word in the row.
-    pub fn as_str(self) -> &'static str {
+    /// The obligation of an `o` row.
+    pub fn obligation(&self) -> Option<&Obligation> {
         match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
+            Self::Oblige(obligation) => Some(obligation),
+            Self::Allow | Self::Deny => None,
+        }
+    }
+}
+
+impl fmt::Display for RuleEffect {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow => out.write_str("allow"),
+            Self::Deny => out.write_str("deny"),
+            Self::Oblige(obligation) => write!(out, "{obligation}"),
         }
     }
 }
@@ -60,9 +73,9 @@ impl RuleEffect {
 pub enum TierBound {
     /// On an allow: this tier and those below.
     UpTo(Tier),
-    /// On a deny: this tier and those above.
+    /// On a deny and an `o` row: this tier and those above.
     From(Tier),
-    /// On a deny: every tier.
+    /// On a deny and an `o` row: every tier.
     Any,
 }
 
@@ -137,7 +150,7 @@ pub struct Place {
     pub columns: [u32; 7],
 }
 
-/// A `p` row.
+/// A `p` row, or an `o` row.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// Its id, unique in the file.
@@ -160,11 +173,15 @@ impl Rule {
         self.bound.covers(tier) && self.pattern.matches(target)
     }
 
-    /// The fields as Casbin gets them, in the order of the model's `p`.
+    /// The kind of the row: `p` or `o`.
+    pub fn kind(&self) -> &'static str {
+        if self.effect.obligation().is_some() { "o" } else { "p" }
+    }
+
+    /// The fields behind the kind, in the order of the model's `p`.
     pub fn fields(&self) -> [String; 6] {
-        let words = [self.bound.as_str(), "-", self.effect.as_str()].map(str::to_owned);
-        let [tier, condition, effect] = words;
-        [self.id.to_string(), self.subject.to_string(), self.pattern.to_string(), tier, condition, effect]
+        let (tier, condition) = (self.bound.as_str().to_owned(), "-".to_owned());
+        [self.id.to_string(), self.subject.to_string(), self.pattern.to_string(), tier, condition, self.effect.to_string()]
     }
 }
 
@@ -182,7 +199,7 @@ pub struct Grant {
 /// A whole `policy.csv`, in the order of its rows.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
-    /// The `p` rows.
+    /// The `p` rows and the `o` rows.
     pub rules: Vec<Rule>,
     /// The `g` rows.
     pub grants: Vec<Grant>,

@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::obligation::Obliged;
 use super::outcome::{Decision, gather};
 use super::roles::{Roles, SubjectId};
 use super::rule::{Rule, RuleEffect, RuleId};
@@ -49,6 +50,8 @@ struct Outcome {
     denies: bool,
     /// Some allow names the target, whatever its tier.
     seen: bool,
+    /// What the matching `o` rows ask for, rising; left out where there are denies.
+    obligations: Box<[Obliged]>,
 }
 
 /// The subjects of a class, and which of them have a line.
@@ -127,14 +130,16 @@ impl Table {
 
     pub fn decide(&self, class: ClassId, target: TargetIndex) -> Decision<'_> {
         let (mut allows, mut denies) = (Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..]));
+        let mut obligations = Cow::Borrowed(&[][..]);
         for outcome in self.outcomes(class, target) {
+            gather(&mut obligations, &outcome.obligations);
             match (outcome.denies, outcome.rules.is_empty()) {
                 (_, true) => {}
                 (true, false) => gather(&mut denies, &outcome.rules),
                 (false, false) => gather(&mut allows, &outcome.rules),
             }
         }
-        Decision::of(allows, denies)
+        Decision::of(allows, denies, obligations)
     }
 
     pub fn sees(&self, class: ClassId, target: TargetIndex) -> bool {
@@ -270,17 +275,22 @@ impl<'a> Compiler<'a> {
     fn outcome(&mut self, active: &[u32], tier: Tier) -> u32 {
         let rules = || active.iter().map(|number| &self.rules[*number as usize]);
         let deciding = |effect| rules().filter(move |rule| rule.effect == effect && rule.bound.covers(tier)).map(|rule| rule.id.clone());
+        let oblige = |rule: &Rule| {
+            let obligation = rule.effect.obligation().filter(|_| rule.bound.covers(tier))?.clone();
+            Some(Obliged { rule: rule.id.clone(), obligation })
+        };
         let seen = rules().any(|rule| rule.effect == RuleEffect::Allow);
         let mut decided: Box<[RuleId]> = deciding(RuleEffect::Deny).collect();
         let denies = !decided.is_empty();
         if !denies {
             decided = deciding(RuleEffect::Allow).collect();
         }
-        if decided.is_empty() && !seen {
+        let obligations: Box<[Obliged]> = if denies { Box::default() } else { rules().filter_map(oblige).collect() };
+        if decided.is_empty() && !seen && obligations.is_empty() {
             return 0;
         }
-        self.held += decided.len();
-        self.table.outcomes.push(Outcome { rules: decided, denies, seen });
+        self.held += decided.len() + obligations.len();
+        self.table.outcomes.push(Outcome { rules: decided, denies, seen, obligations });
         self.table.outcomes.len() as u32
     }
 }

@@ -194,7 +194,20 @@ fn every_refusal_has_its_place_and_says_what_to_write() {
         ("p, R1, role:any, demo__*, any, -, allow", "policy.csv:1:27: `any` is for denies"),
         ("p, R1, role:any, demi__x, any, -, deny", "policy.csv:1:18: there is no upstream `demi`\n  help: did you mean `demo`?"),
         ("p, R1, role:any, *, read, office_hours, allow", "policy.csv:1:27: conditions come with a later release"),
-        ("o, O1, role:any, *, read, -, approve:oncall", "policy.csv:1:1: obligations (`o` rows) come with a later release"),
+        (
+            "o, O1, role:any, *, read, approve:oncall",
+            "policy.csv:1:28: the row has 6 columns, and `o` takes 7\n  help: write `o, ID, SUBJECT, TARGET, TIER, -, OBLIGATION`",
+        ),
+        ("o, O1, role:any, *, any, -, aprove:oncall", "policy.csv:1:29: `aprove` is not an obligation\n  help: did you mean `approve`?"),
+        ("o, O1, role:any, *, any, -, approve:On-Call", "policy.csv:1:29: `On-Call` is not a name"),
+        ("o, O1, role:any, *, any, -, limit:5/day", "policy.csv:1:29: `5/day` is not a rate\n  help: write `limit:N/s`"),
+        ("o, O1, role:any, *, any, -, deny", "policy.csv:1:29: `deny` is not an obligation\n  help: begin the row with `p`"),
+        ("p, R1, role:any, *, read, -, redact", "policy.csv:1:30: `redact` is not an effect\n  help: obligations stand in `o` rows"),
+        ("o, O1, role:any, demi__x, any, -, redact", "policy.csv:1:18: there is no upstream `demi`\n  help: did you mean `demo`?"),
+        ("o, O1, role:any, *, reed, -, redact", "policy.csv:1:21: `reed` is not a tier\n  help: did you mean `read`?"),
+        ("o, O1, roel:x, *, any, -, redact", "policy.csv:1:8: `roel:` cannot stand here\n  help: did you mean `role`?"),
+        ("O, O1, role:any, *, any, -, redact", "policy.csv:1:1: `O` is not a kind of row\n  help: did you mean `o`?"),
+        ("o, O1, role:any, *, any, office_hours, redact", "policy.csv:1:26: conditions come with a later release"),
         ("g, agent:a, role:b, extra", "policy.csv:1:21: the row has 4 columns, and `g` takes 3"),
         ("g, agent:a, agent:b", "policy.csv:1:13: `agent:` cannot stand here\n  help: write `role:NAME`"),
         ("g, role:any, role:b", "policy.csv:1:4: `role:any` is everyone and cannot be given a role"),
@@ -223,6 +236,67 @@ fn what_stands_twice_or_looks_alike_is_refused() {
             .starts_with("policy.csv:2:8: `role:team-l` looks like `role:team-1`")
     );
     assert!(fault("g, agent:a, role:b\ng, agent:a, role:b\n").starts_with("policy.csv:2:1: the row says the same as line 1"));
+}
+
+/// The obligations of a decision as `O1 redact, O2 dry_run`.
+fn obligations(policy: &Policy, principal: &str, target: &str) -> String {
+    let decision = policy.decide(policy.class(principal), policy.target(target).unwrap());
+    decision.obligations().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn obligations_add_up_beside_a_permit_and_never_make_one() {
+    let policy = policy(
+        "o, O1, role:any, *, irreversible, -, approve:oncall*2\no, O2, agent:demo, demo__*, any, -, record_payload\n\
+         o, O3, role:writer, demo__write_note, reversible, -, limit:5/min\no, O4, role:any, github__*, any, -, redact\n\
+         p, R1, role:writer, demo__*, reversible, -, allow\np, R2, agent:demo, demo__share_note, irreversible, -, allow\n\
+         p, D1, role:any, demo__list_notes, any, -, deny\ng, agent:demo, role:writer\n",
+    );
+    for (principal, target, decided, expected) in [
+        ("agent:demo", "demo__read_note", "permit R1", "O2 record_payload"),
+        ("agent:demo", "demo__write_note", "permit R1", "O2 record_payload, O3 limit:5/min"),
+        ("agent:demo", "demo__share_note", "permit R2", "O1 approve:oncall*2, O2 record_payload"),
+        ("agent:demo", "demo__list_notes", "deny D1", ""),
+        ("agent:demo", "github__merge", "deny", ""),
+        ("agent:other", "demo__read_note", "deny", ""),
+    ] {
+        assert_eq!((decide(&policy, principal, target).as_str(), obligations(&policy, principal, target).as_str()), (decided, expected));
+    }
+    assert!(!policy.sees(policy.class("agent:demo"), policy.target("github__merge").unwrap()), "an `o` row shows nothing");
+    assert!(Equivalence::check(&policy, Duration::from_secs(60), 1).unwrap().complete);
+    assert!(Equivalence::exhaustive(&policy).is_ok());
+}
+
+#[test]
+fn an_obligation_on_either_spelling_of_a_resource_holds() {
+    let policy = policy(
+        "p, R1, role:any, resource:demo:*, read, -, allow\no, O1, role:any, resource:demo:note://a, any, -, record_payload\n\
+         o, O2, role:any, resource:demo:*, any, -, redact\n",
+    );
+    let told = |names: [&str; 2]| {
+        let decision = policy.decide_by_names(policy.class("agent:demo"), names, Tier::Read);
+        decision.obligations().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told(["resource:demo:note://%61", "resource:demo:note://a"]), ["O1 record_payload", "O2 redact"]);
+    assert_eq!(told(["resource:demo:note://a", "resource:demo:note://%61"]), ["O1 record_payload", "O2 redact"]);
+    assert_eq!(told(["resource:demo:note://b", "resource:demo:note://b"]), ["O2 redact"]);
+}
+
+#[test]
+fn an_obligation_is_part_of_the_version_and_odd_ones_are_told() {
+    let allow = "p, R1, agent:demo, demo__*, read, -, allow\n";
+    let with = |row: &str| policy(&format!("{allow}{row}\n")).version().to_owned();
+    let versions = ["", "o, O1, agent:demo, demo__*, any, -, redact", "o, O1, agent:demo, demo__*, any, -, dry_run"].map(with);
+    assert!(versions[0] != versions[1] && versions[1] != versions[2], "{versions:?}");
+    let lints = |row: &str| lints(&format!("{allow}{row}\n"));
+    assert_eq!(lints("o, O1, agent:demo, demo__nope, any, -, redact"), [Lint::UnknownTarget]);
+    assert_eq!(lints("o, O1, role:any, *, any, -, redact\no, O2, role:any, demo__read_note, any, -, redact"), [Lint::Redundant]);
+    assert_eq!(lints("o, O1, role:any, *, any, -, redact\no, O2, role:any, demo__read_note, any, -, dry_run"), []);
+    assert_eq!(lints("# o, O1, role:any, *, any, -, redact"), [Lint::CommentedRow]);
+    assert_eq!(lints("p, D1, role:any, github__*, any, -, deny\no, O1, role:any, github__merge, any, -, redact"), [Lint::Shadowed]);
+    assert!(fault(&format!("{allow}o, R1, role:any, *, any, -, redact")).contains("the id `R1` is taken (`R1` in line 1)"));
+    let twice = "o, O1, role:any, *, any, -, redact\no, O2, role:any, *, any, -, redact";
+    assert!(fault(twice).starts_with("policy.csv:2:1: the row says the same as `O1` in line 1"));
 }
 
 #[test]
@@ -345,7 +419,8 @@ fn texts() -> impl Strategy<Value = String> {
         ["", "demo__", "demo__re", "demo__read_note", "demo__write_note", "github__", "github__merge", "prompt:", "resource:demo:note://"];
     let target = (prop::sample::select(stems.to_vec()), any::<bool>());
     let tier = prop::sample::select(vec!["read", "reversible", "irreversible", "any"]);
-    let rule = (subject, target, tier, any::<bool>());
+    let effect = prop::sample::select(vec!["allow", "allow", "deny", "redact", "record_payload", "approve:oncall", "limit:3/min"]);
+    let rule = (subject, target, tier, effect);
     let grant = prop::sample::select(vec![
         ("agent:a", "role:r"),
         ("agent:a", "role:s"),
@@ -355,18 +430,19 @@ fn texts() -> impl Strategy<Value = String> {
         ("role:r", "role:t"),
         ("agent:c", "role:any"),
     ]);
-    (prop::collection::vec(rule, 0..8), prop::collection::btree_set(grant, 0..5)).prop_map(|(rules, grants)| {
+    (prop::collection::vec(rule, 0..9), prop::collection::btree_set(grant, 0..5)).prop_map(|(rules, grants)| {
         let mut bodies = std::collections::BTreeSet::new();
-        for (subject, (stem, wildcard), tier, allow) in rules {
+        for (subject, (stem, wildcard), tier, effect) in rules {
+            let (kind, allow) = (if matches!(effect, "allow" | "deny") { "p" } else { "o" }, effect == "allow");
             let whole = ["demo__read_note", "demo__write_note", "github__merge"].contains(&stem);
             let star = if wildcard || !whole { "*" } else { "" };
             let tier = match (allow, tier, star) {
                 (true, "any", _) | (true, "irreversible", "*") => "reversible",
                 (_, tier, _) => tier,
             };
-            bodies.insert(format!("{subject}, {stem}{star}, {tier}, -, {}", if allow { "allow" } else { "deny" }));
+            bodies.insert((kind, format!("{subject}, {stem}{star}, {tier}, -, {effect}")));
         }
-        let rules = bodies.iter().enumerate().map(|(number, body)| format!("p, R{}, {body}\n", number + 2));
+        let rules = bodies.iter().enumerate().map(|(number, (kind, body))| format!("{kind}, R{}, {body}\n", number + 2));
         rules.chain(grants.iter().map(|(member, role)| format!("g, {member}, {role}\n"))).collect()
     })
 }

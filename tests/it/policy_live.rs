@@ -62,6 +62,19 @@ async fn a_broken_edit_leaves_the_old_policy_and_says_where() {
 }
 
 #[tokio::test]
+async fn an_obligation_that_nothing_keeps_is_refused_where_it_stands() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(ALLOW);
+    let mut gateway = site.serve().await;
+
+    site.write("policies/policy.csv", &format!("{ALLOW}o, O1, role:any, *, any, -, approve:oncall\n"));
+
+    let said = gateway.says("what was in force before stays in force").await;
+    assert!(said.contains("policy.csv:2:29: `approve:oncall` cannot be kept yet: approvals come with a later release"), "{said}");
+    assert_eq!(code(&gateway).await, "ok");
+}
+
+#[tokio::test]
 async fn a_fault_in_the_limits_keeps_the_policy_too() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream).policy(ALLOW);

@@ -108,7 +108,7 @@ fn present(home: &Home, agent: &str) -> Result<(String, Vec<Row>), Error> {
         let decision = policy.target(&tool.policy_name).map_or(Decision::DEFAULT, |target| policy.decide(class, target));
         let (could, why) = match (&tool.withheld, &decision) {
             (Some(standing), _) => (false, standing.to_string()),
-            (None, Decision::Permit { rules: by }) => (true, rules(by)),
+            (None, Decision::Permit { rules: by, .. }) => (true, rules(by)),
             (None, Decision::Deny { rules: by }) if by.is_empty() => (false, "no rule allows it".to_owned()),
             (None, Decision::Deny { rules: by }) => (false, format!("denied by {}", rules(by))),
         };
