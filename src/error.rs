@@ -314,6 +314,7 @@ struct Inner {
     retry_after_ms: Option<u64>,
     rules: Vec<String>,
     reason: Option<&'static str>,
+    conditions: Vec<(String, &'static str)>,
     details: Vec<Detail>,
     data: Vec<(&'static str, String)>,
     operator: Option<String>,
@@ -335,6 +336,7 @@ impl Error {
             retry_after_ms: None,
             rules: Vec::new(),
             reason: None,
+            conditions: Vec::new(),
             details: Vec::new(),
             data: Vec::new(),
             operator: None,
@@ -380,6 +382,13 @@ impl Error {
     #[must_use]
     pub fn rules(mut self, rules: Vec<String>) -> Self {
         self.0.rules = rules;
+        self
+    }
+
+    /// What the policy's conditions came to, by their names; for the record.
+    #[must_use]
+    pub fn conditions(mut self, conditions: Vec<(String, &'static str)>) -> Self {
+        self.0.conditions = conditions;
         self
     }
 
@@ -454,6 +463,10 @@ impl Error {
     /// The rules that decided.
     pub fn rule_ids(&self) -> &[String] {
         &self.0.rules
+    }
+    /// What the policy's conditions came to.
+    pub fn asked_conditions(&self) -> &[(String, &'static str)] {
+        &self.0.conditions
     }
     /// Why, where the code does not tell.
     pub fn reason(&self) -> Option<&'static str> {

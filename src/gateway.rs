@@ -137,7 +137,7 @@ impl Gateway {
         let round = rounds::open(&self.shared, &invocation, request.retry)?;
         let invocation = round.as_deref().map_or(invocation, |round| round.goes_on(trail, invocation));
         // May it be called by this agent, this often, without asking a person?
-        let permit = self.policy.authorize(invocation)?;
+        let permit = self.policy.authorize(invocation, self.shared.audit.clock())?;
         trail.permitted(&permit);
         let admission = limit::admit(&self.limits, permit)?;
         let cleared = approval::approve(admission);

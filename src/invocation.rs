@@ -18,6 +18,7 @@ use crate::schema::Schema;
 #[derive(Clone, Copy, Debug)]
 pub struct Arguments<'d> {
     text: &'d [u8],
+    node: Option<&'d Node<'d>>,
 }
 
 impl<'d> Arguments<'d> {
@@ -25,12 +26,17 @@ impl<'d> Arguments<'d> {
     ///
     /// # Errors
     /// `invalid_arguments` with the broken rules.
-    pub fn validate(schema: &Schema, arguments: Option<&Node<'_>>, message: &'d [u8]) -> Result<Self, Error> {
+    pub fn validate(schema: &Schema, arguments: Option<&'d Node<'d>>, message: &'d [u8]) -> Result<Self, Error> {
         let (checked, text) = match arguments {
             Some(arguments) => (schema.check(arguments), message.get(arguments.span()).unwrap_or_default()),
             None => (schema.check(&Node::empty_object()), b"{}".as_slice()),
         };
-        checked.map(|()| Self { text }).map_err(invalid)
+        checked.map(|()| Self { text, node: arguments }).map_err(invalid)
+    }
+
+    /// The validated document; `None` where there are no arguments.
+    pub fn node(&self) -> Option<&'d Node<'d>> {
+        self.node
     }
 
     /// The bytes of the validated span.

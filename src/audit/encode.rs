@@ -80,6 +80,7 @@ impl Record<'_> {
         out.text("call_id", &self.call_id);
         out.text("client", &self.client);
         out.text("code", &self.code);
+        out.json("conditions", &self.conditions);
         out.number("count", self.count);
         out.text("credential_id", &self.credential_id);
         out.text("decision", &self.decision);

@@ -208,6 +208,10 @@ pub struct Record<'a> {
     pub code: Text<'a>,
     /// The rules that decided: those that deny, else those that allow. None for a default deny.
     pub rule_ids: Vec<Cow<'a, str>>,
+    /// What the conditions that were asked came to, by their names: `true`, `false`, or `error` where it could not be told.
+    #[serde(deserialize_with = "raw")]
+    #[schemars(schema_with = "schema::truths")]
+    pub conditions: Text<'a>,
     /// In a default deny: the rules that come nearest to allowing it.
     pub near_rules: Vec<Cow<'a, str>>,
     /// What the policy asks for beside a call that goes on: `ID OBLIGATION` each, the id that of the `o` row.

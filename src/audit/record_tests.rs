@@ -48,6 +48,7 @@ fn full() -> Record<'static> {
         reason: text("reason"),
         code: text("code"),
         rule_ids: vec!["R1".into(), "R\"2".into()],
+        conditions: Some(r#"{"a":"true","b":"error"}"#.into()),
         near_rules: vec!["R3".into()],
         obligations: vec!["O1 approve:oncall".into(), "O\"2 redact".into()],
         policy_version: text("policy"),

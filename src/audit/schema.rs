@@ -53,6 +53,11 @@ pub(super) fn any(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": ["object", "array", "string"] })
 }
 
+/// Conditions by name, and what each came to.
+pub(super) fn truths(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "additionalProperties": { "enum": ["true", "false", "error"] } })
+}
+
 /// What the log itself adds to a record.
 fn place() -> [(&'static str, Value); 7] {
     let number = |words: &str| json!({ "type": "integer", "minimum": 0, "description": words });

@@ -100,6 +100,7 @@ pub struct Trail<'d> {
     unread: Option<&'d [u8]>,
     rules: Vec<RuleId>,
     obligations: Vec<Obliged>,
+    conditions: Option<String>,
     policy_version: &'d str,
     waits: Option<Instant>,
     intent: Option<(u64, Instant)>,
@@ -157,6 +158,7 @@ impl<'d> Trail<'d> {
     /// Notes the rules that permitted it, and what they ask for beside it.
     pub fn permitted(&mut self, permit: &Permit<'_>) {
         (self.rules, self.obligations) = (permit.rules().to_vec(), permit.obligations().to_vec());
+        self.conditions = truths(permit.conditions());
     }
 
     /// Whether the intent is stored, so that something may have been done.
@@ -208,6 +210,7 @@ impl<'d> Trail<'d> {
         record.span_id = self.trace.map(|(_, span)| text(span));
         record.policy_version = Some(text(self.policy_version));
         record.rule_ids = self.rules.iter().map(|rule| text(rule.as_str())).collect();
+        record.conditions = self.conditions.as_deref().map(text);
         record.obligations = self.obligations.iter().map(|obliged| Cow::Owned(obliged.to_string())).collect();
         record.answers = self.answers.map(|responses| answers::shown(responses, key)).unwrap_or_default();
         if let Some(tool) = self.tool {
@@ -271,6 +274,7 @@ impl Audit {
             unread: None,
             rules: Vec::new(),
             obligations: Vec::new(),
+            conditions: None,
             policy_version,
             waits: None,
             intent: None,
@@ -383,6 +387,12 @@ impl Audit {
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
+}
+
+/// The conditions of a record, in the order of their names.
+fn truths(conditions: &[(String, &'static str)]) -> Option<String> {
+    let members = conditions.iter().map(|(name, truth)| format!("\"{name}\":\"{truth}\"")).collect::<Vec<_>>();
+    (!members.is_empty()).then(|| format!("{{{}}}", members.join(",")))
 }
 
 fn durable(asked: config::Durability) -> Durability {

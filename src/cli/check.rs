@@ -235,7 +235,7 @@ fn json(tool: &Target, rules: &[String], limits: &Limits) -> serde_json::Value {
 }
 
 fn refusal(policy: &Policy, principal: &str, tool: &Target) -> Option<String> {
-    match policy.decide(policy.class(principal), policy.target(&tool.policy_name)?) {
+    match policy.could(policy.class(principal), policy.target(&tool.policy_name)?) {
         Decision::Permit { .. } => None,
         Decision::Deny { rules } if rules.is_empty() => Some("  not allowed".to_owned()),
         Decision::Deny { rules } => Some(format!("  denied by {}", rules.iter().map(RuleId::as_str).collect::<Vec<_>>().join(", "))),

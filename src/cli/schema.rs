@@ -21,6 +21,8 @@ enum File {
     Config,
     /// tool-manifests/NAME.yaml
     Manifest,
+    /// policies/conditions.yaml
+    Conditions,
     /// policies/limits.yaml
     Limits,
     /// One line of var/audit/ORIGIN/segments/*.jsonl
@@ -32,6 +34,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let schema = match args.file {
         File::Config => schemars::schema_for!(Config).to_value(),
         File::Manifest => schemars::schema_for!(Manifest).to_value(),
+        File::Conditions => crate::policy::condition::schema(),
         File::Limits => crate::limit::schema(),
         File::Audit => audit::schema::line(),
     };

@@ -131,12 +131,12 @@ impl Plan for Folders {
         let agents = self.known();
         let names = Names { upstreams: &upstreams, agents: agents.as_deref(), targets: &targets };
         let limits = Limits::load(&self.policies, &names, &Time::machine())?;
-        let limits = carried(limits, previous, &targets);
         let limits_text = limits.text().to_owned();
         let options =
             PolicyOptions { upstreams: upstreams.clone(), agents: agents.clone(), limits: limits_text, ..PolicyOptions::default() };
         let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
         obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy)?;
+        let limits = carried(limits.with_rows(policy.rows()), previous, &targets);
         drop(targets);
         Ok(Loaded { catalog, policy, limits, warnings })
     }

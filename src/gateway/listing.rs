@@ -162,7 +162,7 @@ impl Gateway {
     }
 
     fn allows(&self, class: ClassId, names: Option<PolicyNames>) -> bool {
-        names.is_some_and(|names| self.policy.decide_by_names(class, names.iter(), Tier::Read).is_permit())
+        names.is_some_and(|names| self.policy.could_by_names(class, names.iter(), Tier::Read).is_permit())
     }
 
     fn listed(&self, class: ClassId) -> impl Iterator<Item = &Target> {

@@ -12,7 +12,7 @@ fn unkept(obligation: &Obligation) -> Option<&'static str> {
         Obligation::Approve { .. } | Obligation::ApproveUser => Some("approvals come"),
         Obligation::Redact => Some("redaction of results comes"),
         Obligation::DryRun => Some("dry runs come"),
-        Obligation::Limit(_) => Some("limits of rows come"),
+        Obligation::Limit(_) => None,
         Obligation::RecordPayload => Some("kept payloads come"),
     }
 }

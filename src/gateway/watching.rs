@@ -89,7 +89,10 @@ impl Watching {
             let now = holds
                 && match topic {
                     Topic::List(_) => true,
-                    Topic::Resource(names) => gateway.policy.decide_by_names(class, names.iter(), Tier::Read).is_permit(),
+                    Topic::Resource(names) => {
+                        let clock = self.shared.audit.clock();
+                        gateway.policy.decide_bare(&self.principal, clock, class, names.iter(), Tier::Read).is_permit()
+                    }
                 };
             if std::mem::replace(permitted, now) != now {
                 if now { &mut back } else { &mut lost }.push(topic.name());
@@ -148,7 +151,7 @@ impl Gateway {
         if !self.policy.sees_by_name(class, &names.name) {
             return Err(missing().operator("no rule lets this agent see the resource").because("not_visible"));
         }
-        match self.policy.decide_by_names(class, names.iter(), Tier::Read) {
+        match self.policy.decide_bare(principal, self.shared.audit.clock(), class, names.iter(), Tier::Read) {
             Decision::Permit { .. } => Ok(Watchable { upstream: upstream.clone(), own: own.to_owned(), names }),
             Decision::Deny { rules } => {
                 let (message, reason) = match rules.is_empty() {
@@ -169,7 +172,7 @@ impl Gateway {
                 let class = self.policy.class(&principal.id);
                 let names = PolicyNames::resource(upstream, uri)?;
                 let source = self.catalog.sources().iter().find(|source| source.manifest.upstream == **upstream)?;
-                let known = self.policy.decide_by_names(class, names.iter(), Tier::Read).is_permit();
+                let known = self.policy.decide_bare(principal, self.shared.audit.clock(), class, names.iter(), Tier::Read).is_permit();
                 let mut out = b"{\"uri\":".to_vec();
                 write_string(&address::public(source.manifest.prefix, upstream, uri), &mut out);
                 out.push(b'}');

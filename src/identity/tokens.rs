@@ -57,6 +57,11 @@ pub struct Token {
 }
 
 impl Token {
+    /// Whether it grants the scope.
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|own| &**own == scope)
+    }
+
     /// The scopes of this operation that it lacks some of; none where it lacks none. `target` is what the target asks for.
     pub fn lacks(&self, target: Option<&str>) -> Option<String> {
         let all = self.entry.scopes.iter().map(String::as_str).chain(target);

@@ -27,9 +27,9 @@ pub fn admit<'d>(limits: &Limits, permit: Permit<'d>) -> Result<Admission<'d>, E
     let invocation = permit.invocation();
     let agent = limits.agent(&invocation.caller.principal.id);
     let admitted = match invocation.target.index {
-        Some(index) => limits.admit(agent, index),
+        Some(index) => limits.admit_obliged(agent, index, permit.obligations()),
         // By the plain name: another spelling does not come with tokens of its own.
-        None => limits.admit_by_name(agent, invocation.target.policy_names().last().unwrap_or_default()),
+        None => limits.admit_by_name(agent, invocation.target.policy_names().last().unwrap_or_default(), permit.obligations()),
     };
     admitted.map_err(|refusal| limited(&refusal))?;
     Ok(Admission(permit))

@@ -26,7 +26,7 @@ pub use file::{Floods, schema};
 
 use crate::config::{Fault, Rate, read_text};
 use crate::identity::network;
-use crate::policy::{Names, Pattern, TargetFacts, TargetIndex};
+use crate::policy::{Names, Obligation, Obliged, Pattern, Rows, RuleId, TargetFacts, TargetIndex};
 use bucket::{Buckets, Empty, SWEEP_EVERY};
 use file::{File, Per};
 
@@ -60,6 +60,8 @@ struct Identity {
     interval: Duration,
     burst: NonZeroU32,
     max_keys: usize,
+    /// Whether a row of the policy asks for it, so that no limit of the file is taken for it.
+    of_row: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +102,8 @@ impl Limit {
 pub struct Limits {
     /// In the order in which they are asked: the narrowest first.
     limits: Vec<Limit>,
+    /// Those that `o` rows of the policy ask for.
+    of_rows: HashMap<RuleId, Limit>,
     /// Which limits match each target, as a position in `lists`; and the target's part of a key.
     of_target: Vec<(u32, u64)>,
     lists: Vec<Box<[u32]>>,
@@ -137,7 +141,14 @@ impl Limits {
         let identity = |id: &str, per: &[Per], rate: Rate, burst: Option<file::Burst>| {
             let mut per = per.to_vec();
             per.sort_unstable();
-            Identity { id: id.into(), per, interval: rate.interval(), burst: burst.map_or(rate.burst(), |burst| burst.0), max_keys }
+            Identity {
+                id: id.into(),
+                per,
+                interval: rate.interval(),
+                burst: burst.map_or(rate.burst(), |burst| burst.0),
+                max_keys,
+                of_row: false,
+            }
         };
         let limit = |identity, pattern| Limit::new(identity, pattern, &hasher, time);
         let rows = read.limits.iter().zip(patterns);
@@ -159,6 +170,7 @@ impl Limits {
             failures_per_peer: request("requests.failures_per_peer", &[Per::Agent], read.requests.failures_per_peer),
             other_peers: request("requests.failures_per_peer", &[], read.requests.failures_per_peer),
             limits,
+            of_rows: HashMap::new(),
             of_target: Vec::new(),
             lists: Vec::new(),
             floods: read.floods,
@@ -195,7 +207,7 @@ impl Limits {
         self.time = previous.time.clone();
         let old: HashMap<&Identity, &Limit> = previous.every().map(|limit| (&limit.identity, limit)).collect();
         let requests = [&mut self.per_agent, &mut self.failures_per_peer, &mut self.other_peers];
-        for limit in self.limits.iter_mut().chain(requests) {
+        for limit in self.limits.iter_mut().chain(self.of_rows.values_mut()).chain(requests) {
             limit.unlisted = self.hasher.hash_one(limit.pattern.to_string());
             if let Some(same) = old.get(&limit.identity) {
                 limit.buckets = Arc::clone(&same.buckets);
@@ -207,8 +219,22 @@ impl Limits {
         self
     }
 
+    /// Adds the limits that `o` rows of the policy ask for: each agent has a bucket for each such row, as large as the row's number.
+    #[must_use]
+    pub fn with_rows(mut self, rows: &Rows) -> Self {
+        for rule in &rows.rules {
+            let Some(Obligation::Limit(rate)) = rule.effect.obligation() else { continue };
+            let burst = NonZeroU32::new(rate.count()).unwrap_or(NonZeroU32::MIN);
+            let max_keys = self.per_agent.identity.max_keys;
+            let (id, interval) = (rule.id.as_str().into(), rate.interval());
+            let identity = Identity { id, per: vec![Per::Agent], interval, burst, max_keys, of_row: true };
+            self.of_rows.insert(rule.id.clone(), Limit::new(identity, rule.pattern.clone(), &self.hasher, &self.time));
+        }
+        self
+    }
+
     fn every(&self) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().chain([&self.per_agent, &self.failures_per_peer, &self.other_peers])
+        self.limits.iter().chain(self.of_rows.values()).chain([&self.per_agent, &self.failures_per_peer, &self.other_peers])
     }
 
     /// The agent's key.
@@ -221,24 +247,34 @@ impl Limits {
     /// # Errors
     /// The limit that is longest in admitting the call, and when all would.
     pub fn admit(&self, agent: AgentKey, target: TargetIndex) -> Result<(), LimitRefusal> {
+        self.admit_obliged(agent, target, &[])
+    }
+
+    /// [`Limits::admit`], with the limits that the call's obligations ask for.
+    ///
+    /// # Errors
+    /// As [`Limits::admit`].
+    pub fn admit_obliged(&self, agent: AgentKey, target: TargetIndex, obligations: &[Obliged]) -> Result<(), LimitRefusal> {
         match self.of_target.get(target.0 as usize) {
-            Some((list, key)) => self.charge(self.lists.get(*list as usize).map_or(&[], |list| list), agent, Some(*key)),
+            Some((list, key)) => self.charge(self.lists.get(*list as usize).map_or(&[], |list| list), obligations, agent, Some(*key)),
             // An index of another catalogue: nothing is known of the target, so every limit counts.
-            None => self.charge(&(0..self.limits.len() as u32).collect::<Vec<_>>(), agent, None),
+            None => self.charge(&(0..self.limits.len() as u32).collect::<Vec<_>>(), obligations, agent, None),
         }
     }
 
-    /// [`Limits::admit`] for a target that the catalogue does not list, such as one resource; slower. All such targets of an
+    /// [`Limits::admit_obliged`] for a target that the catalogue does not list, such as one resource; slower. All such targets of an
     /// agent share a bucket a limit: an agent that invents names makes no more of them.
     ///
     /// # Errors
     /// As [`Limits::admit`].
-    pub fn admit_by_name(&self, agent: AgentKey, target: &str) -> Result<(), LimitRefusal> {
-        self.charge(&self.matching(target), agent, None)
+    pub fn admit_by_name(&self, agent: AgentKey, target: &str, obligations: &[Obliged]) -> Result<(), LimitRefusal> {
+        self.charge(&self.matching(target), obligations, agent, None)
     }
 
-    fn charge(&self, list: &[u32], agent: AgentKey, target: Option<u64>) -> Result<(), LimitRefusal> {
-        let limits = || list.iter().map(|number| &self.limits[*number as usize]);
+    fn charge(&self, list: &[u32], obligations: &[Obliged], agent: AgentKey, target: Option<u64>) -> Result<(), LimitRefusal> {
+        // An agent's own, so before those that it may share.
+        let of_rows = || obligations.iter().filter_map(|obliged| self.of_rows.get(&obliged.rule));
+        let limits = || of_rows().chain(list.iter().map(|number| &self.limits[*number as usize]));
         for (charged, limit) in limits().enumerate() {
             let Err(empty) = limit.buckets.spend(limit.key(agent, target)) else { continue };
             limits().take(charged).for_each(|earlier| earlier.buckets.give_back(earlier.key(agent, target)));

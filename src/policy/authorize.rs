@@ -1,8 +1,15 @@
 //! The stage *decide* of the path: an invocation in, a [`Permit`] or the refusal out.
+//!
+//! INVARIANT: a condition is asked at most once a call, and what it came to is what the record says.
 
-use super::{Decision, Obliged, Policy, RuleId};
+use super::condition::{ConditionId, Facts, word};
+use super::{ClassId, Decision, Obliged, Policy, RuleId, Truth};
+use crate::catalog::tier::Tier;
+use crate::clock::Clock;
 use crate::error::{Code, Error};
+use crate::identity::Principal;
 use crate::invocation::Invocation;
+use crate::mcp::json::Node;
 
 /// The reason of a refusal by a rule.
 pub const DENIED_BY_RULE: &str = "denied_by_rule";
@@ -17,6 +24,7 @@ pub struct Permit<'d> {
     invocation: Invocation<'d>,
     rules: Vec<RuleId>,
     obligations: Vec<Obliged>,
+    conditions: Vec<(String, &'static str)>,
 }
 
 impl<'d> Permit<'d> {
@@ -34,6 +42,41 @@ impl<'d> Permit<'d> {
     pub fn obligations(&self) -> &[Obliged] {
         &self.obligations
     }
+
+    /// What the conditions that were asked came to, by their names: `true`, `false` or `error`.
+    pub fn conditions(&self) -> &[(String, &'static str)] {
+        &self.conditions
+    }
+}
+
+/// The conditions of one call: each is asked when it is needed, once.
+struct Asked<'p> {
+    policy: &'p Policy,
+    principal: &'p Principal,
+    clock: &'p Clock,
+    arguments: Option<&'p Node<'p>>,
+    known: Vec<(ConditionId, Truth)>,
+}
+
+impl<'p> Asked<'p> {
+    fn truth(&mut self, condition: ConditionId) -> Truth {
+        if let Some((_, truth)) = self.known.iter().find(|(known, _)| *known == condition) {
+            return *truth;
+        }
+        let has_role = |role: &str| self.policy.roles.has(&self.principal.id, role);
+        let facts = Facts { arguments: self.arguments, principal: self.principal, has_role: &has_role, clock: self.clock };
+        let truth = self.policy.conditions.evaluate(condition, &facts);
+        self.known.push((condition, truth));
+        truth
+    }
+
+    /// What they came to, by name.
+    fn told(&self) -> Vec<(String, &'static str)> {
+        let mut told: Vec<_> =
+            self.known.iter().map(|(condition, truth)| (self.policy.conditions.name(*condition).to_owned(), word(*truth))).collect();
+        told.sort_unstable();
+        told
+    }
 }
 
 impl Policy {
@@ -41,30 +84,58 @@ impl Policy {
     ///
     /// # Errors
     /// `policy_denied` with the rules that deny, or with what the nearest allows lack when none allows.
-    pub fn authorize<'d>(&self, invocation: Invocation<'d>) -> Result<Permit<'d>, Error> {
-        let class = self.class(&invocation.caller.principal.id);
+    pub fn authorize<'d>(&self, invocation: Invocation<'d>, clock: &Clock) -> Result<Permit<'d>, Error> {
+        let principal = &invocation.caller.principal;
+        let class = self.class(&principal.id);
         let target = invocation.target;
-        let name = &target.name;
+        let mut asked = Asked { policy: self, principal, clock, arguments: invocation.arguments.node(), known: Vec::new() };
         let decision = match target.index {
-            Some(index) => self.decide(class, index),
-            None => self.decide_by_names(class, target.policy_names(), target.tier),
+            Some(index) => self.decide_when(class, index, &mut |condition| asked.truth(condition)),
+            None => self.decide_names_when(class, target.policy_names(), target.tier, &mut |condition| asked.truth(condition)),
         };
         match decision {
             Decision::Permit { rules, obligations } => {
-                Ok(Permit { invocation, rules: rules.into_owned(), obligations: obligations.into_owned() })
+                let conditions = asked.told();
+                Ok(Permit { invocation, rules: rules.into_owned(), obligations: obligations.into_owned(), conditions })
             }
             Decision::Deny { rules } if !rules.is_empty() => {
-                let named = rules.iter().map(|rule| format!("`{}`", rule.as_str())).collect::<Vec<_>>().join(", ");
-                let message = format!("rule {named} denies `{name}`");
-                Err(denied(message, rules.iter().map(|rule| rule.as_str().to_owned()).collect()).because(DENIED_BY_RULE))
+                let named = rules.iter().map(|rule| self.denying(rule, &mut asked)).collect::<Vec<_>>().join(", ");
+                let message = format!("rule {named} denies `{}`", target.name);
+                let rules = rules.iter().map(|rule| rule.as_str().to_owned()).collect();
+                Err(denied(message, rules).because(DENIED_BY_RULE).conditions(asked.told()))
             }
             Decision::Deny { .. } => {
-                let near = self.nearest_by_name(class, &target.policy_name, target.tier);
+                let near = self.nearest_by_name(class, &target.policy_name, target.tier, &mut |when| Some(asked.truth(when.id)));
                 let told = near.iter().take(MAX_NEAR).map(ToString::to_string).collect::<Vec<_>>().join("; ");
                 let told = if told.is_empty() { String::new() } else { format!(": {told}") };
                 let rules = near.iter().take(MAX_NEAR).map(|near| near.rule.as_str().to_owned()).collect();
-                Err(denied(format!("no rule allows `{name}`{told}"), rules).because(DEFAULT_DENY))
+                Err(denied(format!("no rule allows `{}`{told}", target.name), rules).because(DEFAULT_DENY).conditions(asked.told()))
             }
+        }
+    }
+
+    /// The decision for something without arguments that the catalogue does not list, such as watching a resource.
+    pub fn decide_bare<'n>(
+        &self,
+        principal: &Principal,
+        clock: &Clock,
+        class: ClassId,
+        names: impl IntoIterator<Item = &'n str>,
+        tier: Tier,
+    ) -> Decision<'static> {
+        let mut asked = Asked { policy: self, principal, clock, arguments: None, known: Vec::new() };
+        self.decide_names_when(class, names, tier, &mut |condition| asked.truth(condition))
+    }
+
+    /// A rule that denies, with the condition that makes it.
+    fn denying(&self, rule: &RuleId, asked: &mut Asked<'_>) -> String {
+        let row = self.rows.rules.binary_search_by(|row| row.id.cmp(rule)).ok().and_then(|at| self.rows.rules.get(at));
+        match row.and_then(|row| row.when.as_ref()) {
+            None => format!("`{rule}`"),
+            Some(when) => match asked.truth(when.id) {
+                Err(why) => format!("`{rule}` (when `{}`, which cannot be told: {why})", when.name),
+                Ok(_) => format!("`{rule}` (when `{}`)", when.name),
+            },
         }
     }
 }

@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use super::oracle::{Answer, Difference, Oracle, apart};
+use super::condition::{ConditionId, Truth, Unclear};
+use super::oracle::{Answer, Difference, Names, Oracle, apart};
 use super::roles::SubjectId;
 use super::rule::{Grant, Pattern, Rule, RuleId};
 use super::table::ClassId;
@@ -38,7 +39,8 @@ impl Equivalence {
     /// The first difference; also when Casbin fails or panics.
     pub fn check(policy: &Policy, budget: Duration, seed: u64) -> Result<Self, Difference> {
         // Six made-up names stand beside every row.
-        let questions = (policy.table.principals().count() + 1) * (policy.targets.len() + 6 * policy.rows.rules.len());
+        let states = states(policy.rows.rules.iter(), policy).len();
+        let questions = (policy.table.principals().count() + 1) * (policy.targets.len() + 6 * policy.rows.rules.len()) * states;
         let looks = questions.saturating_mul(policy.rows.rules.len() + 8);
         if u32::try_from(looks).is_ok_and(|looks| ROW_COST * looks <= budget) {
             return apart(|oracle| everything(policy, oracle));
@@ -59,11 +61,13 @@ impl Equivalence {
 /// Every principal, at every target and every made-up name, with all rows in one enforcer.
 fn everything(policy: &Policy, oracle: &mut Oracle) -> Result<Equivalence, Difference> {
     oracle.hold(&policy.rows.rules.iter().collect::<Vec<_>>(), policy.rows.grants.iter())?;
-    let mut asked = 0;
+    let (states, mut asked) = (states(policy.rows.rules.iter(), policy), 0);
     for (principal, class) in policy.table.principals().chain([(NOBODY, ClassId(0))]) {
         for question in listed(policy).chain(policy.rows.rules.iter().flat_map(|rule| beside(&rule.pattern))) {
-            compare(policy, oracle, principal, class, &question)?;
-            asked += 1;
+            for state in &states {
+                compare(policy, oracle, (principal, class), &question, state)?;
+                asked += 1;
+            }
         }
     }
     Ok(Equivalence { asked, complete: true })
@@ -104,8 +108,12 @@ fn in_parts(policy: &Policy, oracle: &mut Oracle, mut limit: Option<(Instant, Ra
             None => questions.extend(listed(policy)),
         }
         oracle.hold(&part.rules, grants.of(policy, part.principal))?;
-        for question in &questions {
-            compare(policy, oracle, part.principal, part.class, question)?;
+        let mut states = states(part.rules.iter().copied(), policy);
+        if let Some((_, random)) = &mut limit {
+            random.shuffle(&mut states);
+        }
+        for (question, state) in states.iter().flat_map(|state| questions.iter().map(move |question| (question, state))) {
+            compare(policy, oracle, (part.principal, part.class), question, state)?;
             done.asked += 1;
             if share.is_some_and(|share| Instant::now() >= share) {
                 break;
@@ -236,10 +244,63 @@ fn beside<'a>(pattern: &Pattern) -> impl Iterator<Item = Question<'a>> + use<'a>
     names.into_iter().flat_map(|name| Tier::ALL.map(|tier| Question { target: Cow::Owned(name.clone()), tier, index: None }))
 }
 
-fn compare(policy: &Policy, oracle: &Oracle, principal: &str, class: ClassId, question: &Question<'_>) -> Result<(), Difference> {
-    let theirs = oracle.ask(principal, &question.target, question.tier)?;
-    let by_name = policy.decide_by_name(class, &question.target, question.tier);
-    let ours = question.index.map_or_else(|| by_name.clone(), |index| policy.decide(class, index));
+/// What the conditions come to in one question.
+struct State {
+    /// Of those that are not here, nobody asks.
+    truths: Vec<(ConditionId, Truth)>,
+    names: Names,
+}
+
+impl State {
+    fn new(policy: &Policy, truths: Vec<(ConditionId, Truth)>) -> Self {
+        let names = |counts: fn(Truth) -> bool| {
+            let names = truths.iter().filter(|(_, truth)| counts(*truth)).map(|(id, _)| format!("{}|", policy.conditions.name(*id)));
+            format!("|{}", names.collect::<String>())
+        };
+        Self { names: Names { sure: names(|truth| truth == Ok(true)), maybe: names(|truth| truth != Ok(false)) }, truths }
+    }
+
+    fn truth(&self, condition: ConditionId) -> Truth {
+        self.truths.iter().find(|(known, _)| *known == condition).map_or(UNASKED, |(_, truth)| *truth)
+    }
+}
+
+const UNASKED: Truth = Err(Unclear("it was not asked"));
+/// Random states beside the regular ones.
+const RANDOM_STATES: usize = 8;
+
+/// The states of the conditions that these rows name: none true, all true, all unclear, each alone true, each alone unclear, and some at
+/// random. Without conditions there is one.
+fn states<'r>(rules: impl Iterator<Item = &'r Rule>, policy: &Policy) -> Vec<State> {
+    let mut named: Vec<ConditionId> = rules.filter_map(|rule| rule.when.as_ref()).map(|when| when.id).collect();
+    named.sort_unstable();
+    named.dedup();
+    if named.is_empty() {
+        return vec![State::new(policy, Vec::new())];
+    }
+    let state = |truth: &mut dyn FnMut(ConditionId) -> Truth| State::new(policy, named.iter().map(|id| (*id, truth(*id))).collect());
+    let mut states: Vec<State> = [Ok(false), Ok(true), UNASKED].into_iter().map(|truth| state(&mut |_| truth)).collect();
+    for alone in &named {
+        for truth in [Ok(true), UNASKED] {
+            states.push(state(&mut |id| if id == *alone { truth } else { Ok(false) }));
+        }
+    }
+    let mut random = Random(named.len() as u64);
+    let truths = [Ok(false), Ok(true), UNASKED];
+    states.extend((0..RANDOM_STATES).map(|_| state(&mut |_| truths[random.below(truths.len())])));
+    states
+}
+
+fn compare(
+    policy: &Policy,
+    oracle: &Oracle,
+    (principal, class): (&str, ClassId),
+    question: &Question<'_>,
+    state: &State,
+) -> Result<(), Difference> {
+    let theirs = oracle.ask(principal, &question.target, question.tier, &state.names)?;
+    let by_name = policy.by_name(class, &question.target, question.tier, &mut |effect, id| effect.counts(state.truth(id)));
+    let ours = question.index.map_or_else(|| by_name.clone(), |index| policy.decide_when(class, index, &mut |id| state.truth(id)));
     if ours == by_name && agree(&ours, &theirs, oracle) {
         return Ok(());
     }
@@ -251,7 +312,9 @@ fn compare(policy: &Policy, oracle: &Oracle, principal: &str, class: ClassId, qu
     let (table, index) =
         (words(ours.is_permit(), ours.rules(), &obliging(&ours)), words(by_name.is_permit(), by_name.rules(), &obliging(&by_name)));
     let casbin = words(theirs.permit, if theirs.permit { &theirs.allows } else { &theirs.denies }, &theirs.obliges);
-    let who = format!("`{principal}` at `{}` ({})", question.target.escape_default(), question.tier);
+    let when =
+        if state.truths.is_empty() { String::new() } else { format!(" when {} and perhaps {}", state.names.sure, state.names.maybe) };
+    let who = format!("`{principal}` at `{}` ({}){when}", question.target.escape_default(), question.tier);
     Err(Difference(format!("{who}: Casbin says {casbin}, the table {table}, the index {index}")))
 }
 

@@ -4,9 +4,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
+use super::condition::Truth;
 use super::roles::{Roles, SubjectId};
-use super::rule::{Pattern, Rule, RuleEffect, RuleId, TierBound};
+use super::rule::{Pattern, Rule, RuleEffect, RuleId, TierBound, When};
 use crate::catalog::tier::Tier;
 
 /// A rule that nearly allowed a refused call, and what it lacks.
@@ -30,6 +32,13 @@ pub enum Lack {
         /// The target's.
         tier: Tier,
     },
+    /// The rule's condition does not hold.
+    Condition {
+        /// Its name.
+        name: Arc<str>,
+        /// What it comes to; `None` where nobody has asked it.
+        truth: Option<Truth>,
+    },
     /// The rule is about a subject that the principal is not. For operators: an agent is not told of others' rights.
     Subject(Box<str>),
 }
@@ -38,10 +47,18 @@ impl fmt::Display for Near {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.lacks {
             Lack::Tier { ceiling, tier } => write!(out, "{} allows `{}` up to `{ceiling}`; this one is `{tier}`", self.rule, self.pattern),
+            Lack::Condition { name, truth: None } => write!(out, "{} allows `{}` when `{name}`", self.rule, self.pattern),
+            Lack::Condition { name, truth: Some(Err(why)) } => {
+                write!(out, "{} allows `{}` when `{name}`, which cannot be told: {why}", self.rule, self.pattern)
+            }
+            Lack::Condition { name, .. } => write!(out, "{} allows `{}` when `{name}`, which does not hold", self.rule, self.pattern),
             Lack::Subject(subject) => write!(out, "{} allows `{}` to `{subject}`", self.rule, self.pattern),
         }
     }
 }
+
+/// What a condition comes to, where that can be asked.
+pub(super) type Ask<'a> = dyn FnMut(&When) -> Option<Truth> + 'a;
 
 /// Rows by pattern.
 #[derive(Debug)]
@@ -88,16 +105,16 @@ impl Index {
         prefixes.chain(self.exact.get(bytes)).map(Vec::as_slice)
     }
 
-    /// The allows of these subjects that name `target` and stop below its tier.
-    pub fn short_of(&self, rules: &[Rule], subjects: &[SubjectId], target: &str, tier: Tier) -> Vec<Near> {
+    /// The allows of these subjects that name `target` and stop below its tier, or at a condition; what that comes to, `truth` says.
+    pub fn short_of(&self, rules: &[Rule], subjects: &[SubjectId], (target, tier): (&str, Tier), truth: &mut Ask<'_>) -> Vec<Near> {
         let near = self.about(subjects, target).into_iter().filter_map(|number| {
             let rule = &rules[number as usize];
-            match (&rule.effect, rule.bound) {
-                (RuleEffect::Allow, TierBound::UpTo(ceiling)) if ceiling < tier => {
-                    Some(Near { rule: rule.id.clone(), pattern: rule.pattern.clone(), lacks: Lack::Tier { ceiling, tier } })
-                }
-                _ => None,
-            }
+            let lacks = match (&rule.effect, rule.bound, &rule.when) {
+                (RuleEffect::Allow, TierBound::UpTo(ceiling), _) if ceiling < tier => Lack::Tier { ceiling, tier },
+                (RuleEffect::Allow, _, Some(when)) => Lack::Condition { name: Arc::clone(&when.name), truth: truth(when) },
+                _ => return None,
+            };
+            Some(Near { rule: rule.id.clone(), pattern: rule.pattern.clone(), lacks })
         });
         near.collect()
     }

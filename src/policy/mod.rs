@@ -1,13 +1,16 @@
 //! Who may do what, and what has to be done beside it: the decision point. Rows of `policies/policy.csv`, read strictly, compiled
 //! into a table, and held against Casbin before they count.
 //!
-//! Owns: the files `model.conf` and `policy.csv`, the decision with its reasons, the policy's version.
+//! Owns: the files `model.conf`, `policy.csv` and `conditions.yaml`, the decision with its reasons, the policy's version.
 //! Leaves to others: keeping obligations (the stages behind), what a refusal looks like (`gateway`), rates (`limit`), which tools there are (`catalog`).
 //!
 //! INVARIANT: without an allow the answer is no, and a deny wins over every allow.
 //! INVARIANT: a policy never changes; a reload makes another, so a failed one leaves the old in force.
 
 mod authorize;
+mod bundle;
+pub mod condition;
+mod decide;
 mod equivalence;
 mod index;
 mod lint;
@@ -26,6 +29,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use authorize::{DEFAULT_DENY, DENIED_BY_RULE, Permit};
+pub use condition::{Conditions, Facts, Truth, Unclear};
 pub use equivalence::Equivalence;
 pub use index::{Lack, Near};
 pub use lint::{Lint, Names, Warning};
@@ -33,15 +37,13 @@ pub use obligation::{Obligation, Obliged};
 pub use oracle::Difference;
 pub use outcome::Decision;
 pub use read::{parse_pattern, upstream_and_name};
-pub use rule::{ANY, Grant, Pattern, Place, Rows, Rule, RuleEffect, RuleId, TierBound};
+pub use rule::{ANY, Grant, Pattern, Place, Rows, Rule, RuleEffect, RuleId, TierBound, When};
 pub use table::{ClassId, TargetFacts};
 
 pub use crate::catalog::TargetIndex;
 
 use crate::catalog::tier::Tier;
 use crate::config::{Fault, read_text};
-use crate::mcp::canonical::write_string;
-use crate::seal::{hex, sha256};
 use index::Index;
 use roles::Roles;
 use table::Table;
@@ -56,6 +58,8 @@ pub struct Options {
     pub upstreams: Vec<String>,
     /// The agents known so far, for warnings; `None` when nobody can say.
     pub agents: Option<Vec<String>>,
+    /// The text of `conditions.yaml`; empty for none.
+    pub conditions: String,
     /// The text of `limits.yaml`: part of the version, so that a record tells which limits were in force.
     pub limits: String,
     /// How long the table is held against Casbin. Default 200 ms.
@@ -66,7 +70,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { upstreams: Vec::new(), agents: None, limits: String::new(), budget: Duration::from_millis(200), seed: None }
+        Self {
+            upstreams: Vec::new(),
+            agents: None,
+            conditions: String::new(),
+            limits: String::new(),
+            budget: Duration::from_millis(200),
+            seed: None,
+        }
     }
 }
 
@@ -74,6 +85,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Policy {
     rows: Rows,
+    conditions: Conditions,
     roles: Roles,
     table: Table,
     index: Index,
@@ -91,9 +103,10 @@ impl Policy {
     /// Every fault of the files with its place; one of the whole file when the table and Casbin disagree.
     pub fn load(folder: &Path, targets: &[TargetFacts<'_>], options: &Options) -> Result<(Self, Vec<Warning>), Vec<Fault>> {
         check_model(&folder.join("model.conf")).map_err(|fault| vec![fault])?;
-        refuse_conditions(&folder.join("conditions.yaml")).map_err(|fault| vec![fault])?;
+        let conditions = conditions_of(&folder.join("conditions.yaml")).map_err(|fault| vec![fault])?;
         let file = folder.join("policy.csv");
         let text = text_of(&file).map_err(|fault| vec![fault])?;
+        let options = &Options { conditions, ..options.clone() };
         let (policy, warnings) = Self::parse(&file, &text, targets, options)?;
         let seed = options.seed.unwrap_or_else(|| u64::from_str_radix(&policy.version["sha256:".len()..][..16], 16).unwrap_or(0));
         let checked = Equivalence::check(&policy, options.budget, seed);
@@ -101,12 +114,14 @@ impl Policy {
         Ok((policy, warnings))
     }
 
-    /// Reads and compiles the text of a `policy.csv`, without asking Casbin.
+    /// Reads and compiles the text of a `policy.csv` and of the `conditions.yaml` beside it, without asking Casbin.
     ///
     /// # Errors
-    /// Every fault of the text with its place.
+    /// Every fault of the texts with its place.
     pub fn parse(file: &Path, text: &str, targets: &[TargetFacts<'_>], options: &Options) -> Result<(Self, Vec<Warning>), Vec<Fault>> {
-        let rows = read::read(file, text)?;
+        let beside = file.with_file_name("conditions.yaml");
+        let conditions = Conditions::parse(&beside, &options.conditions)?;
+        let rows = read::read(file, text, &conditions)?;
         let names = Names { upstreams: &options.upstreams, agents: options.agents.as_deref(), targets };
         let mut faults = lint::unknown_upstreams(file, &rows, &names);
         let roles = match Roles::build(file, &rows) {
@@ -116,24 +131,27 @@ impl Policy {
                 return Err(faults);
             }
         };
+        faults.extend(lint::unknown_roles(&beside, &conditions, &roles));
         if !faults.is_empty() {
             return Err(faults);
         }
-        let warnings = lint::warnings(file, text, &rows, &roles, &names);
-        let policy = Self::compile(rows, roles, targets, &options.limits);
+        let mut warnings = lint::warnings(file, text, &rows, &roles, &names);
+        warnings.extend(lint::odd_conditions(file, &beside, &rows, &conditions));
+        let policy = Self::compile(rows, conditions, roles, targets, &options.limits);
         Ok((policy.map_err(|message| vec![Fault::file(file, message)])?, warnings))
     }
 
-    fn compile(rows: Rows, roles: Roles, targets: &[TargetFacts<'_>], limits: &str) -> Result<Self, &'static str> {
+    fn compile(rows: Rows, conditions: Conditions, roles: Roles, targets: &[TargetFacts<'_>], limits: &str) -> Result<Self, &'static str> {
         let table = Table::compile(&rows.rules, &roles, targets);
         let table = table.map_err(|_| "the policy is too large: it needs more than a gigabyte for its decision table")?;
         let sorted = table::by_name(targets);
         let at = |position: &u32| (targets[*position as usize].name, targets[*position as usize].tier);
         Ok(Self {
-            version: version(&bundle(&rows, sorted.iter().map(at), limits)),
+            version: bundle::version(&bundle::bundle(&rows, &conditions, sorted.iter().map(at), limits)),
             index: Index::new(&rows.rules, &roles),
             targets: targets.iter().map(|target| (target.name.into(), target.tier)).collect(),
             rows,
+            conditions,
             roles,
             table,
             sorted,
@@ -148,81 +166,12 @@ impl Policy {
     /// All that decides, with the limits that the policy was loaded with: lines of canonical JSON whose SHA-256 is the version.
     pub fn bundle(&self, limits: &str) -> Vec<u8> {
         let targets = self.sorted.iter().filter_map(|position| self.targets.get(*position as usize));
-        bundle(&self.rows, targets.map(|(name, tier)| (&**name, *tier)), limits)
+        bundle::bundle(&self.rows, &self.conditions, targets.map(|(name, tier)| (&**name, *tier)), limits)
     }
 
     /// The class of a principal, by its name in rows: `agent:NAME`. Ask at every call: another policy numbers otherwise.
     pub fn class(&self, principal: &str) -> ClassId {
         self.table.class_of(principal)
-    }
-
-    /// The decision for a target of the catalogue.
-    pub fn decide(&self, class: ClassId, target: TargetIndex) -> Decision<'_> {
-        self.table.decide(class, target)
-    }
-
-    /// The decision for a target that the catalogue does not list, such as one resource; slower.
-    pub fn decide_by_name(&self, class: ClassId, target: &str, tier: Tier) -> Decision<'static> {
-        let about = self.index.about(self.table.subjects(class), target);
-        let rules = || about.iter().map(|number| &self.rows.rules[*number as usize]).filter(|rule| rule.bound.covers(tier));
-        let ids = |effect| rules().filter(|rule| rule.effect == effect).map(|rule| rule.id.clone()).collect::<Vec<_>>();
-        let obliged = |rule: &Rule| Some(Obliged { rule: rule.id.clone(), obligation: rule.effect.obligation()?.clone() });
-        let obligations: Vec<Obliged> = rules().filter_map(obliged).collect();
-        Decision::of(ids(RuleEffect::Allow).into(), ids(RuleEffect::Deny).into(), obligations.into())
-    }
-
-    /// [`Policy::decide_by_name`] for a target with more than one name: what one of them is denied, all are, and obligations add up.
-    pub fn decide_by_names<'n>(&self, class: ClassId, names: impl IntoIterator<Item = &'n str>, tier: Tier) -> Decision<'static> {
-        let decisions = names.into_iter().map(|name| self.decide_by_name(class, name, tier));
-        decisions.reduce(Decision::and).unwrap_or(Decision::DEFAULT)
-    }
-
-    /// Whether some allow names the target for the class, whatever its tier: only then may it be told that it exists.
-    pub fn sees(&self, class: ClassId, target: TargetIndex) -> bool {
-        self.table.sees(class, target)
-    }
-
-    /// [`Policy::sees`] for a target that the catalogue does not list.
-    pub fn sees_by_name(&self, class: ClassId, target: &str) -> bool {
-        let about = self.index.about(self.table.subjects(class), target);
-        about.iter().any(|number| self.rows.rules[*number as usize].effect == RuleEffect::Allow)
-    }
-
-    /// Whether a list shows the target: some arguments could be allowed.
-    // Rows have no conditions yet, so this is the decision itself.
-    pub fn lists(&self, class: ClassId, target: TargetIndex) -> bool {
-        self.decide(class, target).is_permit()
-    }
-
-    /// Whether some target whose name begins with `stem` could be allowed: what a template of names may be shown for.
-    pub fn lists_some(&self, class: ClassId, stem: &str, tier: Tier) -> bool {
-        let subjects = self.table.subjects(class);
-        let concerned = |rule: &&Rule| {
-            let known = || self.roles.id(&rule.subject).is_some_and(|id| subjects.binary_search(&id).is_ok());
-            rule.bound.covers(tier) && known()
-        };
-        let every = |rule: &&Rule| rule.pattern.is_wildcard() && stem.starts_with(rule.pattern.stem());
-        let some = |rule: &&Rule| every(rule) || rule.pattern.stem().starts_with(stem);
-        let mut allows = self.rows.rules.iter().filter(|rule| rule.effect == RuleEffect::Allow);
-        let mut denies = self.rows.rules.iter().filter(|rule| rule.effect == RuleEffect::Deny);
-        allows.any(|rule| some(&rule) && concerned(&rule)) && !denies.any(|rule| every(&rule) && concerned(&rule))
-    }
-
-    /// For a default deny: the class's allows that name the target and stop below its tier. May be told to the agent.
-    pub fn nearest(&self, class: ClassId, target: TargetIndex) -> Vec<Near> {
-        let Some((name, tier)) = self.targets.get(target.0 as usize) else { return Vec::new() };
-        self.nearest_by_name(class, name, *tier)
-    }
-
-    /// [`Policy::nearest`] for a target that the catalogue need not list.
-    pub fn nearest_by_name(&self, class: ClassId, target: &str, tier: Tier) -> Vec<Near> {
-        self.index.short_of(&self.rows.rules, self.table.subjects(class), target, tier)
-    }
-
-    /// The first allows, at most `limit`, that let others use the target. For operators only.
-    pub fn allowed_to_others(&self, class: ClassId, target: TargetIndex, limit: usize) -> Vec<Near> {
-        let Some((name, tier)) = self.targets.get(target.0 as usize) else { return Vec::new() };
-        self.index.for_others(&self.rows.rules, self.table.subjects(class), name, *tier, limit)
     }
 
     /// The target's position, by its public name.
@@ -239,11 +188,17 @@ impl Policy {
     /// [`Policy::rules_about`] for a target that the catalogue need not list.
     pub fn rules_about_name(&self, name: &str, tier: Tier) -> Vec<String> {
         let about = self.rows.rules.iter().filter(|rule| rule.pattern.matches(name));
+        let when = |rule: &Rule| rule.when.as_ref().map(|when| format!(" when {}", when.name)).unwrap_or_default();
         let told = about.map(|rule| match rule.bound.covers(tier) {
-            true => format!("{}:{}:{}", rule.id, rule.subject, rule.effect),
-            false => format!("({}:{}:{} {})", rule.id, rule.subject, rule.effect, rule.bound.as_str()),
+            true => format!("{}:{}:{}{}", rule.id, rule.subject, rule.effect, when(rule)),
+            false => format!("({}:{}:{} {}{})", rule.id, rule.subject, rule.effect, rule.bound.as_str(), when(rule)),
         });
         told.collect()
+    }
+
+    /// The conditions that rows may name.
+    pub fn conditions(&self) -> &Conditions {
+        &self.conditions
     }
 
     /// The rows that the policy was made of.
@@ -255,32 +210,6 @@ impl Policy {
     pub fn size(&self) -> (usize, usize) {
         (self.table.cell_bytes(), self.table.class_count())
     }
-}
-
-/// All that decides, as lines of canonical JSON: model, rows, targets by name with their tiers, limits. Its SHA-256 is the version.
-fn bundle<'t>(rows: &Rows, targets: impl Iterator<Item = (&'t str, Tier)>, limits: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(4096);
-    let mut line = |parts: &[&str]| {
-        for (index, part) in parts.iter().enumerate() {
-            out.push(if index == 0 { b'[' } else { b',' });
-            write_string(part, &mut out);
-        }
-        out.extend_from_slice(b"]\n");
-    };
-    line(&["doorward policy 2"]);
-    line(&["model", MODEL]);
-    for rule in &rows.rules {
-        let [id, subject, target, tier, condition, effect] = rule.fields();
-        line(&[rule.kind(), &id, &subject, &target, &tier, &condition, &effect]);
-    }
-    rows.grants.iter().for_each(|grant| line(&["g", &grant.member, &grant.role]));
-    targets.for_each(|(name, tier)| line(&["target", name, tier.as_str()]));
-    line(&["limits", limits]);
-    out
-}
-
-fn version(bundle: &[u8]) -> String {
-    format!("sha256:{}", hex(&sha256(bundle)))
 }
 
 fn text_of(file: &Path) -> Result<String, Fault> {
@@ -307,9 +236,11 @@ fn check_model(file: &Path) -> Result<(), Fault> {
     }
 }
 
-fn refuse_conditions(file: &Path) -> Result<(), Fault> {
-    if !file.exists() {
-        return Ok(());
+/// The text of `conditions.yaml`; empty where there is none.
+fn conditions_of(file: &Path) -> Result<String, Fault> {
+    match read_text(file) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Fault::file(file, format!("cannot be read: {error}"))),
     }
-    Err(Fault::file(file, "conditions come with a later release").help("remove the file, and write `-` in the rows' condition column"))
 }

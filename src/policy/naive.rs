@@ -2,6 +2,7 @@
 //!
 //! Too slow for any use but one: tests hold the table and Casbin against it.
 
+use super::condition::Truth;
 use super::obligation::Obliged;
 use super::outcome::Decision;
 use super::rule::{ANY, Rows, RuleEffect, RuleId};
@@ -13,10 +14,18 @@ pub fn has(rows: &Rows, principal: &str, subject: &str) -> bool {
     principal == subject || subject == ANY || rows.grants.iter().any(step)
 }
 
-/// The decision of the rows for one call.
-pub fn decide(rows: &Rows, principal: &str, target: &str, tier: Tier) -> Decision<'static> {
+/// The decision of the rows for one call, when each condition comes to what `truth` says of its name.
+pub fn decide(rows: &Rows, principal: &str, target: &str, tier: Tier, truth: &dyn Fn(&str) -> Truth) -> Decision<'static> {
     let (mut allows, mut denies, mut obligations) = (Vec::<RuleId>::new(), Vec::new(), Vec::new());
     for rule in rows.rules.iter().filter(|rule| has(rows, principal, &rule.subject) && rule.covers(target, tier)) {
+        let counts = match (&rule.when, &rule.effect) {
+            (None, _) => true,
+            (Some(when), RuleEffect::Allow) => truth(&when.name) == Ok(true),
+            (Some(when), RuleEffect::Deny | RuleEffect::Oblige(_)) => truth(&when.name) != Ok(false),
+        };
+        if !counts {
+            continue;
+        }
         let id = rule.id.clone();
         match &rule.effect {
             RuleEffect::Allow => allows.push(id),

@@ -81,9 +81,9 @@ impl Oracle {
         [&self.rules, &self.obligations].iter().any(|pass| pass.held.binary_search(rule).is_ok())
     }
 
-    pub fn ask(&self, principal: &str, target: &str, tier: Tier) -> Result<Answer, Difference> {
-        let (permit, allows, denies) = self.rules.ask(principal, target, tier)?;
-        let (_, _, obliges) = self.obligations.ask(principal, target, tier)?;
+    pub fn ask(&self, principal: &str, target: &str, tier: Tier, names: &Names) -> Result<Answer, Difference> {
+        let (permit, allows, denies) = self.rules.ask(principal, target, tier, names)?;
+        let (_, _, obliges) = self.obligations.ask(principal, target, tier, names)?;
         Ok(Answer { permit, allows, denies, obliges })
     }
 }
@@ -103,6 +103,13 @@ impl Pass {
             "tierOk",
             OperatorFunction::Arg3(|tier, bound, effect| {
                 tier_ok(&dynamic_to_str(&tier), &dynamic_to_str(&bound), &dynamic_to_str(&effect)).into()
+            }),
+        );
+        enforcer.add_function(
+            "condOk",
+            OperatorFunction::Arg4(|sure, maybe, condition, effect| {
+                let [sure, maybe, condition, effect] = [&sure, &maybe, &condition, &effect].map(dynamic_to_str);
+                condition_ok(&sure, &maybe, &condition, &effect).into()
             }),
         );
         Ok(Self { enforcer, effects, held: Vec::new() })
@@ -132,12 +139,12 @@ impl Pass {
     }
 
     /// The verdict, and the rows that allow and that deny.
-    fn ask(&self, principal: &str, target: &str, tier: Tier) -> Result<(bool, Vec<RuleId>, Vec<RuleId>), Difference> {
+    fn ask(&self, principal: &str, target: &str, tier: Tier, names: &Names) -> Result<(bool, Vec<RuleId>, Vec<RuleId>), Difference> {
         // Without rows Casbin asks its matcher about empty strings and may allow; without rows nobody is allowed anything.
         if self.held.is_empty() || principal.is_empty() || target.is_empty() {
             return Ok((false, Vec::new(), Vec::new()));
         }
-        let permit = self.enforcer.enforce((principal, target, tier.as_str()));
+        let permit = self.enforcer.enforce((principal, target, tier.as_str(), names.sure.as_str(), names.maybe.as_str()));
         let permit =
             permit.map_err(|error| Difference(format!("Casbin fails at `{principal}` and `{}`: {error}", target.escape_default())))?;
         let effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,6 +162,23 @@ fn tier_ok(tier: &str, bound: &str, effect: &str) -> bool {
         (Some(tier), Some(ceiling), "allow") => tier <= ceiling,
         (Some(tier), Some(floor), "deny") => tier >= floor,
         (Some(_), None, "deny") => bound == "any",
+        _ => false,
+    }
+}
+
+/// The names of the conditions that are true, and of those that may be, each between bars.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    pub sure: String,
+    pub maybe: String,
+}
+
+fn condition_ok(sure: &str, maybe: &str, condition: &str, effect: &str) -> bool {
+    let barred = format!("|{condition}|");
+    match effect {
+        _ if condition == "-" => true,
+        "allow" => sure.contains(&barred),
+        "deny" => maybe.contains(&barred),
         _ => false,
     }
 }

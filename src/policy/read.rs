@@ -6,27 +6,28 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::condition::Conditions;
 use super::obligation::Obligation;
-use super::rule::{ANY, Grant, Pattern, Place, Rows, Rule, RuleEffect, RuleId, TierBound};
+use super::rule::{ANY, Grant, Pattern, Place, Rows, Rule, RuleEffect, RuleId, TierBound, When};
 use super::suggest::{did_you_mean, skeleton};
 use crate::catalog::spelling;
 use crate::catalog::tier::Tier;
 use crate::config::{Fault, check_name};
 
 const KINDS: [&str; 3] = ["p", "g", "o"];
-const RULE: &str = "p, ID, SUBJECT, TARGET, TIER, -, EFFECT";
-const OBLIGATION: &str = "o, ID, SUBJECT, TARGET, TIER, -, OBLIGATION";
+const RULE: &str = "p, ID, SUBJECT, TARGET, TIER, CONDITION, EFFECT";
+const OBLIGATION: &str = "o, ID, SUBJECT, TARGET, TIER, CONDITION, OBLIGATION";
 const GRANT: &str = "g, MEMBER, ROLE";
 const TIERS: [&str; 4] = ["read", "reversible", "irreversible", "any"];
 /// Faults told at once: a file of another kind must not print ten thousand.
 const MAX_FAULTS: usize = 50;
 
-/// Reads the whole file.
+/// Reads the whole file; its rows may name these conditions.
 ///
 /// # Errors
 /// Every fault found, up to 50.
-pub fn read(file: &Path, text: &str) -> Result<Rows, Vec<Fault>> {
-    let mut reader = Reader { file, faults: Vec::new(), rows: Rows::default() };
+pub fn read(file: &Path, text: &str, conditions: &Conditions) -> Result<Rows, Vec<Fault>> {
+    let mut reader = Reader { file, conditions, faults: Vec::new(), rows: Rows::default() };
     if text.starts_with('\u{feff}') {
         let fault = Fault::at(file, 1, 1, "the file begins with a byte order mark").help("save it as UTF-8 without a byte order mark");
         return Err(vec![fault]);
@@ -48,6 +49,7 @@ struct Field<'a> {
 
 struct Reader<'a> {
     file: &'a Path,
+    conditions: &'a Conditions,
     faults: Vec<Fault>,
     rows: Rows,
 }
@@ -101,16 +103,17 @@ impl Reader<'_> {
         let subject = self.subject(number, &fields[2], &["agent", "role"]);
         let pattern = self.pattern(number, &fields[3]);
         let bound = effect.as_ref().and_then(|effect| self.bound(number, &fields[4], effect));
-        if fields[5].text != "-" {
-            self.refuse(number, &fields[5], "conditions come with a later release", "write `-` in this column");
-        }
-        let (Some(id), Some(subject), Some(pattern), Some(bound), Some(effect)) = (id, subject, pattern, bound, effect) else { return };
+        let when = self.when(number, &fields[5]);
+        let (Some(id), Some(subject), Some(pattern), Some(bound), Some(when), Some(effect)) = (id, subject, pattern, bound, when, effect)
+        else {
+            return;
+        };
         if effect == RuleEffect::Allow && pattern.is_wildcard() && bound == TierBound::UpTo(Tier::Irreversible) {
             let help = "name each irreversible tool in a row of its own, or lower the tier";
             self.refuse(number, &fields[3], &format!("`{pattern}` allows every irreversible tool, also ones added later"), help);
             return;
         }
-        self.rows.rules.push(Rule { id, subject, pattern, bound, effect, at });
+        self.rows.rules.push(Rule { id, subject, pattern, bound, when, effect, at });
     }
 
     fn grant(&mut self, number: u32, fields: &[Field<'_>]) {
@@ -183,6 +186,23 @@ impl Reader<'_> {
         }
     }
 
+    /// The condition of a row: a name of `conditions.yaml`, or a dash for always.
+    fn when(&mut self, number: u32, field: &Field<'_>) -> Option<Option<When>> {
+        if field.text == "-" {
+            return Some(None);
+        }
+        if let Some(id) = self.conditions.id(field.text) {
+            return Some(Some(When { id, name: field.text.into() }));
+        }
+        let otherwise = match self.conditions.is_empty() {
+            true => "write `-` for always, or define it in conditions.yaml".to_owned(),
+            false => "define it in conditions.yaml, or write `-` for always".to_owned(),
+        };
+        let help = did_you_mean(field.text, self.conditions.all().map(|(_, condition)| &*condition.name), otherwise);
+        self.refuse(number, field, &format!("there is no condition `{}`", field.text), &help);
+        None
+    }
+
     fn bound(&mut self, number: u32, field: &Field<'_>, effect: &RuleEffect) -> Option<TierBound> {
         let bound = match (field.text, Tier::parse(field.text), effect) {
             (_, Some(tier), RuleEffect::Allow) => Some(TierBound::UpTo(tier)),
@@ -241,7 +261,9 @@ impl Reader<'_> {
                 let looks = if other.as_str() == rule.id.as_str() { "is taken" } else { "looks like another id" };
                 fault(&rule.at, 1, format!("the id `{}` {looks} (`{other}` in line {line})", rule.id), "give the row an id of its own");
             }
-            if let Some((id, line)) = rules.insert((&rule.subject, &rule.pattern, rule.bound, &rule.effect), (&rule.id, rule.at.line)) {
+            if let Some((id, line)) =
+                rules.insert((&rule.subject, &rule.pattern, rule.bound, &rule.when, &rule.effect), (&rule.id, rule.at.line))
+            {
                 fault(&rule.at, 0, format!("the row says the same as `{id}` in line {line}"), "remove one of the two");
             }
         }

@@ -109,6 +109,12 @@ impl Roles {
         self.ids.get(name).copied()
     }
 
+    /// Whether a principal has, or inherits, a role.
+    pub fn has(&self, principal: &str, role: &str) -> bool {
+        let role = self.id(role);
+        role.is_some_and(|role| self.id(principal).is_some_and(|id| self.closure(id).binary_search(&role).is_ok()))
+    }
+
     /// Every subject with its number, in file order.
     pub fn all(&self) -> impl Iterator<Item = (SubjectId, &str)> {
         (0..).zip(self.names.iter().map(|name| &**name))

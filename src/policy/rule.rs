@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::condition::{ConditionId, Truth};
 use super::obligation::Obligation;
 use crate::catalog::tier::Tier;
 
@@ -49,6 +50,14 @@ pub enum RuleEffect {
 }
 
 impl RuleEffect {
+    /// Whether a row with this effect counts when its condition comes to this: what cannot be told does not allow, does deny, does oblige.
+    pub fn counts(&self, truth: Truth) -> bool {
+        match self {
+            Self::Allow => truth == Ok(true),
+            Self::Deny | Self::Oblige(_) => truth != Ok(false),
+        }
+    }
+
     /// The obligation of an `o` row.
     pub fn obligation(&self) -> Option<&Obligation> {
         match self {
@@ -150,6 +159,15 @@ pub struct Place {
     pub columns: [u32; 7],
 }
 
+/// The condition of a row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct When {
+    /// Which one of the policy's conditions.
+    pub id: ConditionId,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
 /// A `p` row, or an `o` row.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -161,6 +179,8 @@ pub struct Rule {
     pub pattern: Pattern,
     /// The tiers it is about.
     pub bound: TierBound,
+    /// When it counts; `None` for always.
+    pub when: Option<When>,
     /// What it says.
     pub effect: RuleEffect,
     /// Where it stands.
@@ -173,6 +193,11 @@ impl Rule {
         self.bound.covers(tier) && self.pattern.matches(target)
     }
 
+    /// Whether the row counts at this target and tier, when conditions come to what `truth` says of them.
+    pub fn counts(&self, target: &str, tier: Tier, truth: impl FnOnce(&When) -> Truth) -> bool {
+        self.covers(target, tier) && self.when.as_ref().is_none_or(|when| self.effect.counts(truth(when)))
+    }
+
     /// The kind of the row: `p` or `o`.
     pub fn kind(&self) -> &'static str {
         if self.effect.obligation().is_some() { "o" } else { "p" }
@@ -180,7 +205,8 @@ impl Rule {
 
     /// The fields behind the kind, in the order of the model's `p`.
     pub fn fields(&self) -> [String; 6] {
-        let (tier, condition) = (self.bound.as_str().to_owned(), "-".to_owned());
+        let condition = self.when.as_ref().map_or("-", |when| &when.name).to_owned();
+        let tier = self.bound.as_str().to_owned();
         [self.id.to_string(), self.subject.to_string(), self.pattern.to_string(), tier, condition, self.effect.to_string()]
     }
 }

@@ -5,12 +5,15 @@
 //! a few nanoseconds and multiply rows by principals: 10 million cells that all differ, where this has thousands.
 //! Lines are cut into chunks of 64 targets and equal chunks are stored once, so what a subject does not reach costs nothing.
 //!
+//! A row with a condition is kept beside the cell's decision, and only such rows are looked at while a call is decided.
+//!
 //! Owns: classes of principals, cells, compilation. Leaves to others: names that the catalogue does not list (`index`).
 //! INVARIANT: an index of another table, or none at all, finds the default deny.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::condition::ConditionId;
 use super::obligation::Obliged;
 use super::outcome::{Decision, gather};
 use super::roles::{Roles, SubjectId};
@@ -52,7 +55,20 @@ struct Outcome {
     seen: bool,
     /// What the matching `o` rows ask for, rising; left out where there are denies.
     obligations: Box<[Obliged]>,
+    /// Rows that count under a condition; only denies where there are unconditional ones.
+    conditional: Box<[Conditional]>,
 }
+
+/// A row that counts under a condition.
+#[derive(Debug)]
+struct Conditional {
+    rule: RuleId,
+    effect: RuleEffect,
+    condition: ConditionId,
+}
+
+/// Whether a row with this effect and condition counts.
+pub(super) type Counts<'c> = &'c mut dyn FnMut(&RuleEffect, ConditionId) -> bool;
 
 /// The subjects of a class, and which of them have a line.
 #[derive(Debug)]
@@ -60,6 +76,9 @@ struct Class {
     subjects: Box<[SubjectId]>,
     lines: Box<[u32]>,
 }
+
+/// What is found for a decision so far: allows, denies, obligations.
+type Found<'f, 'a> = (&'f mut Cow<'a, [RuleId]>, &'f mut Cow<'a, [RuleId]>, &'f mut Cow<'a, [Obliged]>);
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -128,10 +147,11 @@ impl Table {
         self.of_principal.iter().map(|(name, class)| (&**name, *class))
     }
 
-    pub fn decide(&self, class: ClassId, target: TargetIndex) -> Decision<'_> {
+    pub fn decide(&self, class: ClassId, target: TargetIndex, counts: Counts<'_>) -> Decision<'_> {
         let (mut allows, mut denies) = (Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..]));
-        let mut obligations = Cow::Borrowed(&[][..]);
+        let (mut obligations, mut depends) = (Cow::Borrowed(&[][..]), false);
         for outcome in self.outcomes(class, target) {
+            depends |= !outcome.conditional.is_empty();
             gather(&mut obligations, &outcome.obligations);
             match (outcome.denies, outcome.rules.is_empty()) {
                 (_, true) => {}
@@ -139,7 +159,38 @@ impl Table {
                 (false, false) => gather(&mut allows, &outcome.rules),
             }
         }
+        if depends {
+            self.add_conditional(class, target, counts, (&mut allows, &mut denies, &mut obligations));
+        }
         Decision::of(allows, denies, obligations)
+    }
+
+    /// Adds the rows whose conditions hold: denies first, and the others only as far as they can still matter.
+    fn add_conditional(&self, class: ClassId, target: TargetIndex, counts: Counts<'_>, (allows, denies, obligations): Found<'_, '_>) {
+        let rows = || self.outcomes(class, target).flat_map(|outcome| &outcome.conditional);
+        for row in rows().filter(|row| row.effect == RuleEffect::Deny) {
+            if counts(&row.effect, row.condition) {
+                denies.to_mut().push(row.rule.clone());
+            }
+        }
+        if !denies.is_empty() {
+            return denies.to_mut().sort_unstable();
+        }
+        for row in rows().filter(|row| row.effect == RuleEffect::Allow) {
+            if counts(&row.effect, row.condition) {
+                allows.to_mut().push(row.rule.clone());
+            }
+        }
+        if allows.is_empty() {
+            return;
+        }
+        allows.to_mut().sort_unstable();
+        for (row, obligation) in rows().filter_map(|row| Some((row, row.effect.obligation()?))) {
+            if counts(&row.effect, row.condition) {
+                obligations.to_mut().push(Obliged { rule: row.rule.clone(), obligation: obligation.clone() });
+            }
+        }
+        obligations.to_mut().sort_unstable();
     }
 
     pub fn sees(&self, class: ClassId, target: TargetIndex) -> bool {
@@ -273,24 +324,31 @@ impl<'a> Compiler<'a> {
 
     /// The cell of what these rules, all about the same target, say at its tier.
     fn outcome(&mut self, active: &[u32], tier: Tier) -> u32 {
-        let rules = || active.iter().map(|number| &self.rules[*number as usize]);
+        let every = || active.iter().map(|number| &self.rules[*number as usize]);
+        let rules = || every().filter(|rule| rule.when.is_none());
         let deciding = |effect| rules().filter(move |rule| rule.effect == effect && rule.bound.covers(tier)).map(|rule| rule.id.clone());
+        let conditional = |rule: &Rule| {
+            let condition = rule.when.as_ref().filter(|_| rule.bound.covers(tier))?.id;
+            Some(Conditional { rule: rule.id.clone(), effect: rule.effect.clone(), condition })
+        };
         let oblige = |rule: &Rule| {
             let obligation = rule.effect.obligation().filter(|_| rule.bound.covers(tier))?.clone();
             Some(Obliged { rule: rule.id.clone(), obligation })
         };
-        let seen = rules().any(|rule| rule.effect == RuleEffect::Allow);
+        let seen = every().any(|rule| rule.effect == RuleEffect::Allow);
         let mut decided: Box<[RuleId]> = deciding(RuleEffect::Deny).collect();
         let denies = !decided.is_empty();
         if !denies {
             decided = deciding(RuleEffect::Allow).collect();
         }
         let obligations: Box<[Obliged]> = if denies { Box::default() } else { rules().filter_map(oblige).collect() };
-        if decided.is_empty() && !seen && obligations.is_empty() {
+        let still = |row: &Conditional| !denies || row.effect == RuleEffect::Deny;
+        let conditional: Box<[Conditional]> = every().filter_map(conditional).filter(still).collect();
+        if decided.is_empty() && !seen && obligations.is_empty() && conditional.is_empty() {
             return 0;
         }
-        self.held += decided.len() + obligations.len();
-        self.table.outcomes.push(Outcome { rules: decided, denies, seen, obligations });
+        self.held += decided.len() + obligations.len() + conditional.len();
+        self.table.outcomes.push(Outcome { rules: decided, denies, seen, obligations, conditional });
         self.table.outcomes.len() as u32
     }
 }

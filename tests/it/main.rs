@@ -15,6 +15,8 @@ mod audit_record;
 mod audit_root_key;
 mod audit_verify_cli;
 mod cli_answers;
+mod conditions;
+mod conditions_live;
 mod connections;
 mod demo_server;
 mod denies_by_default;

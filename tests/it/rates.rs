@@ -98,9 +98,9 @@ fn targets_outside_the_catalogue_share_a_bucket_and_make_no_more() {
     let limits = limits("  - { id: B, per: [agent, target], of: \"*\", rate: 1/s, burst: 3 }\n", &Time::standing());
     let agent = limits.agent("a");
     for name in ["resource:demo:1", "resource:demo:2", "resource:demo:3"] {
-        limits.admit_by_name(agent, name).unwrap();
+        limits.admit_by_name(agent, name, &[]).unwrap();
     }
-    assert_eq!(told(limits.admit_by_name(agent, "resource:demo:4")), "B after 1000");
+    assert_eq!(told(limits.admit_by_name(agent, "resource:demo:4", &[])), "B after 1000");
     assert_eq!(limits.keys(), 1);
     assert_eq!(told(limits.admit(agent, READ)), "yes");
     assert_eq!(told(limits.admit(agent, TargetIndex(99))), "B after 1000", "an index of another catalogue is limited too");

@@ -8,7 +8,7 @@ use doorward::catalog::manifest::Manifest;
 use doorward::catalog::tier::Tier;
 use doorward::config::{Config, parse_yaml};
 use doorward::limit::{Limits, Time};
-use doorward::policy::{Names, Options, Policy, TargetFacts};
+use doorward::policy::{Conditions, Names, Options, Policy, TargetFacts};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -139,12 +139,21 @@ fn every_yaml_of_the_documentation_is_what_it_looks_like() {
             let first = block.lines().find(|line| !line.starts_with('#')).unwrap_or_default();
             let faults = match first.split(':').next().unwrap_or_default() {
                 "upstream" => parse_yaml::<Manifest>(&page, &block).map(drop).map_err(|fault| vec![fault]),
+                "conditions" => Conditions::parse(&page, &block).map(drop),
                 "limits" | "requests" | "floods" => Limits::parse(&page, &block, &names, &Time::standing()).map(drop),
                 _ => parse_yaml::<Config>(&page, &block).map(drop).map_err(|fault| vec![fault]),
             };
             faults.unwrap_or_else(|faults| panic!("{}:{line}: {faults:?}", page.display()));
         }
     }
+}
+
+#[test]
+fn every_example_of_the_shipped_conditions_loads() {
+    let text = fs::read_to_string(shipped("policies/conditions.yaml")).unwrap();
+    let examples = text.replace("  # ", "  ");
+    let conditions = Conditions::parse(Path::new("conditions.yaml"), &examples).unwrap_or_else(|faults| panic!("{faults:?}"));
+    assert!(conditions.len() >= 12, "{}", conditions.len());
 }
 
 #[test]

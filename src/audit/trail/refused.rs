@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use super::super::encode::Entry;
 use super::super::record::Kind;
-use super::{Audit, Trail, micros};
+use super::{Audit, Trail, micros, truths};
 use crate::catalog::Target;
 use crate::error::{Category, Code, Detail, Error};
 use crate::policy::DEFAULT_DENY;
@@ -27,6 +27,9 @@ impl Audit {
         record.reason = error.reason().map(Cow::Borrowed);
         record.retry_after_ms = error.wait_ms();
         record.details = details(error, trail.tool);
+        if let Some(conditions) = truths(error.asked_conditions()) {
+            record.conditions = Some(conditions.into());
+        }
         let named = || error.rule_ids().iter().map(|rule| Cow::Borrowed(rule.as_str())).collect();
         match (error.code(), error.reason()) {
             // What permitted it stays beside what refused it.

@@ -66,6 +66,7 @@ impl Printer {
         say("code", record.code.as_deref());
         say("reason", record.reason.as_deref());
         say("rules", (!record.rule_ids.is_empty()).then(|| record.rule_ids.join(",")).as_deref());
+        say("conditions", record.conditions.as_deref());
         say("obligations", (!record.obligations.is_empty()).then(|| record.obligations.join(", ")).as_deref());
         say("near", (!record.near_rules.is_empty()).then(|| record.near_rules.join(",")).as_deref());
         say("limit", record.limit.as_deref());

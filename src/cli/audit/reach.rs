@@ -105,7 +105,7 @@ fn present(home: &Home, agent: &str) -> Result<(String, Vec<Row>), Error> {
     let class = policy.class(&format!("agent:{agent}"));
     let rules = |rules: &[RuleId]| rules.iter().map(RuleId::as_str).collect::<Vec<_>>().join(" ");
     let rows = catalog.tools().iter().map(|tool| {
-        let decision = policy.target(&tool.policy_name).map_or(Decision::DEFAULT, |target| policy.decide(class, target));
+        let decision = policy.target(&tool.policy_name).map_or(Decision::DEFAULT, |target| policy.could(class, target));
         let (could, why) = match (&tool.withheld, &decision) {
             (Some(standing), _) => (false, standing.to_string()),
             (None, Decision::Permit { rules: by, .. }) => (true, rules(by)),

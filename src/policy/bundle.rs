@@ -1,0 +1,41 @@
+//! The bundle: all that decides, in one form of bytes, whose hash is the policy's version.
+
+use super::MODEL;
+use super::condition::Conditions;
+use super::rule::{Rows, When};
+use crate::catalog::tier::Tier;
+use crate::mcp::canonical::write_string;
+use crate::seal::{hex, sha256};
+
+/// All that decides, as lines of canonical JSON: model, rows, the conditions they name, targets by name with their tiers, limits.
+pub(super) fn bundle<'t>(rows: &Rows, conditions: &Conditions, targets: impl Iterator<Item = (&'t str, Tier)>, limits: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(4096);
+    let mut line = |parts: &[&str]| {
+        for (index, part) in parts.iter().enumerate() {
+            out.push(if index == 0 { b'[' } else { b',' });
+            write_string(part, &mut out);
+        }
+        out.extend_from_slice(b"]\n");
+    };
+    line(&["doorward policy 3"]);
+    line(&["model", MODEL]);
+    for rule in &rows.rules {
+        let [id, subject, target, tier, condition, effect] = rule.fields();
+        line(&[rule.kind(), &id, &subject, &target, &tier, &condition, &effect]);
+    }
+    let mut named: Vec<&When> = rows.rules.iter().filter_map(|rule| rule.when.as_ref()).collect();
+    named.sort_unstable_by_key(|when| &when.name);
+    named.dedup();
+    for (when, condition) in named.iter().filter_map(|when| Some((when, conditions.get(when.id)?))) {
+        line(&["condition", &when.name, &condition.canonical]);
+    }
+    rows.grants.iter().for_each(|grant| line(&["g", &grant.member, &grant.role]));
+    targets.for_each(|(name, tier)| line(&["target", name, tier.as_str()]));
+    line(&["limits", limits]);
+    out
+}
+
+/// The version: `sha256:` and the hash of the bundle.
+pub(super) fn version(bundle: &[u8]) -> String {
+    format!("sha256:{}", hex(&sha256(bundle)))
+}
