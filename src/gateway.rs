@@ -9,6 +9,7 @@
 mod assembly;
 mod change;
 mod entrance;
+mod folders;
 mod listing;
 mod obligations;
 mod resolve;
@@ -26,9 +27,10 @@ use std::task::Poll;
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
-pub use self::assembly::{Assembly, Folders, Loaded, LogOrigin, Plan, StartError, carried, heard, targets};
+pub use self::assembly::{Assembly, Loaded, LogOrigin, Plan, StartError, carried, heard, targets};
 pub use self::change::Change;
 pub use self::entrance::needed_scopes;
+pub use self::folders::Folders;
 pub use self::listing::{Listed, Page};
 use self::resolve::Made;
 pub use self::versions::{Versions, config_version};

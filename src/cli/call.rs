@@ -94,7 +94,8 @@ fn checked(text: &str) -> Result<bool, ParseError> {
     json::parse(text.as_bytes(), Limits::default()).map(|node| node.is_object())
 }
 
-fn together(arguments: &[String]) -> Result<String, Failure> {
+/// The arguments as one JSON object.
+pub(super) fn together(arguments: &[String]) -> Result<String, Failure> {
     let (mut members, mut names) = (Vec::new(), HashSet::new());
     for argument in arguments {
         let (name, value) = single(argument)?;

@@ -9,6 +9,7 @@ mod check;
 mod errors;
 mod local;
 mod person;
+mod policy;
 mod schema;
 mod serve;
 mod stdio;
@@ -68,6 +69,9 @@ enum Verb {
     Tools(tools::Verb),
     /// Ask the audit log.
     Audit(audit::Args),
+    /// Ask what the policy decides and why, and whether it decides its cases as asked.
+    #[command(subcommand)]
+    Policy(policy::Verb),
     /// Make, list and revoke the API keys of agents.
     #[command(subcommand)]
     Agent(agent::Verb),
@@ -204,6 +208,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
                 error => Err(Failure::other(error)),
             })
         }
+        Verb::Policy(verb) => policy::run(context, &verb),
         Verb::Agent(verb) => block_on(agent::run(context, &verb)),
         Verb::Errors(args) => errors::run(context, &args),
         Verb::Schema(args) => schema::run(&args),

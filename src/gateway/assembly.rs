@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::change::{self, Change};
 use super::listing::Listings;
 use super::rounds::Rounds;
-use super::{Gateway, Shared, obligations};
+use super::{Gateway, Shared};
 use crate::audit::anchor::Standings;
 use crate::audit::disk::Disk;
 use crate::audit::kept::{Kept, Sort};
@@ -28,9 +28,9 @@ use crate::catalog::{Catalog, Item, Listing, Live, Source};
 use crate::clock::Clock;
 use crate::config::{Config, Fault};
 use crate::identity::Identity;
-use crate::limit::{Limits, Time};
+use crate::limit::Limits;
 use crate::mcp::json;
-use crate::policy::{Names, Options as PolicyOptions, Policy, TargetFacts, Warning};
+use crate::policy::{Policy, TargetFacts, Warning};
 use crate::schema::Schemas;
 use crate::seal::{self, Seal};
 use crate::state::{State, StateError};
@@ -88,58 +88,6 @@ pub trait Plan: Send + Sync {
     /// # Errors
     /// All faults found.
     fn load(&self, live: &dyn Fn(&str) -> Arc<Live>, schemas: &Schemas, previous: Option<&Limits>) -> Result<Loaded, Vec<Fault>>;
-}
-
-/// The folders that people write.
-#[derive(Clone, Debug)]
-pub struct Folders {
-    /// `tool-manifests/`.
-    pub manifests: PathBuf,
-    /// `policies/`.
-    pub policies: PathBuf,
-    /// The agents that the configuration names.
-    pub agents: Vec<String>,
-    /// The folder of the state database, which knows others.
-    pub state: PathBuf,
-}
-
-impl Folders {
-    /// Those of a configuration.
-    pub fn of(config: &Config) -> Self {
-        let configured = config.agents.iter().map(|agent| &agent.name);
-        let acting = [Some(&config.stdio.agent), config.identity.anonymous.as_ref().map(|who| &who.agent)].into_iter().flatten();
-        Self {
-            manifests: config.manifests.as_ref().to_owned(),
-            policies: config.policies.as_ref().to_owned(),
-            agents: configured.chain(acting).cloned().collect(),
-            state: config.state.as_ref().to_owned(),
-        }
-    }
-
-    /// Every agent that there is now; `None` when the state database cannot be read.
-    fn known(&self) -> Option<Vec<String>> {
-        State::agents(&self.state).map(|stored| self.agents.iter().cloned().chain(stored).collect()).ok()
-    }
-}
-
-impl Plan for Folders {
-    fn load(&self, live: &dyn Fn(&str) -> Arc<Live>, schemas: &Schemas, previous: Option<&Limits>) -> Result<Loaded, Vec<Fault>> {
-        let catalog = Catalog::load(&self.manifests, live, schemas)?;
-        let upstreams: Vec<String> = catalog.sources().iter().map(|source| source.manifest.upstream.clone()).collect();
-        let targets = targets(&catalog);
-        // An agent can be added at any time, so a row may name one before that; it is only told of.
-        let agents = self.known();
-        let names = Names { upstreams: &upstreams, agents: agents.as_deref(), targets: &targets };
-        let limits = Limits::load(&self.policies, &names, &Time::machine())?;
-        let limits_text = limits.text().to_owned();
-        let options =
-            PolicyOptions { upstreams: upstreams.clone(), agents: agents.clone(), limits: limits_text, ..PolicyOptions::default() };
-        let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
-        obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy)?;
-        let limits = carried(limits.with_rows(policy.rows()), previous, &targets);
-        drop(targets);
-        Ok(Loaded { catalog, policy, limits, warnings })
-    }
 }
 
 /// The catalog's tools as the policy's targets, in the order of their indices.

@@ -7,7 +7,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
-use super::condition::Conditions;
 use super::obligation::Obligation;
 use super::read::upstream_and_name;
 use super::roles::Roles;
@@ -46,6 +45,8 @@ pub enum Lint {
     UnusedCondition,
     /// One more element in an array of the arguments turns the row's condition to the unsafe side.
     TurnedByOneElement,
+    /// The row's condition reads an argument that a tool has not.
+    UnknownArgument,
 }
 
 impl Lint {
@@ -65,6 +66,7 @@ impl Lint {
             Self::AllowsNothing => "allows-nothing",
             Self::UnusedCondition => "unused-condition",
             Self::TurnedByOneElement => "turned-by-one-element",
+            Self::UnknownArgument => "unknown-argument",
         }
     }
 }
@@ -110,41 +112,6 @@ pub(super) fn unknown_upstreams(file: &Path, rows: &Rows, names: &Names<'_>) -> 
         Some(Fault::at(file, rule.at.line.into(), rule.at.columns[3].into(), message).help(help))
     });
     faults.take(50).collect()
-}
-
-/// Refuses conditions about roles that nobody can have.
-pub(super) fn unknown_roles(file: &Path, conditions: &Conditions, roles: &Roles) -> Vec<Fault> {
-    let asked = conditions.all().flat_map(|(_, condition)| condition.roles().into_iter().map(move |role| (condition, role)));
-    let unknown = asked.filter(|(_, role)| roles.id(role).is_none()).map(|(condition, role)| {
-        let known = roles.all().map(|(_, name)| name).filter(|name| name.starts_with("role:"));
-        let help = did_you_mean(role, known, "give it to somebody with a `g` row of policy.csv");
-        Fault::at(file, condition.at.0, condition.at.1, format!("`{}` asks for `{role}`, which no row names", condition.name)).help(help)
-    });
-    unknown.take(50).collect()
-}
-
-/// What is odd about conditions, and about rows because of them.
-pub(super) fn odd_conditions(rows_file: &Path, file: &Path, rows: &Rows, conditions: &Conditions) -> Vec<Warning> {
-    let named: HashSet<&str> = rows.rules.iter().filter_map(|rule| Some(&*rule.when.as_ref()?.name)).collect();
-    let unused = conditions.all().filter(|(_, condition)| !named.contains(&*condition.name)).map(|(_, condition)| {
-        let fault = Fault::at(file, condition.at.0, condition.at.1, format!("no row names `{}`", condition.name));
-        Warning { lint: Lint::UnusedCondition, fault: fault.help("name it in the fifth column of a row, or remove it") }
-    });
-    let turned = rows.rules.iter().filter_map(|rule| {
-        let when = rule.when.as_ref()?;
-        let is_allow = rule.effect == RuleEffect::Allow;
-        if !conditions.get(when.id)?.turned_by_one_element(is_allow) {
-            return None;
-        }
-        let (does, help) = match is_allow {
-            true => ("makes it true whatever the others are", "write `elements: all`, so that each of them must pass"),
-            false => ("makes it false whatever the others are", "write `elements: any`, so that one is enough"),
-        };
-        let message = format!("one more element in an array of the arguments {does}: `{}`", when.name);
-        let fault = Fault::at(rows_file, rule.at.line.into(), rule.at.columns[5].into(), message).help(help);
-        Some(Warning { lint: Lint::TurnedByOneElement, fault })
-    });
-    unused.chain(turned).collect()
 }
 
 /// Everything odd about the rows.

@@ -12,6 +12,7 @@ mod bundle;
 pub mod condition;
 mod decide;
 mod equivalence;
+mod explain;
 mod index;
 mod lint;
 pub mod naive;
@@ -23,6 +24,7 @@ mod roles;
 mod rule;
 pub mod suggest;
 mod table;
+mod unmet;
 pub mod watch;
 
 use std::path::Path;
@@ -31,6 +33,7 @@ use std::time::Duration;
 pub use authorize::{DEFAULT_DENY, DENIED_BY_RULE, Permit};
 pub use condition::{Conditions, Facts, Truth, Unclear};
 pub use equivalence::Equivalence;
+pub use explain::{Call, Explanation, Finding, Standing};
 pub use index::{Lack, Near};
 pub use lint::{Lint, Names, Warning};
 pub use obligation::{Obligation, Obliged};
@@ -58,6 +61,9 @@ pub struct Options {
     pub upstreams: Vec<String>,
     /// The agents known so far, for warnings; `None` when nobody can say.
     pub agents: Option<Vec<String>>,
+    /// The names that each target's reviewed schema has for arguments, sorted, in the order of the targets; for warnings. Empty when nobody can
+    /// say.
+    pub arguments: Vec<Vec<Box<str>>>,
     /// The text of `conditions.yaml`; empty for none.
     pub conditions: String,
     /// The text of `limits.yaml`: part of the version, so that a record tells which limits were in force.
@@ -73,6 +79,7 @@ impl Default for Options {
         Self {
             upstreams: Vec::new(),
             agents: None,
+            arguments: Vec::new(),
             conditions: String::new(),
             limits: String::new(),
             budget: Duration::from_millis(200),
@@ -131,12 +138,13 @@ impl Policy {
                 return Err(faults);
             }
         };
-        faults.extend(lint::unknown_roles(&beside, &conditions, &roles));
+        faults.extend(unmet::unknown_roles(&beside, &conditions, &roles));
         if !faults.is_empty() {
             return Err(faults);
         }
         let mut warnings = lint::warnings(file, text, &rows, &roles, &names);
-        warnings.extend(lint::odd_conditions(file, &beside, &rows, &conditions));
+        warnings.extend(unmet::odd_conditions(file, &beside, &rows, &conditions));
+        warnings.extend(unmet::unknown_arguments(file, &rows, &conditions, targets, &options.arguments));
         let policy = Self::compile(rows, conditions, roles, targets, &options.limits);
         Ok((policy.map_err(|message| vec![Fault::file(file, message)])?, warnings))
     }

@@ -2,7 +2,7 @@
 //!
 //! Casbin accepts cycles and stops without a word at ten levels, which loses grants and denies; here both are faults.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
 use super::rule::{ANY, Place, Rows};
@@ -113,6 +113,32 @@ impl Roles {
     pub fn has(&self, principal: &str, role: &str) -> bool {
         let role = self.id(role);
         role.is_some_and(|role| self.id(principal).is_some_and(|id| self.closure(id).binary_search(&role).is_ok()))
+    }
+
+    /// The shortest way from a principal to a subject that it is or inherits, both ends named; empty where there is none.
+    pub fn way(&self, principal: &str, subject: &str) -> Vec<Box<str>> {
+        if principal == subject || subject == ANY {
+            return [principal, subject].into_iter().take(1 + usize::from(principal != subject)).map(Box::from).collect();
+        }
+        let (Some(from), Some(to)) = (self.id(principal), self.id(subject)) else { return Vec::new() };
+        let mut before: HashMap<SubjectId, SubjectId> = HashMap::from([(from, from)]);
+        let mut open = VecDeque::from([from]);
+        while let Some(here) = open.pop_front() {
+            for (role, _) in self.parents.get(here as usize).into_iter().flatten() {
+                before.entry(*role).or_insert_with(|| {
+                    open.push_back(*role);
+                    here
+                });
+            }
+        }
+        let mut way = vec![to];
+        while let Some(previous) = way.last().and_then(|last| before.get(last)).filter(|previous| **previous != way[way.len() - 1]) {
+            way.push(*previous);
+        }
+        if way.last() != Some(&from) {
+            return Vec::new();
+        }
+        way.iter().rev().map(|id| self.names[*id as usize].clone()).collect()
     }
 
     /// Every subject with its number, in file order.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use doorward::clock::Clock;
+use doorward::config::parse_yaml;
 use doorward::identity::Principal;
 use doorward::mcp::json::{self, Limits};
 use doorward::policy::condition::word;
@@ -247,6 +248,23 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
 }
 
 #[test]
+fn editors_are_given_a_schema_that_takes_what_the_loader_takes() {
+    let schema = doorward::policy::condition::schema();
+    jsonschema::meta::validate(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let value = |text: &str| parse_yaml::<serde_json::Value>(Path::new("conditions.yaml"), text).unwrap();
+    let shipped = include_str!("../../policies/conditions.yaml").replace("  # ", "  ");
+    for text in [TEMPLATES, &shipped] {
+        let found: Vec<String> = validator.iter_errors(&value(text)).map(|error| error.to_string()).collect();
+        assert!(found.is_empty(), "{found:?}");
+    }
+    for body in ["{ argument: /x, equals: 1 }", "{ argument: /x, range: {} }", "{ all: [] }", "{ principal: agnet, eq: a }"] {
+        let text = format!("conditions:\n  c: {body}\n");
+        assert!(!validator.is_valid(&value(&text)) && !faults(&text).is_empty(), "{body}");
+    }
+}
+
+#[test]
 fn an_empty_file_has_no_conditions() {
     for text in ["", "# nothing\n", "conditions: {}\n", "conditions:\n"] {
         assert!(parse(text).is_empty(), "{text:?}");
@@ -267,7 +285,7 @@ fn hostile_texts_end_soon_and_on_the_safe_side() {
         format!("SELECT 1{}", "+1".repeat(30_000)),
         format!("SELECT 1 {}", "UNION SELECT 1 ".repeat(4_000)),
         format!("SELECT {}1", "NOT ".repeat(10_000)),
-        format!("SELECT {}1", "-".repeat(30_000)),
+        format!("SELECT {}1", "- ".repeat(30_000)),
         "SELECT 1;".repeat(7_000),
     ] {
         assert_ne!(of("reads_orders", "query", &text), Ok(true), "{}", &text[..20]);

@@ -36,6 +36,7 @@ mod limits;
 mod mcp_checklist;
 mod one_end;
 mod policy;
+mod policy_cases;
 mod policy_live;
 mod policy_pitfalls;
 mod rates;

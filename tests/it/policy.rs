@@ -401,6 +401,32 @@ fn odd_and_wrong_conditions_are_told() {
 }
 
 #[test]
+fn a_condition_on_an_argument_that_no_tool_has_is_told() {
+    let told = |row: &str, condition: &str| {
+        let mut arguments = vec![vec!["name".into()]; TARGETS.len()];
+        arguments[0].clear();
+        let options = Options { conditions: format!("conditions:\n  c: {condition}\n"), arguments, ..options() };
+        let (_, warnings) = Policy::parse(Path::new("policy.csv"), row, &TARGETS, &options).unwrap();
+        warnings.iter().filter(|warning| warning.lint == Lint::UnknownArgument).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let allow = "p, R1, agent:demo, demo__read_note, read, c, allow\n";
+    assert_eq!(told(allow, "{ argument: /name, eq: a }"), Vec::<String>::new());
+    assert_eq!(
+        told(allow, "{ argument: /nmae, eq: a }"),
+        [
+            "policy.csv:1:43: `demo__read_note` has no argument `/nmae`: the row never allows it\n  help: did you mean `name`? [unknown-argument]"
+        ]
+    );
+    assert_eq!(
+        told(allow, "{ argument: /other, eq: a, missing: false }"),
+        Vec::<String>::new(),
+        "it is said what a missing one stands for"
+    );
+    let wide = told("p, D1, role:any, demo__*, any, c, deny\np, R1, agent:demo, demo__*, read, -, allow\n", "{ argument: /name, eq: a }");
+    assert!(wide[0].contains("`demo__list_notes` has no argument `/name`: the row stops every call of it"), "{wide:?}");
+}
+
+#[test]
 fn an_obligation_on_either_spelling_of_a_resource_holds() {
     let policy = policy(
         "p, R1, role:any, resource:demo:*, read, -, allow\no, O1, role:any, resource:demo:note://a, any, -, record_payload\n\
@@ -610,7 +636,7 @@ proptest! {
                 let unasked = naive::decide(policy.rows(), principal, fact.name, fact.tier, &|_| Err(Unclear("nobody asked")));
                 prop_assert_eq!(policy.decide(class, index), unasked);
                 // A list shows what some answers permit, where a deny and an allow hang on different conditions.
-                let some = (0..64).any(|all: u8| {
+                let some = (0..8).any(|all: u8| {
                     let truth = |name: &str| Ok(all >> (name.as_bytes()[0] - b'a') & 1 == 1);
                     naive::decide(policy.rows(), principal, fact.name, fact.tier, &truth).is_permit()
                 });
@@ -623,7 +649,7 @@ proptest! {
     }
 }
 
-/// 2,000 policies where `CI` is set, 200 at a desk.
+/// 400 policies where `CI` is set, 40 at a desk: each is asked about in some seventeen states of its conditions.
 fn cases() -> u32 {
-    if std::env::var_os("CI").is_some() { 2_000 } else { 200 }
+    if std::env::var_os("CI").is_some() { 400 } else { 40 }
 }

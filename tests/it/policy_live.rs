@@ -269,3 +269,27 @@ async fn the_policy_and_the_definition_that_a_record_names_stay_beside_the_log()
     let tool = find(Sort::Tool, &intent["tool_def_hash"]).await;
     assert!(tool.contains(r#""name":"echo""#), "{tool}");
 }
+
+#[tokio::test]
+async fn a_row_limits_each_agent_and_a_reload_forgives_nothing() {
+    let rows = "p, R1, role:any, up__*, reversible, -, allow\no, O1, role:any, up__save, any, -, limit:2/h\n";
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).policy(rows);
+    let gateway = site.serve().await;
+    let save = async || gateway.client().call("up__save", json!({ "text": "a" })).await;
+    assert_eq!([save().await.code(), save().await.code()], ["ok", "ok"]);
+    assert_eq!(site.of_kind("intent")[0]["obligations"], json!(["O1 limit:2/h"]));
+
+    let refused = save().await;
+
+    assert_eq!((refused.code().as_str(), &refused.error()["rules"]), ("rate_limited", &json!(["O1"])));
+    let record = site.recorded("refusal", "code", "rate_limited").await;
+    assert_eq!((&record["limit"], &record["obligations"]), (&json!("O1"), &json!(["O1 limit:2/h"])));
+    assert_eq!(gateway.other().call("up__save", json!({ "text": "a" })).await.code(), "ok", "each agent has its own");
+    assert_eq!(code(&gateway).await, "ok", "and other tools are not counted");
+
+    site.write("policies/policy.csv", &format!("{rows}p, R2, agent:nobody, up__echo, read, -, allow\n"));
+    site.recorded("policy_change", "action", "reload").await;
+    assert_eq!(save().await.code(), "rate_limited");
+    assert_eq!(upstream.calls().len(), 4);
+}

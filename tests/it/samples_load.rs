@@ -56,11 +56,12 @@ fn copy() -> TempDir {
     fs::copy(shipped("doorward.yaml"), home.path().join("doorward.yaml")).unwrap();
     for folder in ["policies", "tool-manifests"] {
         fs::create_dir(home.path().join(folder)).unwrap();
-        for file in fs::read_dir(shipped(folder)).unwrap() {
-            let file = file.unwrap();
+        for file in fs::read_dir(shipped(folder)).unwrap().map(|file| file.unwrap()).filter(|file| file.path().is_file()) {
             fs::copy(file.path(), home.path().join(folder).join(file.file_name())).unwrap();
         }
     }
+    fs::create_dir(home.path().join("policies/tests")).unwrap();
+    fs::copy(shipped("policies/tests/notes.yaml"), home.path().join("policies/tests/notes.yaml")).unwrap();
     fs::create_dir(home.path().join("bin")).unwrap();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_doorward"), home.path().join("bin/doorward")).unwrap();
     home
@@ -139,11 +140,25 @@ fn every_yaml_of_the_documentation_is_what_it_looks_like() {
             let first = block.lines().find(|line| !line.starts_with('#')).unwrap_or_default();
             let faults = match first.split(':').next().unwrap_or_default() {
                 "upstream" => parse_yaml::<Manifest>(&page, &block).map(drop).map_err(|fault| vec![fault]),
+                // Decided below.
+                "cases" => Ok(()),
                 "conditions" => Conditions::parse(&page, &block).map(drop),
                 "limits" | "requests" | "floods" => Limits::parse(&page, &block, &names, &Time::standing()).map(drop),
                 _ => parse_yaml::<Config>(&page, &block).map(drop).map_err(|fault| vec![fault]),
             };
             faults.unwrap_or_else(|faults| panic!("{}:{line}: {faults:?}", page.display()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_case_of_the_documentation_is_decided_as_it_says() {
+    let home = copy();
+    for page in pages() {
+        for (line, block) in fences(&page, "yaml").into_iter().filter(|(_, block)| block.starts_with("cases:")) {
+            fs::write(home.path().join("cases.yaml"), block).unwrap();
+            let (code, said) = shell(&home, "doorward policy test --uncovered-ok cases.yaml").await;
+            assert_eq!(code, 0, "{}:{line}: {said}", page.display());
         }
     }
 }

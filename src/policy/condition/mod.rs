@@ -19,12 +19,12 @@ mod written;
 
 use std::fmt;
 
+pub use pointer::Pointer;
 pub use schema::schema;
 
 use crate::clock::Clock;
 use crate::identity::Principal;
 use crate::mcp::json::Node;
-use pointer::Pointer;
 use value::Test;
 use window::Window;
 
@@ -135,11 +135,11 @@ impl Condition {
         roles
     }
 
-    /// The argument pointers that it reads.
-    pub fn pointers(&self) -> Vec<&Pointer> {
+    /// The argument pointers that it reads, and has no answer without.
+    pub fn needed_pointers(&self) -> Vec<&Pointer> {
         let mut pointers = Vec::new();
         self.expression.each(true, &mut |leaf, _| {
-            if let Expression::Look(Look { source: Source::Argument(pointer), .. }) = leaf {
+            if let Expression::Look(Look { source: Source::Argument(pointer), missing: None, .. }) = leaf {
                 pointers.push(pointer);
             }
         });

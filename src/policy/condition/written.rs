@@ -54,6 +54,7 @@ pub(super) struct Written {
     pub elements: Option<Elements>,
     pub missing: Option<bool>,
     pub ignore_case: Option<bool>,
+    #[serde(deserialize_with = "there")]
     pub eq: Option<Spanned<Raw>>,
     pub r#in: Option<Vec<Spanned<Raw>>>,
     pub prefix: Option<Words>,
@@ -113,6 +114,11 @@ pub(super) struct WrittenWindow {
     pub from: Option<String>,
     pub to: Option<String>,
     pub zone: Option<String>,
+}
+
+/// A value that stands there, `null` too.
+fn there<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Spanned<Raw>>, D::Error> {
+    Spanned::deserialize(input).map(Some)
 }
 
 /// One text, or a list of them.

@@ -1,0 +1,62 @@
+//! `doorward policy`: what the policy says of a call and why, and whether it says what its cases ask for.
+//!
+//! Leaves to `policy` every decision: what is asked here is decided by the code that decides on the path.
+
+mod cases;
+mod explain;
+
+use std::sync::Arc;
+
+use super::{Context, Failure};
+use crate::catalog::tier::Tier;
+use crate::catalog::{Catalog, Live, Target};
+use crate::gateway::{Folders, Loaded, Plan};
+use crate::policy::Policy;
+use crate::schema::Schemas;
+
+/// What is asked of the policy.
+#[derive(Debug, clap::Subcommand)]
+pub enum Verb {
+    /// Tell how a call would be decided, by which row, and what became of every other row about its target.
+    Explain(explain::Args),
+    /// Decide the cases of policies/tests/*.yaml, and tell which are decided otherwise and which rows no case reaches.
+    Test(cases::Args),
+}
+
+/// Answers.
+pub fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
+    match verb {
+        Verb::Explain(args) => explain::run(context, args),
+        Verb::Test(args) => cases::run(context, args),
+    }
+}
+
+/// The policy in force by the files, and the tools that it is about.
+struct Files {
+    catalog: Catalog,
+    policy: Policy,
+    schemas: Schemas,
+}
+
+impl Files {
+    fn load(context: &Context) -> Result<Self, Failure> {
+        let config = context.config()?;
+        let schemas = Schemas::default();
+        let Loaded { catalog, policy, .. } = Folders::of(&config).load(&|_| Arc::new(Live::default()), &schemas, None)?;
+        Ok(Self { catalog, policy, schemas })
+    }
+
+    /// The tool of a public name or of a name in rows.
+    fn tool(&self, name: &str) -> Option<&Target> {
+        self.catalog.tools().iter().find(|tool| &*tool.policy_name == name || &*tool.name == name)
+    }
+
+    /// The name in rows and the tier of what is called.
+    fn target<'n>(&'n self, name: &'n str) -> Option<(&'n str, Tier)> {
+        match self.tool(name) {
+            Some(tool) => Some((&tool.policy_name, tool.tier)),
+            None if name.starts_with("prompt:") || name.starts_with("resource:") => Some((name, Tier::Read)),
+            None => None,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `doorward policy explain`: one call, and the rows about it.
+
+use serde_json::json;
+
+use super::Files;
+use crate::cli::{Context, Failure, call, table};
+use crate::clock::Clock;
+use crate::config::check_name;
+use crate::identity::Principal;
+use crate::mcp::json::{self, Limits};
+use crate::policy::condition::word;
+use crate::policy::{Call, Decision, Explanation, Finding};
+
+/// Arguments of `doorward policy explain`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  doorward policy explain demo__write_note name=todo text=milk --as demo\n  doorward policy explain demo__delete_note --as demo\n\nNothing is called. Arguments are written as for `doorward call`."
+)]
+pub struct Args {
+    /// The tool, or a prompt or resource as rows name it.
+    target: String,
+    /// The arguments: `key=text` or `key:=JSON`.
+    arguments: Vec<String>,
+    /// The agent that would call.
+    #[arg(long = "as", value_name = "AGENT")]
+    agent: String,
+    /// When it would call, as an RFC 3339 time. Default now.
+    #[arg(long, value_name = "TIME")]
+    at: Option<jiff::Timestamp>,
+}
+
+/// Explains and prints.
+pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
+    check_name(&args.agent).map_err(Failure::Usage)?;
+    let files = Files::load(context)?;
+    let (target, tier) =
+        files.target(&args.target).ok_or_else(|| Failure::Usage(format!("there is no target `{}`", table::safe(&args.target))))?;
+    let text = call::together(&args.arguments)?;
+    let arguments = json::parse(text.as_bytes(), Limits::default()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let clock = clock(args.at);
+    let principal = Principal::local(&args.agent, "admin");
+    let call = Call { principal: &principal, target, tier, arguments: Some(&arguments), clock: &clock };
+    let explanation = files.policy.explain(&call);
+    if context.json {
+        println!("{}", json(&explanation, target, files.policy.version()));
+    } else {
+        print!("{}", told(&explanation, &args.agent, target, tier.as_str()));
+    }
+    Ok(if explanation.decision.is_permit() { 0 } else { 3 })
+}
+
+/// A clock that stands at the time, or the machine's.
+pub(super) fn clock(at: Option<jiff::Timestamp>) -> Clock {
+    at.map_or_else(Clock::system, |at| Clock::fixed(i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)))
+}
+
+/// `allowed by R1, with O1 limit:5/min`, `denied by D1`, `denied: no rule allows it`.
+pub(super) fn verdict(decision: &Decision<'_>) -> String {
+    let rules = decision.rules().iter().map(|rule| rule.as_str()).collect::<Vec<_>>().join(", ");
+    let obligations = decision.obligations().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match (decision.is_permit(), rules.is_empty(), obligations.is_empty()) {
+        (true, _, true) => format!("allowed by {rules}"),
+        (true, _, false) => format!("allowed by {rules}, with {obligations}"),
+        (false, false, _) => format!("denied by {rules}"),
+        (false, true, _) => "denied: no rule allows it".to_owned(),
+    }
+}
+
+fn told(explanation: &Explanation, agent: &str, target: &str, tier: &str) -> String {
+    let rows: Vec<Vec<String>> = explanation.rows.iter().map(row).collect();
+    let head = format!("agent:{agent} at {} ({tier}): {}\n", table::safe(target), verdict(&explanation.decision));
+    match rows.is_empty() {
+        true => format!("{head}no row is about it\n"),
+        false => format!("{head}{}", table::render(&["RULE", "THROUGH", "TIER", "CONDITION", "EFFECT", "RESULT"], &rows)),
+    }
+}
+
+fn row(row: &Finding) -> Vec<String> {
+    let through = if row.through.is_empty() { format!("({})", row.subject) } else { row.through.join(" > ") };
+    let condition = row.when.as_ref().map(|(name, truth)| match truth {
+        Err(why) => format!("{name}: {why}"),
+        known => format!("{name}: {}", word(*known)),
+    });
+    let (id, effect) = (row.rule.to_string(), row.effect.to_string());
+    vec![id, through, row.bound.as_str().to_owned(), condition.unwrap_or_else(|| "-".to_owned()), effect, row.standing.as_str().to_owned()]
+}
+
+fn json(explanation: &Explanation, target: &str, version: &str) -> serde_json::Value {
+    let decision = &explanation.decision;
+    let rows = explanation.rows.iter().map(|row| {
+        json!({
+            "rule": row.rule.as_str(), "subject": row.subject, "through": row.through, "tier": row.bound.as_str(),
+            "condition": row.when.as_ref().map(|(name, truth)| json!({ "name": name, "truth": word(*truth), "why": truth.err().map(|why| why.0) })),
+            "effect": row.effect.to_string(), "result": row.standing.as_str(),
+        })
+    });
+    json!({
+        "target": target, "decision": if decision.is_permit() { "allow" } else { "deny" },
+        "rules": decision.rules().iter().map(|rule| rule.as_str()).collect::<Vec<_>>(),
+        "obligations": decision.obligations().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "rows": rows.collect::<Vec<_>>(), "policy_version": version,
+    })
+}

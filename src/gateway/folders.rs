@@ -1,0 +1,72 @@
+//! The folders that people write, read into everything that decides.
+//!
+//! Leaves to `assembly`: what runs, and when the folders are read anew.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::assembly::{Loaded, Plan, carried, targets};
+use super::obligations;
+use crate::catalog::{Catalog, Live};
+use crate::config::{Config, Fault};
+use crate::limit::{Limits, Time};
+use crate::policy::{Names, Options, Policy};
+use crate::schema::Schemas;
+use crate::state::State;
+
+/// The folders that people write.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// `tool-manifests/`.
+    pub manifests: PathBuf,
+    /// `policies/`.
+    pub policies: PathBuf,
+    /// The agents that the configuration names.
+    pub agents: Vec<String>,
+    /// The folder of the state database, which knows others.
+    pub state: PathBuf,
+}
+
+impl Folders {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Self {
+        let configured = config.agents.iter().map(|agent| &agent.name);
+        let acting = [Some(&config.stdio.agent), config.identity.anonymous.as_ref().map(|who| &who.agent)].into_iter().flatten();
+        Self {
+            manifests: config.manifests.as_ref().to_owned(),
+            policies: config.policies.as_ref().to_owned(),
+            agents: configured.chain(acting).cloned().collect(),
+            state: config.state.as_ref().to_owned(),
+        }
+    }
+
+    /// Every agent that there is now; `None` when the state database cannot be read.
+    fn known(&self) -> Option<Vec<String>> {
+        State::agents(&self.state).map(|stored| self.agents.iter().cloned().chain(stored).collect()).ok()
+    }
+}
+
+impl Plan for Folders {
+    fn load(&self, live: &dyn Fn(&str) -> Arc<Live>, schemas: &Schemas, previous: Option<&Limits>) -> Result<Loaded, Vec<Fault>> {
+        let catalog = Catalog::load(&self.manifests, live, schemas)?;
+        let upstreams: Vec<String> = catalog.sources().iter().map(|source| source.manifest.upstream.clone()).collect();
+        let targets = targets(&catalog);
+        // An agent can be added at any time, so a row may name one before that; it is only told of.
+        let agents = self.known();
+        let names = Names { upstreams: &upstreams, agents: agents.as_deref(), targets: &targets };
+        let limits = Limits::load(&self.policies, &names, &Time::machine())?;
+        let limits_text = limits.text().to_owned();
+        let options = Options {
+            upstreams: upstreams.clone(),
+            agents: agents.clone(),
+            limits: limits_text,
+            arguments: catalog.tools().iter().map(|tool| tool.argument_names.to_vec()).collect(),
+            ..Options::default()
+        };
+        let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
+        obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy)?;
+        let limits = carried(limits.with_rows(policy.rows()), previous, &targets);
+        drop(targets);
+        Ok(Loaded { catalog, policy, limits, warnings })
+    }
+}

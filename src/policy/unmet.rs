@@ -1,0 +1,89 @@
+//! What is wrong or odd about conditions: roles that nobody has, names that no row has, arguments that no tool has.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::condition::Conditions;
+use super::lint::{Lint, Warning};
+use super::roles::Roles;
+use super::rule::{Rows, RuleEffect};
+use super::suggest::did_you_mean;
+use super::table::TargetFacts;
+use crate::config::Fault;
+
+/// Refuses conditions about roles that nobody can have.
+pub(super) fn unknown_roles(file: &Path, conditions: &Conditions, roles: &Roles) -> Vec<Fault> {
+    let asked = conditions.all().flat_map(|(_, condition)| condition.roles().into_iter().map(move |role| (condition, role)));
+    let unknown = asked.filter(|(_, role)| roles.id(role).is_none()).map(|(condition, role)| {
+        let known = roles.all().map(|(_, name)| name).filter(|name| name.starts_with("role:"));
+        let help = did_you_mean(role, known, "give it to somebody with a `g` row of policy.csv");
+        Fault::at(file, condition.at.0, condition.at.1, format!("`{}` asks for `{role}`, which no row names", condition.name)).help(help)
+    });
+    unknown.take(50).collect()
+}
+
+/// What is odd about conditions, and about rows because of them.
+pub(super) fn odd_conditions(rows_file: &Path, file: &Path, rows: &Rows, conditions: &Conditions) -> Vec<Warning> {
+    let named: HashSet<&str> = rows.rules.iter().filter_map(|rule| Some(&*rule.when.as_ref()?.name)).collect();
+    let unused = conditions.all().filter(|(_, condition)| !named.contains(&*condition.name)).map(|(_, condition)| {
+        let fault = Fault::at(file, condition.at.0, condition.at.1, format!("no row names `{}`", condition.name));
+        Warning { lint: Lint::UnusedCondition, fault: fault.help("name it in the fifth column of a row, or remove it") }
+    });
+    let turned = rows.rules.iter().filter_map(|rule| {
+        let when = rule.when.as_ref()?;
+        let is_allow = rule.effect == RuleEffect::Allow;
+        if !conditions.get(when.id)?.turned_by_one_element(is_allow) {
+            return None;
+        }
+        let (does, help) = match is_allow {
+            true => ("makes it true whatever the others are", "write `elements: all`, so that each of them must pass"),
+            false => ("makes it false whatever the others are", "write `elements: any`, so that one is enough"),
+        };
+        let message = format!("one more element in an array of the arguments {does}: `{}`", when.name);
+        let fault = Fault::at(rows_file, rule.at.line.into(), rule.at.columns[5].into(), message).help(help);
+        Some(Warning { lint: Lint::TurnedByOneElement, fault })
+    });
+    unused.chain(turned).collect()
+}
+
+/// Rows whose conditions read an argument that the reviewed schema of a tool they cover does not name, and do not say what a missing one
+/// stands for: such an allow never holds, and such a deny always does.
+pub(super) fn unknown_arguments(
+    file: &Path,
+    rows: &Rows,
+    conditions: &Conditions,
+    targets: &[TargetFacts<'_>],
+    arguments: &[Vec<Box<str>>],
+) -> Vec<Warning> {
+    if arguments.len() != targets.len() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for rule in &rows.rules {
+        let Some(condition) = rule.when.as_ref().and_then(|when| conditions.get(when.id)) else { continue };
+        let covered = || targets.iter().zip(arguments).filter(|(target, _)| rule.covers(target.name, target.tier));
+        for pointer in condition.needed_pointers() {
+            let Some(name) = pointer.first() else { continue };
+            let lacking: Vec<&str> = covered()
+                .filter(|(_, known)| known.binary_search_by(|other| (**other).cmp(name)).is_err())
+                .map(|(target, _)| target.name)
+                .collect();
+            let Some(first) = lacking.first() else { continue };
+            let (others, them) = match lacking.len() {
+                1 => (" has".to_owned(), "it"),
+                more => (format!(" and {} more have", more - 1), "them"),
+            };
+            let does = match rule.effect {
+                RuleEffect::Allow => "never allows",
+                RuleEffect::Deny => "stops every call of",
+                RuleEffect::Oblige(_) => "holds for every call of",
+            };
+            let message = format!("`{first}`{others} no argument `{pointer}`: the row {does} {them}");
+            let known = covered().flat_map(|(_, known)| known).map(|name| &**name);
+            let help = did_you_mean(name, known, "name fewer targets, or say what stands for a missing one with `missing`");
+            let fault = Fault::at(file, rule.at.line.into(), rule.at.columns[5].into(), message).help(help);
+            found.push(Warning { lint: Lint::UnknownArgument, fault });
+        }
+    }
+    found
+}

@@ -1,0 +1,111 @@
+//! `doorward policy test` and `doorward policy explain`: what a policy decides, told before a call is made.
+
+use serde_json::json;
+
+use crate::support::Site;
+
+const ROWS: &str = "p, R1, role:writer, demo__*, reversible, -, allow\np, R2, role:writer, demo__write_note, reversible, drafts, allow\n\
+    p, D1, role:any, demo__append_note, any, -, deny\no, O1, agent:demo, demo__write_note, any, long, limit:5/min\n\
+    p, R3, role:other, demo__delete_note, irreversible, -, allow\ng, agent:demo, role:writer\ng, agent:local, role:other\n";
+const CONDITIONS: &str = "conditions:\n  drafts: { argument: /name, prefix: draft- }\n  long: { not: { argument: /text, max_len: 4 } }\n";
+
+fn site(cases: &str) -> Site {
+    let site = Site::of_demo().policy(ROWS);
+    site.write("policies/conditions.yaml", CONDITIONS);
+    std::fs::create_dir(site.path("policies/tests")).unwrap();
+    site.write("policies/tests/a.yaml", cases);
+    site
+}
+
+const GOOD: &str = "cases:
+  - { agent: demo, call: demo__write_note, with: { name: draft-1, text: long enough }, expect: allow, rules: [R1, R2], obligations: [limit:5/min] }
+  - { agent: demo, call: demo__write_note, with: { name: todo, text: milk }, expect: allow, rules: [R1], obligations: [] }
+  - { agent: demo, call: demo__append_note, with: { name: todo, text: milk }, expect: deny, rules: [D1] }
+  - { agent: demo, call: demo__delete_note, with: { name: todo }, expect: deny, rules: [] }
+  - { agent: local, call: demo__delete_note, with: { name: todo }, expect: allow }
+";
+
+#[tokio::test]
+async fn cases_that_are_decided_as_asked_and_cover_every_row_pass() {
+    let done = site(GOOD).run(&["policy", "test"]).await;
+    assert_eq!((done.code, done.out.as_str()), (0, "5 cases, 0 decided otherwise, 0 rows without a case\n"), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_case_that_is_decided_otherwise_is_told_with_what_was_decided() {
+    for (from, to, told) in [
+        ("rules: [R1, R2]", "rules: [R1]", "allowed by R1, R2, with O1 limit:5/min; asked for: allowed by R1"),
+        ("obligations: []", "obligations: [redact]", "allowed by R1; asked for: allowed by R1, with redact"),
+        ("expect: deny, rules: [D1]", "expect: allow", "denied by D1; asked for: allowed"),
+        ("expect: deny, rules: []", "expect: allow", "denied: no rule allows it; asked for: allowed"),
+        ("with: { name: todo }, expect: deny", "with: { nom: todo }, expect: deny", "the arguments do not match the tool's schema"),
+    ] {
+        let site = site(&GOOD.replacen(from, to, 1));
+        let done = site.run(&["policy", "test", "--uncovered-ok"]).await;
+        assert_eq!(done.code, 3, "{to}: {done:?}");
+        assert!(done.out.contains("tests/a.yaml:") && done.out.contains(told) && done.out.contains("1 decided otherwise"), "{done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_decides_no_case_is_told_and_junit_has_both() {
+    let site = site(&GOOD.replace("  - { agent: local", "#").replace("rules: [D1]", "rules: [D2]"));
+    let done = site.run(&["policy", "test", "--junit", "out.xml"]).await;
+    assert_eq!(done.code, 3, "{done:?}");
+    assert!(done.out.contains("R3: no case is decided by this row\n4 cases, 1 decided otherwise, 1 rows without a case"), "{done:?}");
+    let xml = std::fs::read_to_string(site.path("out.xml")).unwrap();
+    assert!(xml.contains("<testsuite name=\"doorward policy\" tests=\"5\" failures=\"2\">"), "{xml}");
+    assert!(xml.contains("<failure message=\"denied by D1; asked for: denied by D2\"/>"), "{xml}");
+    assert!(xml.contains("<testcase name=\"R3 decides a case\" classname=\"coverage\">"), "{xml}");
+    let json = site.run(&["--json", "policy", "test"]).await.json();
+    assert_eq!((&json["failed"], &json["uncovered"]), (&json!(1), &json!(["R3"])));
+}
+
+#[tokio::test]
+async fn a_faulty_case_is_refused_with_its_place() {
+    for (case, told) in [
+        ("{ agent: demo, call: demo__write_nte, expect: allow }", "a.yaml:2:5: there is no target `demo__write_nte`"),
+        ("{ agent: Demo, call: demo__write_note, expect: allow }", "a.yaml:2:5: `Demo` is not a name"),
+        ("{ agent: demo, call: demo__write_note, expect: permit }", "a.yaml:2:"),
+        ("{ agent: demo, call: demo__write_note, expect: allow, at: noon }", "`noon` is not an RFC 3339 time"),
+        ("{ agent: demo, call: demo__write_note, expect: allow, with: [1] }", "`with` is no object"),
+    ] {
+        let done = site(&format!("cases:\n  - {case}\n")).run(&["policy", "test"]).await;
+        assert_eq!(done.code, 2, "{case}: {done:?}");
+        assert!(done.err.contains(told), "{case}: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_explanation_has_the_row_its_way_and_what_became_of_the_others() {
+    let site = site(GOOD);
+    let done = site.run(&["policy", "explain", "demo__write_note", "name=todo", "text=long enough", "--as", "demo"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    let lines: Vec<Vec<&str>> =
+        done.out.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
+    assert_eq!(lines[0], ["agent:demo at demo__write_note (reversible): allowed by R1, with O1 limit:5/min"]);
+    assert_eq!(lines[2], ["R1", "agent:demo > role:writer", "reversible", "-", "allow", "decides"]);
+    assert_eq!(lines[3], ["O1", "agent:demo", "any", "long: true", "limit:5/min", "decides"]);
+    assert_eq!(lines[4], ["R2", "agent:demo > role:writer", "reversible", "drafts: false", "allow", "its condition does not hold"]);
+
+    let denied = site.run(&["policy", "explain", "demo__delete_note", "name=todo", "--as", "demo"]).await;
+    assert_eq!(denied.code, 3);
+    assert!(denied.out.starts_with("agent:demo at demo__delete_note (irreversible): denied: no rule allows it\n"), "{denied:?}");
+    assert!(
+        denied.out.contains("about other tiers") && denied.out.contains("(role:other)") && denied.out.contains("about others"),
+        "{denied:?}"
+    );
+
+    let overruled = site.run(&["--json", "policy", "explain", "demo__append_note", "--as", "demo"]).await;
+    let rows = &overruled.json()["rows"];
+    assert_eq!(
+        (&rows[0]["rule"], &rows[0]["result"], &rows[0]["through"]),
+        (&json!("D1"), &json!("decides"), &json!(["agent:demo", "role:any"]))
+    );
+    assert_eq!((&rows[1]["rule"], &rows[1]["result"]), (&json!("R1"), &json!("overruled")));
+
+    let unclear = site.run(&["--json", "policy", "explain", "demo__write_note", "text=x", "--as", "demo"]).await.json();
+    let condition = unclear["rows"].as_array().unwrap().iter().find(|row| row["rule"] == "R2").unwrap()["condition"].clone();
+    assert_eq!(condition, json!({ "name": "drafts", "truth": "error", "why": "the argument is missing" }));
+    assert_eq!(site.run(&["policy", "explain", "demo__nothing", "--as", "demo"]).await.code, 2);
+}
