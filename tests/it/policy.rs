@@ -513,7 +513,7 @@ fn another_model_and_half_written_conditions_are_refused() {
     write("model.conf", doorward::policy::MODEL);
     assert_eq!(load(), Ok(()));
     write("model.conf", &doorward::policy::MODEL.replace("&& !some", "|| !some"));
-    assert_eq!(load().unwrap_err()[0].line, 16);
+    assert_eq!(load().unwrap_err()[0].line, 18);
     write("model.conf", doorward::policy::MODEL);
     write("conditions.yaml", "");
     assert_eq!(load(), Ok(()));
