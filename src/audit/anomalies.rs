@@ -5,10 +5,14 @@
 //!
 //! Owns: the rules. Leaves to others: reading (`find`).
 
+mod cost;
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 
+pub use self::cost::Budget;
+use self::cost::Costs;
 use super::find::Logs;
 use super::index::Wanted;
 use super::index::column::{Columns, Number, Words};
@@ -18,7 +22,7 @@ use super::stats::{End, Event, Events, HOUR};
 /// Something unusual.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Anomaly {
-    /// `new_tool`, `error_jump`, `repeated_calls`, `refusal_burst`, `unusual_hour` or `volume`.
+    /// `new_tool`, `error_jump`, `repeated_calls`, `refusal_burst`, `unusual_hour`, `volume`, `cost` or `cost_budget`.
     pub kind: &'static str,
     /// Whose.
     pub agent: String,
@@ -108,6 +112,7 @@ struct OfAgent {
     busiest_before: u64,
     hours: BTreeMap<i64, Seen>,
     refusals: BTreeMap<i64, Seen>,
+    costs: Costs,
 }
 
 /// Names, numbered: there are millions of records, and few names in them.
@@ -176,6 +181,7 @@ impl<'c> Numbered<'c> {
 /// Looks for what is unusual.
 struct Watch {
     times: Times,
+    budget: Option<Budget>,
     /// The names of agents, and with the same numbers what they did.
     names: Names,
     agents: Vec<OfAgent>,
@@ -184,20 +190,20 @@ struct Watch {
 }
 
 impl Logs {
-    /// What agents did from `times.since` on that they did not do before.
+    /// What agents did from `times.since` on that they did not do before, and where one spent more than the budget, if one is stated.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn anomalies(&self, times: Times, agent: Option<&str>) -> io::Result<Vec<Anomaly>> {
+    pub fn anomalies(&self, times: Times, agent: Option<&str>, budget: Option<Budget>) -> io::Result<Vec<Anomaly>> {
         let (names, targets) = (Names::default(), Names::default());
-        let mut watch = Watch { times, names, agents: Vec::new(), targets, same: HashMap::new() };
+        let mut watch = Watch { times, budget, names, agents: Vec::new(), targets, same: HashMap::new() };
         let before = [Field::Kind, Field::Outcome, Field::Agent, Field::Target];
-        let wanted = Wanted { fields: &before, numbers: &[Number::Count] };
+        let wanted = Wanted { fields: &before, numbers: &[Number::Count, Number::Cost] };
         self.columns(Some(times.baseline), Some(times.since), wanted, |origin, first, columns| {
             watch.take(origin, first, columns, agent, true)
         })?;
         let recent = [Field::Kind, Field::Outcome, Field::Agent, Field::Target, Field::Arguments];
-        let wanted = Wanted { fields: &recent, numbers: &[Number::Count] };
+        let wanted = Wanted { fields: &recent, numbers: &[Number::Count, Number::Cost] };
         self.columns(Some(times.since), times.until, wanted, |origin, first, columns| watch.take(origin, first, columns, agent, false))?;
         Ok(watch.findings())
     }
@@ -208,6 +214,7 @@ impl Watch {
         let events = Events::of(columns);
         let Some(agents) = columns.words.get(&Field::Agent) else { return };
         let (mut names, mut targets) = (Numbered::of(columns, Field::Agent), Numbered::of(columns, Field::Target));
+        let costs = columns.numbers.get(&Number::Cost).map_or(&[][..], Vec::as_slice);
         let mut hashes = vec![None; columns.rows];
         for (hash, row) in columns.ids.get(&Field::Arguments).into_iter().flatten() {
             if let Some(place) = hashes.get_mut(usize::from(*row)) {
@@ -230,6 +237,12 @@ impl Watch {
             let Some(agent) = self.agents.get_mut(number) else { continue };
             // Names that were never called are many, and say nothing here.
             let target = if matches!(event, Event::Refused(_)) { 0 } else { targets.number(row, &mut self.targets) };
+            let cost = costs.get(row).map_or(0, |cost| u64::from(*cost));
+            if event == Event::Call && is_before {
+                agent.costs.before(cost, *time);
+            } else if event == Event::Call {
+                agent.costs.now(cost, *time, origin, seq);
+            }
             if is_before {
                 agent.before(event, target, *time);
             } else {
@@ -257,7 +270,7 @@ impl Watch {
     fn findings(self) -> Vec<Anomaly> {
         let mut found = Vec::new();
         for (number, agent) in self.agents.into_iter().enumerate() {
-            agent.findings(self.names.name(number), &self.targets, &mut found);
+            agent.findings(self.names.name(number), &self.targets, self.budget, &mut found);
         }
         for (agent, target, seen) in self.same.into_values().filter(|(_, _, seen)| seen.count >= REPEATED) {
             let what = format!("called `{target}` {} times with the same arguments within ten minutes", seen.count);
@@ -311,7 +324,7 @@ impl OfAgent {
         }
     }
 
-    fn findings(self, name: &str, targets: &Names, found: &mut Vec<Anomaly>) {
+    fn findings(self, name: &str, targets: &Names, budget: Option<Budget>, found: &mut Vec<Anomaly>) {
         let mut say = |kind, target: Option<&str>, what, seen: &Seen| {
             let (agent, target, evidence) = (name.to_owned(), target.map(str::to_owned), seen.evidence.clone());
             found.push(Anomaly { kind, agent, target, what, at: seen.at, evidence });
@@ -340,7 +353,16 @@ impl OfAgent {
         for burst in self.refusals.values().filter(|seen| seen.count >= BURST) {
             say("refusal_burst", None, format!("was refused {} times within a minute", burst.count), burst);
         }
+        if let Some(over) = budget.and_then(|budget| self.costs.over_budget(budget)) {
+            say("cost_budget", None, over.what, &over.seen);
+        }
         let is_known = self.calls_before >= ENOUGH && self.days_before.len() >= ENOUGH_DAYS;
+        let is_volume = |seen: &Seen| seen.count >= VOLUME && seen.count > VOLUME_FACTOR * self.busiest_before;
+        // What more calls than ever cost is told as more calls than ever.
+        let is_told = |hour: &i64| self.hours.get(hour).is_some_and(is_volume);
+        for (_, over) in self.costs.over_habit().filter(|(hour, _)| is_known && !is_told(hour)) {
+            say("cost", None, over.what, &over.seen);
+        }
         for (hour, seen) in &self.hours {
             let of_day = hour.rem_euclid(24) as usize;
             let near = [(of_day + 23) % 24, of_day, (of_day + 1) % 24];
@@ -348,7 +370,7 @@ impl OfAgent {
                 let what = format!("made {} calls between {of_day}:00 and {of_day}:59 UTC, when it was never at work before", seen.count);
                 say("unusual_hour", None, what, seen);
             }
-            if is_known && seen.count >= VOLUME && seen.count > VOLUME_FACTOR * self.busiest_before {
+            if is_known && is_volume(seen) {
                 let what = format!("made {} calls within an hour; its busiest hour before had {}", seen.count, self.busiest_before);
                 say("volume", None, what, seen);
             }
@@ -383,7 +405,8 @@ mod tests {
 
     fn call(target: &'static str, arguments: u64) -> Record<'static> {
         let args_hash = Some(format!("hmac:ab12:{arguments}").into());
-        Record { agent: Some("bot".into()), target: Some(target.into()), args_hash, ..Record::new(Kind::Intent) }
+        let cost = Some(if target == "up__train" { 50 } else { 1 });
+        Record { agent: Some("bot".into()), target: Some(target.into()), args_hash, cost, ..Record::new(Kind::Intent) }
     }
 
     fn end(target: &'static str, outcome: &'static str) -> Record<'static> {
@@ -398,7 +421,7 @@ mod tests {
 
     fn found(today: Vec<(i64, Record<'static>)>) -> Vec<Anomaly> {
         let (_dir, logs) = of(usual().into_iter().chain(today).collect());
-        logs.anomalies(Times { baseline: TODAY - 30 * DAY, since: TODAY, until: None }, None).unwrap()
+        logs.anomalies(Times { baseline: TODAY - 30 * DAY, since: TODAY, until: None }, None, Some(BUDGET)).unwrap()
     }
 
     fn kinds(found: &[Anomaly]) -> Vec<&str> {
@@ -406,6 +429,36 @@ mod tests {
     }
 
     const NINE: i64 = TODAY + 9 * HOUR;
+
+    const BUDGET: Budget = Budget { units: 200, minutes: 30 };
+
+    /// Costly calls among the usual ones, and so many today, a quarter of an hour from each other, the first ten minutes before ten.
+    fn costly(today: i64) -> Vec<Anomaly> {
+        let before = (1..=10).map(|day| (TODAY - day * DAY + 9 * HOUR + 30 * MINUTE, call("up__train", 2_000 + day as u64)));
+        let now = (0..today).map(|number| (NINE + (50 + number * 15) * MINUTE, call("up__train", 3_000 + number as u64)));
+        let mut records: Vec<_> = usual().into_iter().chain(before).chain(now).collect();
+        records.sort_by_key(|(at, _)| *at);
+        let (_dir, logs) = of(records);
+        logs.anomalies(Times { baseline: TODAY - 30 * DAY, since: TODAY, until: None }, None, Some(Budget { units: 99, minutes: 30 })).unwrap()
+    }
+
+    #[test]
+    fn more_than_the_budget_within_any_such_time_is_told_and_less_is_not() {
+        assert_eq!(costly(1), []);
+        let told = costly(2);
+        assert_eq!((kinds(&told), told[0].at), (vec!["cost_budget"], NINE + 50 * MINUTE), "across the hour");
+        assert!(told[0].what.contains("100 cost units within 30 minutes, over the budget of 99"), "{told:?}");
+        assert_eq!(told[0].evidence.len(), 2);
+    }
+
+    #[test]
+    fn an_hour_far_costlier_than_any_before_is_told_where_it_is_not_told_as_a_volume() {
+        let many = |target, count: i64| (0..count).map(move |number| (NINE + number * MINUTE / 3, call(target, 4_000 + number as u64)));
+        let told = found(many("up__train", 3).collect());
+        assert_eq!(kinds(&told), ["cost", "new_tool"]);
+        assert!(told[0].what.contains("150 cost units within an hour; its costliest hour before had 10"), "{told:?}");
+        assert_eq!(kinds(&found(many("up__read", 120).collect())), ["volume"]);
+    }
 
     #[test]
     fn usual_work_is_not_told() {

@@ -81,6 +81,7 @@ impl Record<'_> {
         out.text("client", &self.client);
         out.text("code", &self.code);
         out.json("conditions", &self.conditions);
+        out.number("cost", self.cost);
         out.number("count", self.count);
         out.text("credential_id", &self.credential_id);
         out.text("decision", &self.decision);

@@ -21,7 +21,8 @@ pub enum Sort {
 }
 
 impl Sort {
-    fn file(self, hex: &str) -> String {
+    /// The name of the file with the bytes of this hash, in 64 hexadecimal digits.
+    pub fn file(self, hex: &str) -> String {
         match self {
             Self::Policy => format!("policy-{hex}.jsonl"),
             Self::Tool => format!("tool-{hex}.json"),

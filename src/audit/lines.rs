@@ -3,6 +3,7 @@
 //! Owns: reading no more of a segment than is needed. Leaves to others: what is looked for (`find`).
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::RangeInclusive;
 
 use super::chain::Line;
 use super::index::Chunk;
@@ -74,6 +75,21 @@ pub(super) fn at(storage: &dyn Storage, seq: u64) -> io::Result<Option<Stored>> 
             found = Stored::parse(text);
         }
     })?;
+    Ok(found)
+}
+
+/// The records with these numbers, at most `most` of them.
+pub(super) fn range(storage: &dyn Storage, numbers: RangeInclusive<u64>, most: usize) -> io::Result<Vec<Stored>> {
+    let all = segments(storage)?;
+    let begin = all.iter().rposition(|(first, _)| first <= numbers.start()).unwrap_or(0);
+    let mut found = Vec::new();
+    for (_, name) in all.iter().skip(begin).take_while(|(first, _)| first <= numbers.end()) {
+        each(storage, name, 0, |text| {
+            if found.len() < most && Line::split(text).is_some_and(|line| numbers.contains(&line.seq)) {
+                found.extend(Stored::parse(text));
+            }
+        })?;
+    }
     Ok(found)
 }
 

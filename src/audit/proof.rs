@@ -13,6 +13,7 @@
 //!
 //! Owns: making and checking one. Leaves to others: which key to believe.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io::{self, BufRead, BufReader};
 
@@ -48,6 +49,15 @@ pub enum ProveError {
     Io(#[from] io::Error),
 }
 
+/// A proof that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The proof, as one line without its line feed.
+    pub line: String,
+    /// What it leads to.
+    pub checkpoint: Checkpoint,
+}
+
 /// The proof of a record, as one line without its line feed.
 ///
 /// Reads the record's segment alone, where the one before it left a seal.
@@ -55,25 +65,81 @@ pub enum ProveError {
 /// # Errors
 /// See [`ProveError`].
 pub fn prove(storage: &dyn Storage, notes: &Notes, seq: u64) -> Result<String, ProveError> {
+    prove_all(storage, notes, &[seq])?.pop().unwrap_or(Err(ProveError::Nothing(seq))).map(|made| made.line)
+}
+
+/// The proofs of these records, in their order: [`prove`] for many, each segment read once.
+///
+/// # Errors
+/// The log cannot be read. What a single record lacks stands in its place.
+pub fn prove_all(storage: &dyn Storage, notes: &Notes, seqs: &[u64]) -> io::Result<Vec<Result<Made, ProveError>>> {
     let all = segments(storage)?;
-    let own = all.iter().rposition(|(first, _)| *first <= seq).ok_or(ProveError::Nothing(seq))?;
-    let covers = |note: &&String| statement(note).is_some_and(|read| read.first <= seq && read.last().is_some_and(|last| seq <= last));
-    let sealed = notes.seals.range(all[own].0..).map(|(_, note)| note);
-    let note = sealed.chain(&notes.checkpoint).find(covers).ok_or(ProveError::Unsigned(seq))?;
-    let signed = statement(note).ok_or(ProveError::Unsigned(seq))?;
-    let (begin, before) =
-        (0..=own).rev().find_map(|at| Some((at, tree_before(notes, all[at].0, signed.first)?))).ok_or(ProveError::Unsound(seq))?;
-    let (span, body) = read(storage, &all[begin..], before, &signed, seq)?;
-    let index = seq - signed.first;
-    let path = span.inclusion(index, signed.size).ok_or(ProveError::Unsound(seq))?;
-    let body = body.ok_or(ProveError::Nothing(seq))?;
-    if !is_included(leaf(&body), index, signed.size, &path, signed.root) {
-        return Err(ProveError::Unsound(seq));
+    let (mut proofs, mut under) = (HashMap::new(), BTreeMap::<&str, Vec<u64>>::new());
+    for seq in seqs {
+        match note_over(notes, &all, *seq) {
+            Ok(note) => under.entry(note).or_default().push(*seq),
+            Err(error) => drop(proofs.insert(*seq, Err(error))),
+        }
     }
-    let path: Vec<u8> = path.iter().flat_map(|hash| hash.0).collect();
-    let note = serde_json::to_string(note).map_err(io::Error::other)?;
-    let body = String::from_utf8(body).map_err(|_no_text| ProveError::Unsound(seq))?;
-    Ok(format!(r#"{{"doorward_proof":1,"index":{index},"path":"{}","checkpoint":{note},"record":{body}}}}}"#, STANDARD.encode(path)))
+    for (note, seqs) in under {
+        match prove_under(storage, notes, &all, note, &seqs) {
+            Ok(made) => proofs.extend(seqs.into_iter().zip(made)),
+            Err(Lack::Io(error)) => return Err(error),
+            Err(Lack::Unsound) => proofs.extend(seqs.into_iter().map(|seq| (seq, Err(ProveError::Unsound(seq))))),
+        }
+    }
+    Ok(seqs.iter().map(|seq| proofs.remove(seq).unwrap_or(Err(ProveError::Nothing(*seq)))).collect())
+}
+
+/// The first note that covers a record.
+fn note_over<'n>(notes: &'n Notes, all: &[(u64, String)], seq: u64) -> Result<&'n str, ProveError> {
+    let (own, _) = all.iter().rfind(|(first, _)| *first <= seq).ok_or(ProveError::Nothing(seq))?;
+    let covers = |note: &&String| statement(note).is_some_and(|read| read.first <= seq && read.last().is_some_and(|last| seq <= last));
+    let sealed = notes.seals.range(own..).map(|(_, note)| note);
+    sealed.chain(&notes.checkpoint).find(covers).map(String::as_str).ok_or(ProveError::Unsigned(seq))
+}
+
+/// Why nothing under a note can be proved.
+enum Lack {
+    Unsound,
+    Io(io::Error),
+}
+
+impl From<io::Error> for Lack {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Proves records that one note covers.
+fn prove_under(
+    storage: &dyn Storage,
+    notes: &Notes,
+    all: &[(u64, String)],
+    note: &str,
+    seqs: &[u64],
+) -> Result<Vec<Result<Made, ProveError>>, Lack> {
+    let signed = statement(note).ok_or(Lack::Unsound)?;
+    let lowest = seqs.iter().min().copied().unwrap_or(signed.first);
+    let own = all.iter().rposition(|(first, _)| *first <= lowest).ok_or(Lack::Unsound)?;
+    let begin = (0..=own).rev().find_map(|at| Some((at, tree_before(notes, all[at].0, signed.first)?)));
+    let (begin, before) = begin.ok_or(Lack::Unsound)?;
+    let (span, mut bodies) = read(storage, &all[begin..], before, &signed, seqs)?;
+    let paths = span.inclusions(seqs.iter().map(|seq| seq - signed.first), signed.size);
+    let text = serde_json::to_string(note).map_err(io::Error::other)?;
+    let proof = |(seq, path): (&u64, Option<Vec<Hash>>)| {
+        let (index, path) = (seq - signed.first, path.ok_or(ProveError::Unsound(*seq))?);
+        let body = bodies.remove(seq).ok_or(ProveError::Nothing(*seq))?;
+        if !is_included(leaf(&body), index, signed.size, &path, signed.root) {
+            return Err(ProveError::Unsound(*seq));
+        }
+        let path: Vec<u8> = path.iter().flat_map(|hash| hash.0).collect();
+        let body = String::from_utf8(body).map_err(|_no_text| ProveError::Unsound(*seq))?;
+        let path = STANDARD.encode(path);
+        let line = format!(r#"{{"doorward_proof":1,"index":{index},"path":"{path}","checkpoint":{text},"record":{body}}}}}"#);
+        Ok(Made { line, checkpoint: signed.clone() })
+    };
+    Ok(seqs.iter().zip(paths).map(proof).collect())
 }
 
 fn statement(note: &str) -> Option<Checkpoint> {
@@ -91,30 +157,31 @@ fn tree_before(notes: &Notes, segment: u64, first: u64) -> Option<Tree> {
     Some(tree).filter(|tree| tree.root() == seal.root)
 }
 
-/// The leaves up to the last one that is signed, and the record's body without its closing brace.
+/// The leaves up to the last one that is signed, and the bodies of these records without their closing braces.
 fn read(
     storage: &dyn Storage,
     segments: &[(u64, String)],
     before: Tree,
     signed: &Checkpoint,
-    seq: u64,
-) -> Result<(Span, Option<Vec<u8>>), ProveError> {
-    let (mut span, mut body) = (Span::new(before), None);
+    seqs: &[u64],
+) -> Result<(Span, HashMap<u64, Vec<u8>>), Lack> {
+    let wanted: HashSet<u64> = seqs.iter().copied().collect();
+    let (mut span, mut bodies) = (Span::new(before), HashMap::new());
     for (_, name) in segments {
         let mut from = BufReader::with_capacity(BLOCK, storage.read(name, 0)?);
         let mut text = Vec::new();
         while span.size() < signed.size && from.read_until(b'\n', &mut text)? > 0 {
             let line =
                 text.strip_suffix(b"\n").and_then(Line::split).filter(|line| line.seq.checked_sub(signed.first) == Some(span.size()));
-            let line = line.ok_or(ProveError::Unsound(seq))?;
+            let line = line.ok_or(Lack::Unsound)?;
             span.push(leaf(line.open_body));
-            if line.seq == seq {
-                body = Some(line.open_body.to_vec());
+            if wanted.contains(&line.seq) {
+                bodies.insert(line.seq, line.open_body.to_vec());
             }
             text.clear();
         }
     }
-    Ok((span, body))
+    Ok((span, bodies))
 }
 
 /// Why a proof does not hold.
@@ -167,6 +234,12 @@ struct Written<'a> {
 struct Place {
     seq: u64,
     origin: String,
+}
+
+/// What a proof says was signed; nothing of it is checked.
+pub(super) fn claimed(proof: &str) -> Option<Checkpoint> {
+    let written: Written<'_> = serde_json::from_str(proof.trim_end()).ok()?;
+    statement(&written.checkpoint)
 }
 
 /// Checks a proof with the log's key and nothing else.

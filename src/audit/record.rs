@@ -187,6 +187,10 @@ pub struct Record<'a> {
     pub args: Text<'a>,
     /// What the agent answers to what the server asked: `QUESTION ACTION HASH` each, the hash keyed.
     pub answers: Vec<Cow<'a, str>>,
+    /// In an intent: what the call costs, in the units of the manifest's `cost`.
+    #[serde(deserialize_with = "integer")]
+    #[schemars(schema_with = "schema::number")]
+    pub cost: Option<u64>,
     /// The size of the arguments as they came.
     #[serde(deserialize_with = "integer")]
     #[schemars(schema_with = "schema::number")]

@@ -41,6 +41,7 @@ fn full() -> Record<'static> {
         args_hash: text("hash"),
         args: Some(r#"{"seq":9,"x":[1,"y"]}"#.into()),
         answers: vec!["q1 accept".into(), "q\"2".into()],
+        cost: Some(14),
         args_bytes: Some((1 << 53) - 1),
         message_hash: text("message"),
         message_bytes: Some(11),

@@ -302,6 +302,7 @@ impl Audit {
     fn intent_entry(&self, trail: &Trail<'_>) -> Entry {
         let mut record = trail.full(Kind::Intent, &self.keys.current());
         record.decision = Some("allow".into());
+        record.cost = trail.tool.map(|tool| tool.cost);
         self.log.encode(&record)
     }
 

@@ -9,6 +9,7 @@
 //!
 //! Owns: nodes, roots, proofs. Leaves to others: what a leaf hashes (`chain`), who signs a root (`checkpoint`).
 
+use std::collections::HashMap;
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -130,16 +131,26 @@ impl Span {
     /// The hashes that lead from the leaf at `index` to the root of the first `size` leaves (RFC 6962, 2.1.1); `None` for a leaf or size not
     /// in the span.
     pub fn inclusion(&self, index: u64, size: u64) -> Option<Vec<Hash>> {
+        self.path(index, size, &mut Known::new())
+    }
+
+    /// [`Span::inclusion`] for many leaves of one tree: each node is made once.
+    pub fn inclusions(&self, indices: impl IntoIterator<Item = u64>, size: u64) -> Vec<Option<Vec<Hash>>> {
+        let mut known = Known::new();
+        indices.into_iter().map(|index| self.path(index, size, &mut known)).collect()
+    }
+
+    fn path(&self, index: u64, size: u64, known: &mut Known) -> Option<Vec<Hash>> {
         let is_here = self.before.size <= index && index < size && size <= self.size();
         let (mut from, mut to) = Some((0, size)).filter(|_| is_here)?;
         let mut path = Vec::new();
         while to - from > 1 {
             let middle = from + split(to - from);
             if index < middle {
-                path.push(self.range(middle, to)?);
+                path.push(self.range(middle, to, known)?);
                 to = middle;
             } else {
-                path.push(self.range(from, middle)?);
+                path.push(self.range(from, middle, known)?);
                 from = middle;
             }
         }
@@ -152,40 +163,43 @@ impl Span {
     pub fn consistency(&self, old: u64, new: u64) -> Option<Vec<Hash>> {
         let is_here = old > 0 && self.before.size <= old && old <= new && new <= self.size();
         let (mut from, mut to) = Some((0, new)).filter(|_| is_here)?;
-        let mut path = Vec::new();
+        let (mut path, mut known) = (Vec::new(), Known::new());
         while to != old {
             let middle = from + split(to - from);
             if old <= middle {
-                path.push(self.range(middle, to)?);
+                path.push(self.range(middle, to, &mut known)?);
                 to = middle;
             } else {
-                path.push(self.range(from, middle)?);
+                path.push(self.range(from, middle, &mut known)?);
                 from = middle;
             }
         }
         if from > 0 {
-            path.push(self.range(from, to)?);
+            path.push(self.range(from, to, &mut known)?);
         }
         path.reverse();
         Some(path)
     }
 
     /// The root over the leaves from `from` up to `to`, which must be a range that a proof may name.
-    fn range(&self, from: u64, to: u64) -> Option<Hash> {
-        if from >= self.before.size {
+    fn range(&self, from: u64, to: u64, known: &mut Known) -> Option<Hash> {
+        // A few leaves are hashed faster than they are looked up.
+        if from >= self.before.size && to - from <= FEW {
             let mut tree = Tree::new();
             let at = |place: u64| usize::try_from(place - self.before.size).ok();
             self.leaves.get(at(from)?..at(to)?)?.iter().for_each(|leaf| tree.push(*leaf));
             return Some(tree.root());
         }
-        if let Some(peak) = self.peak(from, to) {
-            return Some(peak);
+        if let Some(node) = known.get(&(from, to)).copied().or_else(|| self.peak(from, to)) {
+            return Some(node);
         }
         if to - from < 2 {
             return None;
         }
         let middle = from + split(to - from);
-        Some(Hash::node(&self.range(from, middle)?, &self.range(middle, to)?))
+        let node = Hash::node(&self.range(from, middle, known)?, &self.range(middle, to, known)?);
+        known.insert((from, to), node);
+        Some(node)
     }
 
     /// The peak of what stands before that covers exactly this range.
@@ -200,6 +214,11 @@ impl Span {
         None
     }
 }
+
+/// Nodes that were made, by their leaves.
+type Known = HashMap<(u64, u64), Hash>;
+/// Leaves under a node that is not kept.
+const FEW: u64 = 64;
 
 /// How many leaves the left subtree has: the largest power of two below `count`, which is at least 2.
 fn split(count: u64) -> u64 {

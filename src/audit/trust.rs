@@ -204,6 +204,8 @@ pub(super) struct Evidence {
     pub(super) newest_segment: Option<u64>,
     /// The key of each segment that has one, by the segment's first record.
     keys: BTreeMap<u64, VerifyingKey>,
+    /// The segments whose keys the asker trusts, or follow from one that is.
+    vouched: BTreeSet<u64>,
 }
 
 impl Evidence {
@@ -339,6 +341,12 @@ impl Evidence {
         for claim in &mut self.claims {
             claim.is_vouched |= vouched.contains(&claim.checkpoint.segment);
         }
+        self.vouched = vouched;
+    }
+
+    /// The key of a segment, where it is one that the asker trusts or follows from one.
+    pub(super) fn vouched_key(&self, segment: u64) -> Option<&VerifyingKey> {
+        self.keys.get(&segment).filter(|_| self.vouched.contains(&segment))
     }
 
     /// The seal that ends right before this record, if it is sound in itself.

@@ -434,6 +434,16 @@ pub fn newest_key(storage: &dyn Storage) -> io::Result<Option<(u64, VerifyingKey
     Ok(keys.into_iter().next().and_then(|(first, (_, key))| Some((first, key.parse().ok()?))))
 }
 
+/// The key that the first record of a segment names; `None` where the segment is not there or names none.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn key_of(storage: &dyn Storage, segment: u64) -> io::Result<Option<VerifyingKey>> {
+    let named: Vec<_> = present(storage)?.into_iter().filter(|(first, _)| *first == segment).collect();
+    let keys = declared_keys(storage, &named)?;
+    Ok(keys.into_values().next().and_then(|(_, key)| key.parse().ok()))
+}
+
 /// What the first record of each segment says of its key, by the segment's first record, with the file.
 fn declared_keys(storage: &dyn Storage, all: &[(u64, String)]) -> io::Result<BTreeMap<u64, (String, String)>> {
     let mut keys = BTreeMap::new();

@@ -90,6 +90,9 @@ pub struct Defaults {
     pub formats: Formats,
 }
 
+/// Cost units of one call: 0 to 1000000, default 1. What a unit is worth is the operator's to say.
+pub type Cost = Bound<1, 0, 1_000_000>;
+
 /// What the operator says of one tool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -113,7 +116,7 @@ pub struct ToolEntry {
     pub scope: Option<String>,
     /// Cost units of one call. Default 1.
     #[serde(default)]
-    pub cost: Bound<1, 0, 1_000_000>,
+    pub cost: Cost,
     /// In place of the default, in milliseconds.
     #[serde(default)]
     pub timeout_ms: Option<Bound<30_000, 1, 3_600_000>>,

@@ -3,7 +3,7 @@
 //! INVARIANT: such a target has no place in the policy's table: it is seen, decided and limited by its name.
 
 use super::address;
-use super::manifest::Idempotency;
+use super::manifest::{Cost, Idempotency};
 use super::spelling::Spelling;
 use super::target::{Kind, SchemaText, Target, TaskSupport};
 use super::tier::Tier;
@@ -125,6 +125,7 @@ fn by_name(kind: Kind, at: usize, source: &Source, (name, own): (&str, &str), po
         argument_names: Vec::new(),
         idempotency: Idempotency::None,
         compensation: None,
+        cost: Cost::default().value(),
         scope: None,
         may_ask: manifest.may_ask(),
         headers: Vec::new(),

@@ -152,6 +152,8 @@ pub struct Target {
     pub idempotency: Idempotency,
     /// A tool that undoes this one.
     pub compensation: Option<String>,
+    /// Cost units of one call.
+    pub cost: u64,
     /// The scope that an access token needs for it.
     pub scope: Option<Box<str>>,
     /// What the server may ask the agent while the call is under way.
@@ -237,6 +239,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         fields: fields(entry),
         idempotency: entry.map(|entry| entry.idempotency.clone()).unwrap_or_default(),
         compensation: entry.and_then(|entry| entry.compensation.clone()),
+        cost: entry.map(|entry| entry.cost).unwrap_or_default().value(),
         scope: entry.and_then(|entry| entry.scope.as_deref()).map(Box::from),
         may_ask: manifest.may_ask(),
         headers: params.headers,

@@ -10,6 +10,7 @@ mod export;
 mod find;
 mod index;
 mod keys;
+mod pack;
 mod print;
 mod prove;
 mod reach;
@@ -37,6 +38,7 @@ use anomalies::Judged;
 use export::Export;
 use find::Find;
 use keys::{Certify, Keygen};
+use pack::Pack;
 use print::Printer;
 use prove::Prove;
 use reach::Reach;
@@ -110,11 +112,16 @@ pub enum Verb {
     #[command(after_help = "Example:\n  doorward audit reach triage-bot --since 30d --open")]
     Reach(Reach),
     /// What agents did lately that they do not usually do, each with the records that show it.
-    #[command(after_help = "Example:\n  doorward audit anomalies --since 1d")]
+    #[command(after_help = "Example:\n  doorward audit anomalies --since 1d --cost-budget 500")]
     Anomalies(Judged),
     /// Records for other systems: NDJSON, CSV, OCSF or CEF, oldest first, each with what proves it.
     #[command(after_help = "Example:\n  doorward audit export --format ocsf --since 1d > events.json")]
     Export(Box<Export>),
+    /// Records for somebody outside: one archive with them, their proofs, policies and tool definitions as they were, and what checks all that.
+    #[command(
+        after_help = "Examples:\n  doorward audit pack --run run-7f3a --out incident.tar\n  doorward audit pack --seq 41-60 --exactly --out records.tar\n  doorward audit verify --pack incident.tar --root-key KEY\n\nAll that `find` takes selects; the other records of the same calls come along. Exit code 3 where the log is not what was signed, 4 where a\nrecord is not signed yet: the archive is written and says which."
+    )]
+    Pack(Box<Pack>),
     /// Completes the index of the logs, which questions otherwise do bit by bit. It may be deleted at any time.
     #[command(after_help = "Example:\n  doorward audit index --rebuild")]
     Index {
@@ -185,6 +192,12 @@ pub enum Error {
     /// What was asked for cannot be.
     #[error("{0}")]
     Usage(&'static str),
+    /// No record fits.
+    #[error("no record fits, so there is nothing to pack")]
+    NoRecords,
+    /// More records fit than may be packed.
+    #[error("more than {0} records fit; narrow them down, or see --limit")]
+    TooMany(usize),
     /// Nothing is recorded under the name that was asked for.
     #[error("no such call or record{0}")]
     Nothing(String),
@@ -292,6 +305,7 @@ pub fn run(args: &Args, home: &Home, json: bool, out: &mut dyn Write) -> Result<
         Verb::Reach(asked) => reach::run(&asking, home, asked, out),
         Verb::Anomalies(asked) => anomalies::run(&asking, asked, out),
         Verb::Export(asked) => export::run(&asking, asked, out),
+        Verb::Pack(asked) => pack::run(&asking, home, asked, out),
         Verb::Index { rebuild } => index::run(asking, *rebuild, out),
     }
 }

@@ -202,7 +202,11 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
             home.context = Some(context.clone());
             audit::run(&args, &home, context.json, &mut std::io::stdout().lock()).or_else(|error| match error {
                 audit::Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(EXIT_UNHEARD),
-                error @ (audit::Error::Time(_) | audit::Error::NoLog(_) | audit::Error::Files(_) | audit::Error::Usage(_)) => {
+                error @ (audit::Error::Time(_)
+                | audit::Error::NoLog(_)
+                | audit::Error::Files(_)
+                | audit::Error::TooMany(_)
+                | audit::Error::Usage(_)) => {
                     Err(Failure::Usage(error.to_string()))
                 }
                 error => Err(Failure::other(error)),

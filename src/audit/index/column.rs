@@ -26,11 +26,13 @@ pub enum Number {
     Upstream,
     /// How many events the record stands for; 0 where nothing is said.
     Count,
+    /// What the call costs; 0 where nothing is said.
+    Cost,
 }
 
 impl Number {
     /// Every number.
-    pub const ALL: [Self; 4] = [Self::Offset, Self::Duration, Self::Upstream, Self::Count];
+    pub const ALL: [Self; 5] = [Self::Offset, Self::Duration, Self::Upstream, Self::Count, Self::Cost];
 
     /// The number that a name in a line stands for.
     fn of_key(key: &str) -> Option<Self> {
@@ -38,6 +40,7 @@ impl Number {
             "duration_us" => Some(Self::Duration),
             "upstream_us" => Some(Self::Upstream),
             "count" => Some(Self::Count),
+            "cost" => Some(Self::Cost),
             _ => None,
         }
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::time::time;
 use super::{Asking, Error};
-use crate::audit::anomalies::{Anomaly, Times};
+use crate::audit::anomalies::{Anomaly, Budget, Times};
 use crate::cli::table::{safe, word};
 
 /// What is judged, and against what.
@@ -23,6 +23,12 @@ pub struct Judged {
     /// What is usual is told by so many days before.
     #[arg(long, default_value_t = 30, value_name = "DAYS")]
     pub baseline: u16,
+    /// Also tell of agents that spent more cost units than this within --cost-window; manifests say what a call costs.
+    #[arg(long, value_name = "UNITS")]
+    pub cost_budget: Option<u64>,
+    /// The time that --cost-budget is for, in minutes.
+    #[arg(long, default_value_t = 60, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=43_200))]
+    pub cost_window: u32,
     /// Of this agent only.
     #[arg(long, value_name = "NAME")]
     pub agent: Option<String>,
@@ -35,7 +41,8 @@ pub(super) fn run(asking: &Asking<'_>, asked: &Judged, out: &mut dyn Write) -> R
     let since = at(&asked.since)?;
     let until = asked.until.as_deref().map(at).transpose()?;
     let times = Times { baseline: since.saturating_sub(i64::from(asked.baseline) * DAY), since, until };
-    let found = asking.logs.anomalies(times, asked.agent.as_deref()).map_err(|error| asking.unreadable(error))?;
+    let budget = asked.cost_budget.map(|units| Budget { units, minutes: asked.cost_window });
+    let found = asking.logs.anomalies(times, asked.agent.as_deref(), budget).map_err(|error| asking.unreadable(error))?;
     if found.is_empty() && !asking.print.json {
         writeln!(out, "nothing unusual since {}", asking.print.instant(since))?;
     }

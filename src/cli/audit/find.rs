@@ -37,6 +37,9 @@ pub struct Wanted {
     /// The session.
     #[arg(long, value_name = "ID")]
     pub session: Option<String>,
+    /// The call, by its invocation id.
+    #[arg(long, value_name = "ID")]
+    pub call: Option<String>,
     /// The upstream.
     #[arg(long, value_name = "NAME")]
     pub upstream: Option<String>,
@@ -121,6 +124,7 @@ impl Wanted {
             .and(Field::Run, self.run.as_deref())
             .and(Field::Trace, self.trace.as_deref())
             .and(Field::Session, self.session.as_deref())
+            .and(Field::Call, self.call.as_deref())
             .and(Field::Upstream, self.upstream.as_deref())
             .and(Field::Target, self.tool.as_deref())
             .and(Field::Tier, self.tier.as_deref())
@@ -139,6 +143,44 @@ impl Wanted {
             Some(value) => Ok(filter.and_any(Field::Value, guess::forms(value, &asking.value_keys()?))),
             None => Ok(filter),
         }
+    }
+}
+
+/// A filter in words of the command line. A value that is looked for is not told: it may be a secret.
+pub(super) fn told(filter: &Filter) -> Vec<String> {
+    let times = [("--since", filter.since), ("--until", filter.until)];
+    let times = times.into_iter().filter_map(|(flag, time)| Some(format!("{flag} {}", crate::clock::rfc3339(time?))));
+    let wishes = filter.wishes.iter().map(|wish| match flag(wish.field) {
+        "--value" => "--value, whose text is not told".to_owned(),
+        flag => format!("{flag} {}", wish.any_of.join(",")),
+    });
+    times.chain(wishes).collect()
+}
+
+fn flag(field: Field) -> &'static str {
+    match field {
+        Field::Agent => "--agent",
+        Field::OnBehalfOf => "--on-behalf-of",
+        Field::Run => "--run",
+        Field::Trace => "--trace",
+        Field::Session => "--session",
+        Field::Call => "--call",
+        Field::Upstream => "--upstream",
+        Field::Target => "--tool",
+        Field::Tier => "--tier",
+        Field::Decision => "--decision",
+        Field::Code => "--code",
+        Field::Rule => "--rule",
+        Field::Policy => "--policy",
+        Field::Label => "--label",
+        Field::Outcome => "--outcome",
+        Field::Effect => "--effect",
+        Field::Kind => "--kind",
+        Field::Credential => "--credential",
+        Field::Actor => "--actor",
+        Field::Arguments => "--args-hash",
+        // No argument asks for these, or for a value by its text.
+        Field::Principal | Field::Reason | Field::Limit | Field::Action | Field::Value => "--value",
     }
 }
 

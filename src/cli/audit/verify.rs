@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::print::json_line;
-use super::{Error, prove};
+use super::{Error, pack, prove};
 use crate::audit::gaps::gaps;
 use crate::audit::note::VerifyingKey;
 use crate::audit::trust::{Trust, anchors};
@@ -46,6 +46,9 @@ pub struct Verify {
     /// A proof to check with the one --key, and with nothing else: no log is read.
     #[arg(long, value_name = "FILE", requires = "log_keys", conflicts_with_all = ["origin", "from", "to", "anchors", "root_key"])]
     pub proof: Option<PathBuf>,
+    /// An archive of `audit pack` to check with --root-key or --key, and with nothing else: no log is read.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["origin", "from", "to", "anchors", "proof"])]
+    pub pack: Option<PathBuf>,
 }
 
 fn key(text: &str) -> Result<VerifyingKey, String> {
@@ -65,6 +68,9 @@ pub(super) fn run(asked: &Verify, dir: &Path, context: Option<&Context>, json: b
         Some(key) => (Some(key.clone()), false),
         None => (configured(context)?, true),
     };
+    if let Some(file) = &asked.pack {
+        return pack::verify(file, &Trust { root_key, keys: asked.log_keys.clone(), ..Trust::default() }, json, out);
+    }
     let trust = Trust { anchors: read_anchors(&asked.anchors)?, root_key, spares_others, keys: asked.log_keys.clone() };
     let wanted = Asked { origin: asked.origin.clone(), from: asked.from, to: asked.to, since_anchor: asked.since_anchor, trust };
     let reports = match dir.try_exists().map_err(unreadable)? {
