@@ -33,6 +33,7 @@ pub mod note;
 pub mod pack;
 pub mod proof;
 mod queue;
+pub mod reach;
 pub mod record;
 pub mod recovery;
 pub mod redact;

@@ -7,7 +7,7 @@
 //! doorward-pack/record.schema.json               the JSON Schema of a record
 //! doorward-pack/verify_audit.py                  the check, without any code of the gateway
 //! doorward-pack/records/ORIGIN.jsonl             the records as stored lines, by number
-//! doorward-pack/proofs/ORIGIN/SEQ.json           the proof of each, SEQ in 20 digits
+//! doorward-pack/proofs/ORIGIN/SEQ.proof          the proof of each, SEQ in 20 digits
 //! doorward-pack/log/ORIGIN/root.note             the operator's word for the key of a segment, where there is one
 //! doorward-pack/log/ORIGIN/checkpoint.note       what was signed last
 //! doorward-pack/log/ORIGIN/seals/FIRST.note      what was signed at the end of each segment up to the newest that a proof needs
@@ -174,7 +174,7 @@ impl Pack {
             match proof {
                 Ok(made) => {
                     segments.insert(made.checkpoint.segment);
-                    self.put(&format!("proofs/{origin}/{seq:020}.json"), format!("{}\n", made.line));
+                    self.put(&format!("proofs/{origin}/{seq:020}.proof"), format!("{}\n", made.line));
                 }
                 Err(why) => self.about.not_proved.push(Unproved {
                     origin: origin.to_owned(),

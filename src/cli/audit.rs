@@ -108,7 +108,7 @@ pub enum Verb {
     /// Who calls what, how it ends and how long it takes, with a chart.
     #[command(after_help = "Example:\n  doorward audit stats --since 7d")]
     Stats(Sums),
-    /// What an agent could call by the files in force, against what it did call.
+    /// What an agent could call by the policies that were in force then, against what it did call.
     #[command(after_help = "Example:\n  doorward audit reach triage-bot --since 30d --open")]
     Reach(Reach),
     /// What agents did lately that they do not usually do, each with the records that show it.

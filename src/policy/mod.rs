@@ -19,6 +19,7 @@ pub mod naive;
 mod obligation;
 mod oracle;
 mod outcome;
+pub mod past;
 mod read;
 mod roles;
 mod rule;

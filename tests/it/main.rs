@@ -11,6 +11,7 @@ mod audit_evidence;
 mod audit_export;
 mod audit_index;
 mod audit_log;
+mod audit_pack;
 mod audit_record;
 mod audit_root_key;
 mod audit_verify_cli;

@@ -147,7 +147,7 @@ impl Check<'_> {
     fn record(&mut self, origin: &str, line: &[u8], evidence: &Evidence) -> Result<(), String> {
         let taken = Line::split(line).ok_or_else(|| format!("records/{origin}.jsonl: a line is no record"))?;
         let here = format!("record {} of {origin}", taken.seq);
-        let name = format!("proofs/{origin}/{:020}.json", taken.seq);
+        let name = format!("proofs/{origin}/{:020}.proof", taken.seq);
         let proof = self.files.get(&name).and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(|| format!("{here}: it has no proof"))?;
         self.seen.insert(name);
         let signed = claimed(proof).ok_or_else(|| format!("{here}: its proof is none"))?;

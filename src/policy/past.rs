@@ -1,0 +1,149 @@
+//! A policy as it was, from the bundle that was kept of it: what an agent could have called.
+//!
+//! Owns: reading a bundle. Leaves to others: where bundles are kept (`audit::kept`), and when one was in force (`audit::reach`).
+//!
+//! Conditions on arguments are not evaluated: what some arguments would have been allowed counts as open, and its rule is told with its condition;
+//! a deny with a condition takes nothing away. Lines of kinds that are not known here are passed over.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::condition::Conditions;
+use super::{Decision, Policy, RuleId, TargetFacts, TargetIndex, read, roles};
+use crate::catalog::tier::Tier;
+
+/// What a policy said of an agent and one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stood {
+    /// The target's name in rows.
+    pub target: String,
+    /// Its tier then.
+    pub tier: Tier,
+    /// Whether some arguments would have been allowed.
+    pub could: bool,
+    /// The rules that allow or deny it, in words.
+    pub why: String,
+}
+
+/// A policy that was in force.
+#[derive(Debug)]
+pub struct Past {
+    policy: Policy,
+    /// The conditions of rules, by id.
+    conditions: HashMap<String, String>,
+}
+
+impl Past {
+    /// Reads a bundle, as [`Policy::bundle`] makes them; `None` where it has another form, or rows that are no rows by now.
+    pub fn read(bundle: &[u8]) -> Option<Self> {
+        let (mut csv, mut targets, mut limits) = (String::new(), Vec::new(), String::new());
+        let (mut conditions, mut said) = (HashMap::new(), HashSet::new());
+        for line in bundle.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            // A kind of line that is not known may hold anything.
+            let Ok(fields) = serde_json::from_slice::<Vec<String>>(line) else { continue };
+            match fields.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                ["p", id, subject, target, tier, condition, effect] => {
+                    if *condition != "-" {
+                        conditions.insert((*id).to_owned(), (*condition).to_owned());
+                    }
+                    let is_absolute = *condition == "-" || *effect == "allow";
+                    // Without their conditions two rows can be the same.
+                    if is_absolute && said.insert([*subject, *target, *tier, *effect].map(str::to_owned)) {
+                        csv.push_str(&format!("p, {id}, {subject}, {target}, {tier}, -, {effect}\n"));
+                    }
+                }
+                ["g", member, role] => csv.push_str(&format!("g, {member}, {role}\n")),
+                ["target", name, tier] => targets.push(((*name).to_owned(), Tier::parse(tier)?)),
+                ["limits", text] => limits = (*text).to_owned(),
+                _ => {}
+            }
+        }
+        let file = Path::new("policy.csv");
+        let rows = read::read(file, &csv, &Conditions::default()).ok()?;
+        let roles = roles::Roles::build(file, &rows).ok()?;
+        let facts: Vec<_> = targets.iter().map(|(name, tier)| TargetFacts { name, tier: *tier }).collect();
+        Some(Self { policy: Policy::compile(rows, Conditions::default(), roles, &facts, &limits).ok()?, conditions })
+    }
+
+    /// What it said of an agent and each target of its catalogue.
+    pub fn of_agent(&self, agent: &str) -> Vec<Stood> {
+        let class = self.policy.class(&format!("agent:{agent}"));
+        let stood = |(at, (name, tier)): (u32, &(Box<str>, Tier))| {
+            let (could, why) = told(&self.policy.decide(class, TargetIndex(at)), |rule| self.rule(rule));
+            Stood { target: name.to_string(), tier: *tier, could, why }
+        };
+        (0..).zip(&self.policy.targets).map(stood).collect()
+    }
+
+    fn rule(&self, rule: &RuleId) -> String {
+        match self.conditions.get(rule.as_str()) {
+            Some(condition) => format!("{rule} if {condition}"),
+            None => rule.to_string(),
+        }
+    }
+}
+
+/// Whether a decision lets some call through, and by which rules, each told as `rule` tells it.
+pub fn told(decision: &Decision<'_>, rule: impl Fn(&RuleId) -> String) -> (bool, String) {
+    let all = |rules: &[RuleId]| rules.iter().map(&rule).collect::<Vec<_>>().join(" ");
+    match decision {
+        Decision::Permit { rules, .. } => (true, all(rules)),
+        Decision::Deny { rules, .. } if rules.is_empty() => (false, "no rule allows it".to_owned()),
+        Decision::Deny { rules, .. } => (false, format!("denied by {}", all(rules))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Options;
+
+    const ROWS: &str = "p, R1, role:reader, up__*, read, -, allow\np, R2, agent:bot, up__pay, irreversible, -, allow\n\
+        p, D1, role:any, up__drop, any, -, deny\ng, agent:bot, role:reader\n";
+
+    fn bundle() -> String {
+        let facts = [("up__read", Tier::Read), ("up__pay", Tier::Irreversible), ("up__drop", Tier::Read), ("up__save", Tier::Reversible)]
+            .map(|(name, tier)| TargetFacts { name, tier });
+        let options = Options { upstreams: vec!["up".to_owned()], limits: "limits: []\n".to_owned(), ..Options::default() };
+        let (policy, _) = Policy::parse(Path::new("policy.csv"), ROWS, &facts, &options).unwrap();
+        String::from_utf8(policy.bundle(&options.limits)).unwrap()
+    }
+
+    fn of_bot(bundle: &str) -> Vec<(String, bool, String)> {
+        let past = Past::read(bundle.as_bytes()).unwrap();
+        past.of_agent("bot").into_iter().map(|stood| (stood.target, stood.could, stood.why)).collect()
+    }
+
+    #[test]
+    fn a_bundle_decides_as_the_policy_that_it_was_made_of() {
+        let open = |target: &str, why: &str| (target.to_owned(), true, why.to_owned());
+        let shut = |target: &str, why: &str| (target.to_owned(), false, why.to_owned());
+        let wanted = [
+            shut("up__drop", "denied by D1"),
+            open("up__pay", "R2"),
+            open("up__read", "R1"),
+            shut("up__save", "no rule allows it"),
+        ];
+        assert_eq!(of_bot(&bundle()), wanted);
+        let nobody = Past::read(bundle().as_bytes()).unwrap().of_agent("nobody");
+        assert!(nobody.iter().all(|stood| !stood.could), "{nobody:?}");
+    }
+
+    #[test]
+    fn a_condition_opens_what_some_arguments_open_and_closes_nothing() {
+        let with = bundle()
+            .replace(r#"["p","R2","agent:bot","up__pay","irreversible","-","allow"]"#, r#"["p","R2","agent:bot","up__pay","irreversible","small","allow"]"#)
+            .replace(r#"["p","D1","role:any","up__drop","any","-","deny"]"#, r#"["p","D1","role:any","up__drop","any","at_night","deny"]"#)
+            + "[\"condition\",{\"small\":1}]\n[\"o\",\"O1\",\"role:any\",\"*\",\"any\",\"-\",\"redact\"]\n";
+        let told: Vec<_> = of_bot(&with).into_iter().filter(|(_, could, _)| *could).map(|(target, _, why)| (target, why)).collect();
+        let open = |target: &str, why: &str| (target.to_owned(), why.to_owned());
+        assert_eq!(told, [open("up__drop", "R1"), open("up__pay", "R2 if small"), open("up__read", "R1")]);
+    }
+
+    #[test]
+    fn what_is_no_bundle_is_none() {
+        for wrong in ["[\"p\",\"R1\",\"nobody\",\"up__x\",\"read\",\"-\",\"allow\"]\n", "[\"target\",\"up__x\",\"harmless\"]\n"] {
+            assert!(Past::read(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+}
