@@ -439,7 +439,8 @@ mod tests {
         let mut records: Vec<_> = usual().into_iter().chain(before).chain(now).collect();
         records.sort_by_key(|(at, _)| *at);
         let (_dir, logs) = of(records);
-        logs.anomalies(Times { baseline: TODAY - 30 * DAY, since: TODAY, until: None }, None, Some(Budget { units: 99, minutes: 30 })).unwrap()
+        logs.anomalies(Times { baseline: TODAY - 30 * DAY, since: TODAY, until: None }, None, Some(Budget { units: 99, minutes: 30 }))
+            .unwrap()
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub fn leaf_hex(stored: &Stored) -> Option<String> {
     String::from_utf8(digits).ok()
 }
 
-const COLUMNS: [&str; 35] = [
+const COLUMNS: [&str; 36] = [
     "time",
     "kind",
     "call_id",
@@ -82,6 +82,7 @@ const COLUMNS: [&str; 35] = [
     "effect",
     "duration_us",
     "upstream_us",
+    "cost",
     "args_hash",
     "args",
     "count",
@@ -167,6 +168,7 @@ fn ocsf(stored: &Stored, leaf: &str) -> Value {
         "action",
         "actor",
         "args_hash",
+        "cost",
         "decision",
         "effect",
         "kind",

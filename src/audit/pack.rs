@@ -162,7 +162,7 @@ impl Pack {
     fn log(&mut self, disk: &dyn Storage, origin: &str, records: &BTreeMap<u64, Stored>) -> io::Result<()> {
         // Whatever is signed meanwhile covers what was read before.
         let notes = Notes::of(disk)?;
-        let lines: Vec<u8> = records.values().flat_map(|stored| stored.line.bytes().chain([b'\n'])).collect();
+        let lines: String = records.values().flat_map(|stored| [stored.line.as_str(), "\n"]).collect();
         self.put(&format!("records/{origin}.jsonl"), lines);
         let seqs: Vec<u64> = records.keys().copied().collect();
         let mut of_log = OfLog { origin: origin.to_owned(), records: seqs.len() as u64, ..OfLog::default() };

@@ -130,7 +130,9 @@ impl Logs {
         })?;
         let silent = named.into_iter().filter(|(key, _)| !told.contains(key));
         all.extend(silent.map(|((origin, version), (from, to))| InForce { origin, version, from, to: Some(to), is_kept: false }));
-        all.retain(|policy| until.is_none_or(|until| policy.from < until) && since.is_none_or(|since| policy.to.is_none_or(|to| to >= since)));
+        all.retain(|policy| {
+            until.is_none_or(|until| policy.from < until) && since.is_none_or(|since| policy.to.is_none_or(|to| to > since))
+        });
         all.sort_by(|one, other| (one.from, &one.origin).cmp(&(other.from, &other.origin)));
         Ok(all)
     }
@@ -146,8 +148,10 @@ impl Logs {
             let Some(targets) = columns.words.get(&Field::Target) else { return };
             let labels = columns.words.get(&Field::Label);
             let pairs = columns.times.iter().enumerate().filter(|(_, time)| is_within(**time, whose.since, whose.until));
-            let pairs: BTreeMap<_, _> =
-                pairs.map(|(row, _)| (targets.code(row), labels.map_or(&[][..], |labels| labels.values(row)))).filter(|(_, labels)| !labels.is_empty()).collect();
+            let pairs: BTreeMap<_, _> = pairs
+                .map(|(row, _)| (targets.code(row), labels.map_or(&[][..], |labels| labels.values(row))))
+                .filter(|(_, labels)| !labels.is_empty())
+                .collect();
             for (target, labels) in pairs {
                 let name = targets.words.get(target).and_then(|words| words.first());
                 if let Some(reached) = name.and_then(|name| reach.targets.get_mut(name)) {

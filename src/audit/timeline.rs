@@ -2,7 +2,7 @@
 //!
 //! Owns: what belongs to a run, a trace, a session or a call, and how its parts hang together. Leaves to others: how it looks (`cli::audit`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use super::filter::Filter;
@@ -75,6 +75,117 @@ impl Call {
     pub fn begun(&self) -> i64 {
         self.records.first().map_or(0, Stored::unix_nanos)
     }
+
+    /// When the last that is recorded of it was.
+    pub fn ended(&self) -> i64 {
+        self.records.iter().map(Stored::unix_nanos).max().unwrap_or(0)
+    }
+
+    /// Whether nothing of it was forwarded.
+    pub fn is_refused(&self) -> bool {
+        self.attempts() == 0 && self.end().is_some()
+    }
+
+    /// Whether nobody knows if it happened, and no one will.
+    pub fn is_unknown(&self) -> bool {
+        let effect = self.end().and_then(|end| end.record.effect.as_deref());
+        self.attempts() > 0 && effect.is_none_or(|effect| effect == "unknown")
+    }
+
+    /// Who made it.
+    pub fn agent(&self) -> Option<&str> {
+        self.records.iter().find_map(|stored| stored.record.agent.as_deref())
+    }
+
+    /// The agent's span that it was made in.
+    pub fn span(&self) -> Option<&str> {
+        self.records.iter().find_map(|stored| stored.record.span_id.as_deref())
+    }
+}
+
+/// How the calls of a trace hang together.
+#[derive(Clone, Debug)]
+pub enum Step<'c> {
+    /// Several calls that the agent made in one span of its own: the parent id of the `traceparent` that it sent along.
+    Span {
+        /// The span's id.
+        id: &'c str,
+        /// What was done in it.
+        steps: Vec<Step<'c>>,
+    },
+    /// One call.
+    Call {
+        /// The call.
+        call: &'c Call,
+        /// What other agents did in the same trace while it ran.
+        during: Vec<Step<'c>>,
+    },
+}
+
+impl Step<'_> {
+    /// When it began, in nanoseconds since 1970.
+    pub fn begun(&self) -> i64 {
+        match self {
+            Self::Span { steps, .. } => steps.first().map_or(0, Step::begun),
+            Self::Call { call, .. } => call.begun(),
+        }
+    }
+}
+
+/// The calls of a trace, in the order of their beginnings, as a tree: by the spans that agents say, else by time. A record tells the agent's span
+/// and not that one's parent, so spans stand beside each other.
+pub fn tree(calls: &[Call]) -> Vec<Step<'_>> {
+    let times: Vec<_> = calls.iter().map(Running::of).collect();
+    // By the call that each was made in; the last place is for those made in none.
+    let mut within: Vec<Vec<usize>> = vec![Vec::new(); calls.len() + 1];
+    for (at, inner) in times.iter().enumerate() {
+        // Of the calls that it was made in the one that began last, so that a chain of agents is a chain here.
+        let outer = times[..at].iter().rposition(|outer| outer.holds(inner)).unwrap_or(calls.len());
+        within[outer].push(at);
+    }
+    steps(calls, &within, calls.len())
+}
+
+/// When a call ran, and whose it was.
+struct Running<'c> {
+    agent: Option<&'c str>,
+    begun: i64,
+    ended: i64,
+    is_forwarded: bool,
+}
+
+impl<'c> Running<'c> {
+    fn of(call: &'c Call) -> Self {
+        Self { agent: call.agent(), begun: call.begun(), ended: call.ended(), is_forwarded: call.attempts() > 0 }
+    }
+
+    /// Whether another agent's call was made while this one ran: a tool that calls tools.
+    fn holds(&self, other: &Self) -> bool {
+        self.is_forwarded && self.begun < other.begun && other.ended < self.ended && self.agent != other.agent
+    }
+}
+
+/// The calls made in one.
+fn steps<'c>(calls: &'c [Call], within: &[Vec<usize>], outer: usize) -> Vec<Step<'c>> {
+    let mut found: Vec<(Option<&str>, Vec<Step<'c>>)> = Vec::new();
+    let mut spans: HashMap<&str, usize> = HashMap::new();
+    for at in within.get(outer).into_iter().flatten() {
+        let Some(call) = calls.get(*at) else { continue };
+        let step = Step::Call { call, during: steps(calls, within, *at) };
+        let place = call.span().and_then(|span| spans.get(span)).and_then(|place| found.get_mut(*place));
+        match place {
+            Some((_, together)) => together.push(step),
+            None => {
+                spans.extend(call.span().map(|span| (span, found.len())));
+                found.push((call.span(), vec![step]));
+            }
+        }
+    }
+    let joined = found.into_iter().flat_map(|(span, steps)| match span {
+        Some(id) if steps.len() > 1 => vec![Step::Span { id, steps }],
+        _ => steps,
+    });
+    joined.collect()
 }
 
 impl Timeline {

@@ -131,6 +131,17 @@ pub enum Verb {
     },
 }
 
+impl Verb {
+    /// Whether it neither reads nor writes a log, so that it needs no configuration to tell where that is.
+    pub fn is_without_a_log(&self) -> bool {
+        match self {
+            Self::Keygen(_) => true,
+            Self::Verify(asked) => asked.proof.is_some() || asked.pack.is_some(),
+            _ => false,
+        }
+    }
+}
+
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

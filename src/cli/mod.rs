@@ -188,8 +188,8 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         Verb::Audit(args) => {
             // The log can be read without a configuration, when its folder is named.
             let mut home = match (&args.dir, context.config()) {
-                // A root key is made where it is kept.
-                (None, Err(_)) if matches!(args.verb, audit::Verb::Keygen(_)) => audit::Home::beside(Path::new("audit")),
+                // A root key is made where it is kept, and what was handed over is checked where it came to.
+                (None, Err(_)) if args.verb.is_without_a_log() => audit::Home::beside(Path::new("audit")),
                 (None, Err(failure)) => return Err(failure),
                 (Some(dir), _) if dir.with_file_name("keys").is_dir() => audit::Home::beside(dir),
                 (Some(dir), Err(_)) => audit::Home::beside(dir),
@@ -206,9 +206,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
                 | audit::Error::NoLog(_)
                 | audit::Error::Files(_)
                 | audit::Error::TooMany(_)
-                | audit::Error::Usage(_)) => {
-                    Err(Failure::Usage(error.to_string()))
-                }
+                | audit::Error::Usage(_)) => Err(Failure::Usage(error.to_string())),
                 error => Err(Failure::other(error)),
             })
         }

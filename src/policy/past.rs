@@ -118,12 +118,8 @@ mod tests {
     fn a_bundle_decides_as_the_policy_that_it_was_made_of() {
         let open = |target: &str, why: &str| (target.to_owned(), true, why.to_owned());
         let shut = |target: &str, why: &str| (target.to_owned(), false, why.to_owned());
-        let wanted = [
-            shut("up__drop", "denied by D1"),
-            open("up__pay", "R2"),
-            open("up__read", "R1"),
-            shut("up__save", "no rule allows it"),
-        ];
+        let wanted =
+            [shut("up__drop", "denied by D1"), open("up__pay", "R2"), open("up__read", "R1"), shut("up__save", "no rule allows it")];
         assert_eq!(of_bot(&bundle()), wanted);
         let nobody = Past::read(bundle().as_bytes()).unwrap().of_agent("nobody");
         assert!(nobody.iter().all(|stood| !stood.could), "{nobody:?}");
@@ -132,7 +128,10 @@ mod tests {
     #[test]
     fn a_condition_opens_what_some_arguments_open_and_closes_nothing() {
         let with = bundle()
-            .replace(r#"["p","R2","agent:bot","up__pay","irreversible","-","allow"]"#, r#"["p","R2","agent:bot","up__pay","irreversible","small","allow"]"#)
+            .replace(
+                r#"["p","R2","agent:bot","up__pay","irreversible","-","allow"]"#,
+                r#"["p","R2","agent:bot","up__pay","irreversible","small","allow"]"#,
+            )
             .replace(r#"["p","D1","role:any","up__drop","any","-","deny"]"#, r#"["p","D1","role:any","up__drop","any","at_night","deny"]"#)
             + "[\"condition\",{\"small\":1}]\n[\"o\",\"O1\",\"role:any\",\"*\",\"any\",\"-\",\"redact\"]\n";
         let told: Vec<_> = of_bot(&with).into_iter().filter(|(_, could, _)| *could).map(|(target, _, why)| (target, why)).collect();

@@ -29,5 +29,8 @@ async fn what_was_done_under_the_edited_policy_is_found_by_its_version() {
     assert_eq!(done.len(), 1, "{done:?}");
     assert_eq!((&done[0]["agent"], &done[0]["target"], &done[0]["rule_ids"]), (&json!("other"), &json!("up__pay"), &json!(["X9"])));
     let reach = told(&site, "doorward audit reach AGENT --since 1d --open", &[("AGENT", "other")]).await;
-    assert!(reach.contains("CAUTION") && reach.contains("under 1 other policies"), "it could do more then than now: {reach}");
+    let row = reach.lines().find(|row| row.starts_with("up__pay")).unwrap_or_else(|| panic!("{reach}"));
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>()[3..], ["at", "times", "X9", "1", "0"], "{reach}");
+    assert!(reach.lines().any(|line| line.starts_with("at times: up__pay by X9, 20") && line.contains(" to 20")), "{reach}");
+    assert!(reach.lines().any(|line| line.contains(&edited) && line.contains(" in main, 20")) && !reach.contains("NOT KEPT"), "{reach}");
 }

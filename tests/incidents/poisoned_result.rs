@@ -27,6 +27,6 @@ async fn the_run_shows_what_followed_the_poisoned_result() {
     for part in ["allow by R2", "ok (effect done)", "call="] {
         assert!(call.contains(part), "{part} in {call}");
     }
-    assert!(story.contains("tier=irreversible") && story.contains("result_bytes="), "{story}");
+    assert!(story.contains("forwarded: irreversible") && story.contains("a result of "), "{story}");
     assert!(!story.contains("IGNORE ALL") && !story.contains("ticket-8"), "{story}");
 }

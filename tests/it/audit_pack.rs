@@ -6,6 +6,8 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use doorward::seal::{hex, sha256};
 use serde_json::{Value, json};
 
@@ -125,10 +127,10 @@ async fn it_holds_by_the_root_key_or_by_the_keys_of_its_segments_and_by_no_other
     let (code, said) = checked(&site, &["incident.tar"]).await;
     assert_eq!((code, &said["holds"], &said["proved"]), (0, &json!(true), &json!(5)), "by the configuration's root key: {said}");
     let elsewhere = ["--config", "nowhere.yaml"];
-    let bare = site.run(&[&elsewhere[..], &["audit", "--dir", ".", "verify", "--pack", "incident.tar"]].concat()).await;
+    let bare = site.run(&[&elsewhere[..], &["audit", "verify", "--pack", "incident.tar"]].concat()).await;
     assert_eq!((bare.code, bare.err.contains("not from it")), (2, true), "{bare:?}");
     for trusted in [&["--root-key", &root][..], &["--key", keys[0]], &["--key", keys[0], "--key", keys[1]]] {
-        let words = [&elsewhere[..], &["audit", "--dir", ".", "verify", "--pack", "incident.tar"], trusted].concat();
+        let words = [&elsewhere[..], &["audit", "verify", "--pack", "incident.tar"], trusted].concat();
         let done = site.run(&words).await;
         assert_eq!((done.code, done.out.starts_with("holds: 5 of 5")), (0, true), "{trusted:?}: {done:?}");
     }
@@ -194,18 +196,20 @@ async fn no_key_and_no_value_that_is_not_stored_in_clear_gets_into_it() {
     assert_eq!(pack(&site, &["--out", "all.tar"]).await.code, 0);
     let mut canaries = vec![SECRET.as_bytes().to_vec(), site.key("demo").as_bytes().to_vec(), site.key("other").as_bytes().to_vec()];
     let private = fs::read_to_string(site.path("root.key")).unwrap();
-    canaries.push(private.trim().rsplit('+').next().unwrap().as_bytes().to_vec());
-    for folder in ["var/keys", "var/keys/log"] {
-        for entry in fs::read_dir(site.path(folder)).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            let bytes = if path.is_file() { fs::read(path).unwrap() } else { Vec::new() };
+    canaries.push(private.trim().splitn(5, '+').last().unwrap().as_bytes().to_vec());
+    let mut keys = 0;
+    for folder in ["var/keys", "var/log-keys"] {
+        let files = Command::new("find").args([folder, "-type", "f"]).current_dir(site.path(".")).output().unwrap().stdout;
+        for file in String::from_utf8(files).unwrap().lines() {
+            let bytes = fs::read(site.path(file)).unwrap();
             // A key that was used up lies there as zeros.
             if bytes.iter().any(|byte| *byte != 0) {
-                canaries.extend([hex(&bytes).into_bytes(), bytes]);
+                keys += 1;
+                canaries.extend([hex(&bytes).into_bytes(), STANDARD_NO_PAD.encode(&bytes).into_bytes(), bytes]);
             }
         }
     }
-    assert!(canaries.len() >= 10, "{}", canaries.len());
+    assert!(keys >= 4, "keys of values and seals, and of the logs: {keys}");
     for archive in ["value.tar", "all.tar"] {
         let bytes = fs::read(site.path(archive)).unwrap();
         for canary in &canaries {
@@ -289,4 +293,37 @@ async fn of_a_log_that_was_changed_it_says_which_records_have_no_proof() {
     assert!(readme.contains("3 of them have NO proof"), "{readme}");
     let (code, said) = checked(&site, &["changed.tar"]).await;
     assert_eq!((code, &said["proved"]), (3, &json!(2)), "{said}");
+}
+
+#[tokio::test]
+async fn a_policy_that_was_taken_back_is_packed_as_it_was() {
+    let upstream = Upstream::start().await;
+    let usual = "p, R1, agent:demo, up__echo, read, -, allow\n";
+    let site = Site::of(&upstream).policy(usual);
+    let gateway = site.serve().await;
+    site.write("policies/policy.csv", &format!("{usual}p, X9, agent:demo, up__pay, irreversible, -, allow\n"));
+    site.recorded("policy_change", "action", "reload").await;
+    assert_eq!(gateway.client().call("up__pay", json!({})).await.code(), "ok");
+    site.write("policies/policy.csv", usual);
+    crate::support::until("taken back", async || (site.of_kind("policy_change").len() == 2).then_some(())).await;
+    site.ends(1).await;
+    assert!(gateway.stop().await.0.success());
+
+    assert_eq!(pack(&site, &["--tool", "up__pay", "--out", "then.tar"]).await.code, 0);
+
+    let version = site.of_kind("intent")[0]["policy_version"].as_str().unwrap().to_owned();
+    let found = files(&site.path("then.tar"));
+    let policies: Vec<_> = found.iter().filter(|(name, _)| name.starts_with("kept/policy-")).collect();
+    let [(name, bytes)] = policies.as_slice() else { panic!("{:?}", found.keys()) };
+    assert_eq!(**name, format!("kept/policy-{}.jsonl", version.trim_start_matches("sha256:")));
+    assert!(String::from_utf8_lossy(bytes).contains("\"X9\"") && hex(&sha256(bytes)) == version.trim_start_matches("sha256:"));
+}
+
+#[tokio::test]
+async fn what_was_not_kept_is_said() {
+    let (_upstream, site, root) = written().await;
+    fs::remove_dir_all(site.path("var/audit/kept")).unwrap();
+    let said = pack(&site, &["--agent", "demo", "--out", "bare.tar"]).await.json();
+    assert_eq!((&said["policies"], said["not_kept"].as_array().unwrap().len()), (&json!(0), 3), "{said}");
+    assert_eq!(checked(&site, &["bare.tar", "--root-key", &root]).await.0, 0);
 }

@@ -46,7 +46,8 @@ impl Checked {
 /// It cannot be read as an archive of this form at all.
 pub fn check(archive: impl Read, trust: &Trust) -> io::Result<Checked> {
     let files = read(archive)?;
-    let about: About = serde_json::from_slice(files.get(ABOUT).map_or(&[], Vec::as_slice)).map_err(|error| wrong(&format!("{ABOUT}: {error}")))?;
+    let about: About =
+        serde_json::from_slice(files.get(ABOUT).map_or(&[], Vec::as_slice)).map_err(|error| wrong(&format!("{ABOUT}: {error}")))?;
     if about.doorward_pack != 1 {
         return Err(wrong("it is of another version"));
     }
@@ -132,7 +133,8 @@ impl Check<'_> {
         let text = |name: &str| self.files.get(&format!("log/{origin}/{name}")).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         let folder = format!("log/{origin}/{SEALS}");
         let names = self.files.range(folder.clone()..).map_while(|(name, _)| name.strip_prefix(&folder).map(str::to_owned)).collect();
-        let seals = numbered(names, ".note").into_iter().filter_map(|(first, name)| Some((first, text(&format!("{SEALS}{name}"))?))).collect();
+        let seals =
+            numbered(names, ".note").into_iter().filter_map(|(first, name)| Some((first, text(&format!("{SEALS}{name}"))?))).collect();
         let notes = Notes { seals, checkpoint: text(CHECKPOINT), certificate: text(ROOT), ..Notes::default() };
         let keys = self.about.logs.iter().filter(|log| log.origin == origin).flat_map(|log| &log.keys);
         let declared = keys.map(|(segment, key)| (*segment, (ABOUT.to_owned(), key.clone()))).collect();
@@ -148,7 +150,8 @@ impl Check<'_> {
         let taken = Line::split(line).ok_or_else(|| format!("records/{origin}.jsonl: a line is no record"))?;
         let here = format!("record {} of {origin}", taken.seq);
         let name = format!("proofs/{origin}/{:020}.proof", taken.seq);
-        let proof = self.files.get(&name).and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(|| format!("{here}: it has no proof"))?;
+        let proof =
+            self.files.get(&name).and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(|| format!("{here}: it has no proof"))?;
         self.seen.insert(name);
         let signed = claimed(proof).ok_or_else(|| format!("{here}: its proof is none"))?;
         let key = evidence.vouched_key(signed.segment);
@@ -167,7 +170,8 @@ impl Check<'_> {
     fn named(&self, here: &str, line: &[u8]) -> Result<(), String> {
         let stored = Stored::parse(line).ok_or_else(|| format!("{here}: it is no record of this version"))?;
         for (is_tool, hash) in hashes(&stored) {
-            let (sort, word) = if is_tool { (crate::audit::kept::Sort::Tool, "tool") } else { (crate::audit::kept::Sort::Policy, "policy") };
+            let (sort, word) =
+                if is_tool { (crate::audit::kept::Sort::Tool, "tool") } else { (crate::audit::kept::Sort::Policy, "policy") };
             let digits = hash.trim_start_matches("sha256:");
             match self.files.get(&format!("kept/{}", sort.file(digits))) {
                 Some(bytes) if hex(&sha256(bytes)) == digits => {}

@@ -61,7 +61,9 @@ fn places(text: &str) -> Result<Places, &'static str> {
     let (origin, numbers) = text.rsplit_once(':').unwrap_or(("main", text));
     let (from, to) = numbers.split_once('-').unwrap_or((numbers, numbers));
     let read = || Some(Places { origin: origin.to_owned(), from: from.parse().ok()?, to: to.parse().ok()? });
-    read().filter(|places| places.from <= places.to && places.from > 0).ok_or("write a number, two with `-` between, or ORIGIN: before these")
+    read()
+        .filter(|places| places.from <= places.to && places.from > 0)
+        .ok_or("write a number, two with `-` between, or ORIGIN: before these")
 }
 
 /// Packs what fits.

@@ -51,15 +51,15 @@ pub(super) fn run(asking: &Asking<'_>, home: &Home, asked: &Reach, out: &mut dyn
     let whose = Whose { agent: &asked.agent, since: at(&asked.since)?, until: at(&asked.until)? };
     let today = present(home, &asked.agent);
     let stood = today.as_ref().map_or(&[][..], |today| &today.stood);
-    let found = asking.logs.reach(&Kept::in_dir(asking.dir), whose, stood).map_err(|error| asking.unreadable(error))?;
-    if found.policies.iter().any(|policy| !policy.is_kept) || found.policies.is_empty() {
+    let mut found = asking.logs.reach(&Kept::in_dir(asking.dir), whose, stood).map_err(|error| asking.unreadable(error))?;
+    let is_kept = !found.policies.is_empty() && found.policies.iter().all(|policy| policy.is_kept);
+    let today = match today {
         // Something has to stand in, and nothing is there.
-        today.as_ref().map_err(|error| Error::Files(error.to_string()))?;
-    }
-    let mut found = found;
+        Err(error) if !is_kept => return Err(error),
+        today => today.ok(),
+    };
     if found.policies.is_empty() {
-        let today = today.as_ref().ok();
-        today.into_iter().flat_map(|today| &today.stood).for_each(|stood| found.stands(stood));
+        today.iter().flat_map(|today| &today.stood).for_each(|stood| found.stands(stood));
     }
     let labels = today.map(|today| (today.version, today.labels)).unwrap_or_default();
     let mut rows: Vec<(&String, &Reached)> =

@@ -176,12 +176,43 @@ async fn a_run_a_trace_a_session_and_a_call_have_a_timeline() {
     for (id, of) in [("r1", "run"), ("t1", "trace"), ("s1", "session"), ("c3", "call")] {
         let (_, text) = ask(dir.path(), &["timeline", id]);
         assert!(text.starts_with(&format!("{of} {id}  1 calls, 0 refused")), "{text}");
-        assert!(text.contains("outcome=ok") && !text.contains('\u{1b}'), "its end, which does not name the {of}: {text}");
+        assert!(text.contains("ended ok") && !text.contains('\u{1b}'), "its end, which does not name the {of}: {text}");
         let json: serde_json::Value = serde_json::from_str(&ask(dir.path(), &["timeline", id, "--json"]).1).unwrap();
         assert_eq!((&json["of"], json["traces"][0]["calls"][0]["records"].as_array().unwrap().len()), (&of.into(), 2));
     }
     let nobody = Line::try_parse_from(["audit", "timeline", "nobody"]).unwrap();
     assert!(matches!(run(&nobody.args, &Home::beside(dir.path()), false, &mut Vec::new()), Err(Error::Nothing(_))));
+}
+
+#[tokio::test]
+async fn a_timeline_tells_who_approved_what_was_asked_and_what_may_have_happened() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = log(dir.path()).await;
+    let of = |call: &'static str, kind| Record { call_id: Some(call.into()), run: Some("r2".into()), ..Record::new(kind) };
+    let approval = Record { actor: Some("alice\u{1b}[2J".into()), action: Some("approve".into()), ..of("c4", Kind::Approval) };
+    let asked = Record { action: Some("asked".into()), note: Some("asks q1 elicitation/create".into()), ..of("c4", Kind::Round) };
+    let answered = Record { action: Some("answered".into()), answers: vec!["q1 accept hmac:1:2".into()], ..of("c4", Kind::Round) };
+    let intent = Record { tier: Some("irreversible".into()), cost: Some(5), target: Some("up__pay".into()), ..of("c4", Kind::Intent) };
+    for record in [approval, intent, asked, answered] {
+        log.append(log.encode(&record), Durability::Write).await.unwrap();
+    }
+    let lost = Record { outcome: Some("unresolved".into()), effect: Some("unknown".into()), ..of("c5", Kind::Outcome) };
+    for record in [of("c5", Kind::Intent), lost] {
+        log.append(log.encode(&record), Durability::Write).await.unwrap();
+    }
+    let text = ask(dir.path(), &["timeline", "r2"]).1;
+    assert!(text.starts_with("run r2  2 calls, 0 refused, 2 of which nobody knows whether they happened"), "{text}");
+    for part in [
+        "approval approve: by alice\\u{1b}[2J [main:",
+        "NO END IS RECORDED: it may have happened",
+        "forwarded: irreversible, cost 5 [main:",
+        "round asked [main:",
+        "\"asks q1 elicitation/create\"",
+        "round answered: answers q1·accept·hmac:1:2 [main:",
+        "UNRESOLVED (effect unknown): it may have happened",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
 }
 
 #[tokio::test]
