@@ -388,6 +388,20 @@ mod tests {
     }
 
     #[test]
+    fn many_leaves_are_proved_at_once_as_each_by_itself() {
+        let all = leaves(1_000);
+        for (before, size) in [(0, 1_000), (0, 513), (300, 1_000), (999, 1_000)] {
+            let span = span(&all[..size as usize], before as usize);
+            let root = tree(&all[..size as usize]).root();
+            for (index, path) in (before..size).zip(span.inclusions(before..size, size)) {
+                assert_eq!(path, span.inclusion(index, size));
+                assert!(is_included(all[index as usize], index, size, &path.unwrap(), root), "{index} of {size} from {before}");
+            }
+            assert_eq!(span.inclusions([size], size), [None]);
+        }
+    }
+
+    #[test]
     fn every_leaf_of_every_tree_is_proved_from_every_place_to_begin_at() {
         let all = leaves(70);
         for size in 1..=70_u64 {

@@ -119,7 +119,7 @@ pub enum Verb {
     Export(Box<Export>),
     /// Records for somebody outside: one archive with them, their proofs, policies and tool definitions as they were, and what checks all that.
     #[command(
-        after_help = "Examples:\n  doorward audit pack --run run-7f3a --out incident.tar\n  doorward audit pack --seq 41-60 --exactly --out records.tar\n  doorward audit verify --pack incident.tar --root-key KEY\n\nAll that `find` takes selects; the other records of the same calls come along. Exit code 3 where the log is not what was signed, 4 where a\nrecord is not signed yet: the archive is written and says which."
+        after_help = "Examples:\n  doorward audit pack --run run-7f3a --out incident.tar\n  doorward audit pack --seq 41-60 --exactly --out records.tar\n  doorward audit verify --pack incident.tar --root-key KEY\n\nAll that `find` takes selects; the other records of the same calls come along. Exit code 3 where the log is not what was signed, 4 where a record is not signed yet: the archive is written and says which."
     )]
     Pack(Box<Pack>),
     /// Completes the index of the logs, which questions otherwise do bit by bit. It may be deleted at any time.

@@ -83,7 +83,7 @@ async fn a_refusal_and_its_rule_stand_out_and_every_line_names_its_record() {
     let told = site.run(&["audit", "timeline", TRACE]).await.out;
     assert!(told.starts_with(&format!("trace {TRACE}  4 calls, 1 refused, ")), "{told}");
     let line = |word: &str| told.lines().find(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}: {told}"));
-    assert!(line("up__pay").contains("REFUSED policy_denied by D1 denied_by_rule"), "{told}");
+    assert!(line("up__pay").contains("REFUSED policy_denied by D1  in "), "{told}");
     assert!(line("up__save").contains("allow by R1  ok (effect done)  in "), "{told}");
     assert!(line("forwarded").contains("read, arguments hmac:"), "{told}");
     assert!(told.contains("agent demo, credential ") && told.contains("agent other, credential "), "{told}");

@@ -192,7 +192,7 @@ fn print(json: bool, archive: &Archive, written: &Written<'_>, out: &mut dyn Wri
     for log in &about.logs {
         writeln!(out, "  {}: {} records from {} to {}", safe(&log.origin), log.records, log.from_seq, log.to_seq)?;
     }
-    writeln!(out, "  with {policies} policies and {tools} tool definitions as they were")?;
+    writeln!(out, "  as they were then: policies {policies}, tool definitions {tools}")?;
     for lack in &about.not_kept {
         writeln!(out, "  not kept, and so not in it: {}", safe(lack))?;
     }

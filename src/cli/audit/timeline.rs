@@ -12,6 +12,7 @@ use super::{Asking, Error};
 use crate::audit::record::{Kind, Record, Stored};
 use crate::audit::timeline::{Call, Step, Timeline, tree};
 use crate::cli::table::{safe, word};
+use crate::policy::{DEFAULT_DENY, DENIED_BY_RULE};
 
 /// Prints the story of a run, a trace, a session or a call.
 pub(super) fn run(asking: &Asking<'_>, id: &str, out: &mut dyn Write) -> Result<u8, Error> {
@@ -178,18 +179,22 @@ fn decision(record: &Record<'_>) -> String {
 
 /// Why a call was not made.
 fn refusal(end: &Record<'_>) -> String {
-    let mut text = format!("REFUSED {}", word(end.code.as_deref().or(end.decision.as_deref()).unwrap_or("-")));
-    let mut say = |name: &str, value: Option<String>| {
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
-            let _to_a_string = write!(text, " {name}{}", word(&value));
-        }
+    let code = word(end.code.as_deref().or(end.decision.as_deref()).unwrap_or("-"));
+    let part = |name: &str, value: Option<String>| value.filter(|value| !value.is_empty()).map(|value| format!("{name}{}", word(&value)));
+    let reason = match end.reason.as_deref() {
+        // The rules say it.
+        Some(DENIED_BY_RULE) => None,
+        Some(DEFAULT_DENY) => Some(": no rule allows it".to_owned()),
+        reason => part(": ", reason.map(str::to_owned)),
     };
-    say("by ", Some(end.rule_ids.join(",")));
-    say("by limit ", end.limit.as_deref().map(str::to_owned));
-    say("", end.reason.as_deref().map(str::to_owned));
-    say("nearest ", Some(end.near_rules.join(",")));
-    say("×", end.count.filter(|count| *count > 1).map(|count| count.to_string()));
-    text
+    let parts = [
+        part(" by ", Some(end.rule_ids.join(","))),
+        part(" by limit ", end.limit.as_deref().map(str::to_owned)),
+        reason,
+        part(", nearest ", Some(end.near_rules.join(","))),
+        part(" ×", end.count.filter(|count| *count > 1).map(|count| count.to_string())),
+    ];
+    format!("REFUSED {code}{}", parts.into_iter().flatten().collect::<String>())
 }
 
 /// How a call that was made ended: what is not well stands out.
