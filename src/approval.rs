@@ -5,6 +5,7 @@
 
 use crate::invocation::Invocation;
 use crate::limit::Admission;
+use crate::policy::Obligation;
 
 /// A call that policy permits, limits admit and nobody has to approve any more. Only [`approve`] makes one:
 ///
@@ -25,5 +26,12 @@ impl<'d> Cleared<'d> {
     /// The call that was cleared.
     pub fn invocation(&self) -> &Invocation<'d> {
         self.0.invocation()
+    }
+
+    /// Whether arguments and result are to be kept sealed.
+    pub fn records_payload(&self) -> bool {
+        let permit = self.0.permit();
+        self.invocation().target.record_payload
+            || permit.obligations().iter().any(|obliged| obliged.obligation == Obligation::RecordPayload)
     }
 }

@@ -8,6 +8,7 @@ mod anchor;
 mod audit;
 mod bound;
 mod identity;
+mod payloads;
 mod place;
 mod rate;
 mod settled;
@@ -25,6 +26,7 @@ pub use self::anchor::{Anchor, Every, FileAnchor, GitAnchor, PutAnchor, StdoutAn
 pub use self::audit::{Audit, Durability, DurabilityByTier};
 pub use self::bound::{Bound, KeyText, LogName};
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
+pub use self::payloads::{OpenerKey, Openers, Payloads};
 pub use self::place::fault_at;
 pub use self::rate::{MAX_COUNT, Rate};
 
@@ -174,6 +176,10 @@ impl Config {
         for (at, anchor) in self.audit.anchors.iter().enumerate() {
             anchor.check().map_err(|message| fault(&["audit", "anchors", &at.to_string()], message))?;
         }
+        self.check_openers().map_err(|wrong| {
+            let path: Vec<&str> = wrong.path.iter().map(String::as_str).collect();
+            fault(&path, wrong.message.clone()).help(wrong.help)
+        })?;
         check_name(&self.stdio.agent).map_err(|message| fault(&["stdio", "agent"], message))?;
         self.identity.check(&self.listen).map_err(|wrong| fault(&wrong.path(), wrong.message.clone()).help(wrong.help))?;
         Ok(())
@@ -402,6 +408,9 @@ pub struct Person {
     /// `sha256:` and the hex SHA-256 of their key.
     #[serde(default)]
     pub key_hash: Option<String>,
+    /// The public key that payloads are sealed to where they are one of `audit.payloads.openers`, as `doorward audit keygen --opener` prints it.
+    #[serde(default)]
+    pub payload_key: Option<OpenerKey>,
 }
 
 /// Largest file that people write, in bytes: some hundred thousand rows, or ten thousand definitions.

@@ -12,6 +12,7 @@ mod entrance;
 mod folders;
 mod listing;
 mod obligations;
+mod recording;
 mod resolve;
 mod rounds;
 mod status;

@@ -3,6 +3,8 @@
 //! AES-256-GCM with a random nonce, under a key that stays in the state folder. The purpose is authenticated with it, so
 //! that a session id is no cursor. A seal hides and proves; it does not expire by itself: put an instant inside.
 
+pub mod hpke;
+
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;

@@ -135,7 +135,30 @@ impl Storage for Memory {
         self.small().insert(KEY.to_owned(), next);
         Ok(())
     }
+
+    fn payloads(&self) -> io::Result<Vec<String>> {
+        Ok(self.small().keys().filter_map(|name| name.strip_prefix(PAYLOADS)).map(str::to_owned).collect())
+    }
+
+    fn payload(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.small().get(&format!("{PAYLOADS}{name}")).cloned())
+    }
+
+    fn put_payload(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.put(&format!("{PAYLOADS}{name}"), bytes)
+    }
+
+    fn remove_payloads(&self, names: &[String]) -> io::Result<()> {
+        names.iter().for_each(|name| drop(self.small().remove(&format!("{PAYLOADS}{name}"))));
+        Ok(())
+    }
+
+    fn erase_payload(&self, name: &str) -> io::Result<()> {
+        self.remove_payloads(&[name.to_owned()])
+    }
 }
+
+const PAYLOADS: &str = "payloads/";
 
 const KEY: &str = "key";
 const NEXT_KEY: &str = "key.next";

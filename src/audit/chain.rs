@@ -140,6 +140,16 @@ impl<'a> Line<'a> {
         is_prune.then(|| self.word(b"\"subject\":\""))?
     }
 
+    /// The file of a payload or of a data key that the record names, with its size and hash, as text.
+    pub fn payload(&self) -> Option<&'a str> {
+        // Few lines have one, and a search passes over the others at once.
+        memchr::memmem::find(self.open_body, PAYLOAD)?;
+        let rest = after_last(self.open_body, PAYLOAD)?;
+        // A member of the arguments may have this name; what stands after the record's `origin` is the record's own.
+        let is_own = rest.len() < after_last(self.open_body, b"\"origin\":\"")?.len();
+        is_own.then(|| self.word(PAYLOAD))?
+    }
+
     fn word(&self, key: &[u8]) -> Option<&'a str> {
         let rest = after_last(self.open_body, key)?;
         let end = rest.iter().position(|byte| *byte == b'"')?;
@@ -181,6 +191,7 @@ fn nibble(digit: u8) -> Option<u8> {
 }
 
 const FIELD: &[u8] = b",\"chain\":\"";
+const PAYLOAD: &[u8] = b",\"payload\":\"";
 /// `,"chain":"` + 64 digits + `"}`.
 const FIELD_BYTES: usize = FIELD.len() + 66;
 
@@ -215,6 +226,18 @@ mod tests {
         Chain::first("main").seal(&entry, 41, &mut out);
         let line = Line::split(out.strip_suffix(b"\n").unwrap()).unwrap();
         assert_eq!((line.seq, line.kind(), line.intent_seq()), (41, Some(Kind::Outcome), Some(3)));
+    }
+
+    #[test]
+    fn a_payload_in_the_arguments_is_not_taken_for_the_records_own() {
+        let payload_of = |own: Option<&'static str>| {
+            let args = Some(r#"{"a":1,"payload":"theirs"}"#.into());
+            let record = Record { args, payload: own.map(Into::into), peer: Some("p".into()), ..Record::new(Kind::Intent) };
+            let mut out = Vec::new();
+            Chain::first("main").seal(&record.encode("main", Clock::fixed(0).now()), 1, &mut out);
+            Line::split(out.strip_suffix(b"\n").unwrap()).unwrap().payload().map(str::to_owned)
+        };
+        assert_eq!((payload_of(None), payload_of(Some("ours"))), (None, Some("ours".to_owned())));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The real disk: `DIR/ORIGIN/segments/`, with the notes and the lock beside it, and the keys in a folder of their own, `KEYS/ORIGIN.key`.
+//! The real disk: `DIR/ORIGIN/segments/`, with the notes, `payloads/` and the lock beside it, and the keys in a folder of their own, `KEYS/ORIGIN.key`.
 //!
 //! Owns: modes (0700 folders, 0600 files), the lock, and that changes of a folder are durable. Leaves to others: the rest.
 
@@ -19,6 +19,7 @@ use super::storage::{SEALS, SegmentFile, Slot, Storage};
 pub struct Disk {
     home: PathBuf,
     segments: PathBuf,
+    payloads: PathBuf,
     /// The present and the next private key; none for readers.
     keys: Option<[PathBuf; 2]>,
 }
@@ -44,7 +45,7 @@ impl Disk {
     /// The origin's folder below `dir`, for reading; nothing is made, and no private key is at hand.
     pub fn existing(dir: &Path, origin: &str) -> Self {
         let home = dir.join(origin);
-        Self { segments: home.join("segments"), home, keys: None }
+        Self { segments: home.join("segments"), payloads: home.join(PAYLOADS), home, keys: None }
     }
 
     fn lock_file(&self) -> PathBuf {
@@ -67,12 +68,43 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// A small file's bytes; `None` where it is not there. Of one that is not small only the beginning, which is no note and no key.
 fn read_whole(file: &Path) -> io::Result<Option<Vec<u8>>> {
+    read_up_to(file, MAX_SMALL_BYTES)
+}
+
+fn read_up_to(file: &Path, longest: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    match File::open(file).and_then(|file| file.take(MAX_SMALL_BYTES).read_to_end(&mut bytes)) {
+    match File::open(file).and_then(|file| file.take(longest).read_to_end(&mut bytes)) {
         Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The names in a folder, sorted; none where it is not there.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    match fs::read_dir(folder) {
+        Ok(entries) => {
+            for entry in entries {
+                names.extend(entry?.file_name().into_string().ok());
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Overwrites a file with NUL bytes where it lies; one that is not there is overwritten already.
+fn overwrite(file: &Path) -> io::Result<()> {
+    let file = match OpenOptions::new().write(true).open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    (&file).write_all(&vec![0; len])?;
+    file.sync_all()
 }
 
 /// Makes the file anew with these bytes, durable but for its name.
@@ -183,19 +215,8 @@ impl Storage for Disk {
     }
 
     fn seals(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        match fs::read_dir(self.home.join(SEALS)) {
-            Ok(entries) => {
-                for entry in entries {
-                    names.extend(entry?.file_name().into_string().ok());
-                }
-            }
-            // A log of an older version.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        names.sort_unstable();
-        Ok(names)
+        // A log of an older version has no such folder.
+        names(&self.home.join(SEALS))
     }
 
     fn key(&self, slot: Slot) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
@@ -209,19 +230,51 @@ impl Storage for Disk {
     }
 
     fn erase_key(&self) -> io::Result<()> {
-        let file = match OpenOptions::new().write(true).open(self.key_file(Slot::Present)?) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened?,
-        };
-        let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-        (&file).write_all(&vec![0; len])?;
-        file.sync_all()
+        overwrite(self.key_file(Slot::Present)?)
     }
 
     fn promote_key(&self) -> io::Result<()> {
         let (next, present) = (self.key_file(Slot::Next)?, self.key_file(Slot::Present)?);
         fs::rename(next, present)?;
         present.parent().map_or(Ok(()), sync_folder)
+    }
+
+    fn payloads(&self) -> io::Result<Vec<String>> {
+        // Made with the first of them.
+        names(&self.payloads)
+    }
+
+    fn payload(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        read_up_to(&self.payloads.join(name), MAX_PAYLOAD_BYTES)
+    }
+
+    fn put_payload(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if !self.payloads.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.payloads)?;
+            sync_folder(&self.home)?;
+        }
+        let path = self.payloads.join(name);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| sync_folder(&self.payloads)) {
+            drop(fs::remove_file(&path));
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn remove_payloads(&self, names: &[String]) -> io::Result<()> {
+        for name in names {
+            match fs::remove_file(self.payloads.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        if self.payloads.is_dir() { sync_folder(&self.payloads) } else { Ok(()) }
+    }
+
+    fn erase_payload(&self, name: &str) -> io::Result<()> {
+        overwrite(&self.payloads.join(name))?;
+        self.remove_payloads(&[name.to_owned()])
     }
 }
 
@@ -255,6 +308,10 @@ impl SegmentFile for OpenSegment {
 
 /// Far beyond any note, peaks or key.
 const MAX_SMALL_BYTES: u64 = 1 << 20;
+/// Beyond the largest payload that can be configured.
+const MAX_PAYLOAD_BYTES: u64 = 257 << 20;
+/// No file in it shows what it holds.
+const PAYLOADS: &str = "payloads";
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -271,10 +328,26 @@ mod tests {
         disk.create("a").unwrap();
         disk.put_note("seals/a", b"x").unwrap();
         disk.put_next_key(b"x").unwrap();
+        disk.put_payload("a", b"x").unwrap();
         let _held = disk.lock().unwrap().unwrap();
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!(["main", "main/segments", "main/seals", "keys"].map(mode), [0o700; 4]);
-        assert_eq!(["main/segments/a", "main/seals/a", "main/lock", "keys/main.key.next"].map(mode), [0o600; 4]);
+        assert_eq!(["main", "main/segments", "main/seals", "main/payloads", "keys"].map(mode), [0o700; 5]);
+        assert_eq!(["main/segments/a", "main/seals/a", "main/payloads/a", "main/lock", "keys/main.key.next"].map(mode), [0o600; 5]);
+    }
+
+    #[test]
+    fn a_payload_is_made_once_and_an_erased_one_is_overwritten_where_it_lay() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = open(&dir);
+        assert_eq!((disk.payloads().unwrap(), disk.payload("a").unwrap()), (Vec::<String>::new(), None));
+        disk.put_payload("a", b"first").unwrap();
+        assert_eq!(disk.put_payload("a", b"second").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(disk.payload("a").unwrap().as_deref(), Some(&b"first"[..]));
+        fs::hard_link(dir.path().join("main/payloads/a"), dir.path().join("kept")).unwrap();
+        disk.erase_payload("a").unwrap();
+        assert_eq!((disk.payload("a").unwrap(), fs::read(dir.path().join("kept")).unwrap()), (None, vec![0; 5]));
+        disk.erase_payload("a").unwrap();
+        disk.remove_payloads(&["a".to_owned()]).unwrap();
     }
 
     #[test]

@@ -104,8 +104,11 @@ impl Record<'_> {
         out.list("obligations", &self.obligations);
         out.text("on_behalf_of", &self.on_behalf_of);
         out.number("open_from", self.open_from);
+        out.list("openers", &self.openers);
         out.word("origin", origin);
         out.text("outcome", &self.outcome);
+        out.text("payload", &self.payload);
+        out.list("payload_keys", &self.payload_keys);
         out.text("peer", &self.peer);
         out.text("policy_version", &self.policy_version);
         out.text("principal", &self.principal);

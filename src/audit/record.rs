@@ -257,6 +257,14 @@ pub struct Record<'a> {
     pub result_bytes: Option<u64>,
     /// Whether the result satisfies the tool's output schema; absent where there is none, or no result.
     pub schema_ok: Option<bool>,
+    /// The sealed file with the arguments or the result, as `FILE BYTES sha256:HEX`; in a `payload_key` record the file of a data key. `missing`
+    /// and why, where it should have been kept and could not be.
+    #[schemars(extend("pattern" = super::payload::PATTERN))]
+    pub payload: Text<'a>,
+    /// In an erasure: the ids of the data keys that were destroyed.
+    pub payload_keys: Vec<Cow<'a, str>>,
+    /// Whose keys have opened a payload, or who can open what a data key seals.
+    pub openers: Vec<Cow<'a, str>>,
     /// How many events the record stands for.
     #[serde(deserialize_with = "integer")]
     #[schemars(schema_with = "schema::number")]

@@ -24,6 +24,7 @@ use super::evidence::{Base, Evidence, Fault, Standing, Unfinished};
 use super::log::{OpenError, Opened, Options, Torn};
 use super::notary::{End, Notary, Sealing, next_key};
 use super::note::VerifyingKey;
+use super::payload::removal::remove_orphans;
 use super::record::{Kind, Record, Stored};
 use super::repair::{begin_segment, started};
 use super::storage::{Storage, append_all, segments};
@@ -50,6 +51,10 @@ pub(super) fn open(options: Options, storage: Arc<dyn Storage>) -> Result<(Core,
             return Err(failed(source));
         }
     };
+    if let Err(error) = remove_orphans(&*storage, !opened.torn.is_empty() || !opened.damage.is_empty()) {
+        // No record names them, so nobody looks for them either.
+        tracing::warn!(origin, %error, "payloads that the last run left without a record stay where they are");
+    }
     Ok((Core::new(options, storage, guard, tail, notary, vouched.or(found.newest)), opened))
 }
 

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::payload::Sealed;
 use super::trust::{Claim, Source};
 use crate::clock::rfc3339;
 
@@ -77,6 +78,8 @@ pub struct Report {
     pub anchored: Option<Held>,
     /// How many anchors of this log were given.
     pub anchors: u64,
+    /// How the payloads stand that records name.
+    pub sealed: Sealed,
     /// Whether the log has signed notes.
     pub is_signed: bool,
     /// Whether the asker named keys to trust.
@@ -146,6 +149,18 @@ impl Report {
     pub(super) fn blame(&mut self, seq: Option<u64>, file: &str, line: u64, what: String) {
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(Finding { origin: self.origin.clone(), seq, file: file.to_owned(), line, what });
+        }
+    }
+
+    /// Adds the files that records name, that are not there, and that nothing explains.
+    pub(super) fn blame_missing(&mut self) {
+        let wanting: Vec<_> = self.sealed.wanting().cloned().collect();
+        for missing in wanting {
+            let what = match missing.file.is_key() {
+                true => format!("the data key {} is gone, and no record says that it was erased", missing.file.key()),
+                false => format!("the payload {} is gone, and no record says that it was erased", missing.file.file),
+            };
+            self.blame(Some(missing.seq), &missing.segment, missing.line, what);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is old enough goes: whole sealed segments, oldest first, each with a record before it goes. Its seal and peaks stay, so
+//! What is old enough goes: whole sealed segments, oldest first, each with a record before it goes, and its payloads. Its seal and peaks stay, so
 //! that the tree over all that follows can still be checked.
 //!
 //! Owns: which segments may go, and their end. Leaves to others: how old is old enough, and what anchors hold (`anchor`).
@@ -11,8 +11,10 @@ use std::sync::Arc;
 use super::checkpoint::Checkpoint;
 use super::log::{AppendError, Durability, Log};
 use super::note::Note;
+use super::payload::removal::{remove_of, sweep_keys};
 use super::record::{Kind, Record};
 use super::storage::{seal_name, segments};
+use super::values::month_of;
 use super::writer::Core;
 
 /// A sealed segment that may go.
@@ -59,8 +61,8 @@ impl Log {
                 ..Record::new(Kind::Lifecycle)
             };
             self.append(self.encode(&record), Durability::Sync).await?;
-            let (core, name) = (Arc::clone(&core), segment.name.clone());
-            tokio::task::spawn_blocking(move || core.storage.remove(&name)).await.map_err(io::Error::other)??;
+            let (core, segment) = (Arc::clone(&core), segment.clone());
+            tokio::task::spawn_blocking(move || core.remove(&segment)).await.map_err(io::Error::other)??;
         }
         Ok(found)
     }
@@ -81,6 +83,15 @@ impl Core {
         Ok(found)
     }
 
+    /// Its payloads go first: a segment that is there tells which they are.
+    fn remove(&self, segment: &Expired) -> io::Result<()> {
+        remove_of(&*self.storage, &segment.name)?;
+        self.storage.remove(&segment.name)?;
+        // A call that began in a month may end its sealing a little later.
+        let month = month_of(self.options.clock.unix_nanos().saturating_sub(DAY_NANOS));
+        sweep_keys(&*self.storage, segment.first, &month)
+    }
+
     fn seal(&self, segment: u64) -> io::Result<Option<Checkpoint>> {
         let text = self.storage.note(&seal_name(segment))?.and_then(|bytes| String::from_utf8(bytes).ok());
         Ok(text.and_then(|text| Checkpoint::parse(Note::parse(&text).ok()?.unchecked_text())))
@@ -89,3 +100,4 @@ impl Core {
 
 /// A start takes the tree up from the peaks of the segment before the last.
 const NEWEST_KEPT: usize = 2;
+const DAY_NANOS: i64 = 86_400_000_000_000;

@@ -3,10 +3,11 @@
 //! What was appended is in the cache at once and on the platter after a sync. [`SimulatedDisk::kill`] ends the process: the cache stays.
 //! [`SimulatedDisk::power_loss`] keeps of the unsynced appends what a seed says: a prefix torn at 512 bytes, any sectors in any order
 //! (what is lost before kept bytes reads as NUL), all, or none. Changes of the folder, notes and keys are durable at once, as `Storage`
-//! promises. [`Faults::crash_after`] ends the process between any two changes.
+//! promises; so is a payload, which is empty until then. [`Faults::crash_after`] ends the process between any two changes.
 //!
 //! Owns: the faults. INVARIANT: the same seed and the same calls give the same disk.
 
+mod held;
 mod random;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use zeroize::Zeroizing;
 
+use self::held::{Held, OpenFile};
 pub use self::random::Random;
 use super::storage::{SEALS, SegmentFile, Slot, Storage};
 
@@ -36,6 +38,7 @@ struct Shared {
 struct State {
     files: BTreeMap<String, Content>,
     notes: BTreeMap<String, Vec<u8>>,
+    payloads: BTreeMap<String, Vec<u8>>,
     keys: BTreeMap<&'static str, Vec<u8>>,
     /// Grows with each crash: what an earlier process still holds is dead.
     life: u64,
@@ -223,7 +226,7 @@ impl SimulatedDisk {
 impl State {
     fn used(&self) -> u64 {
         let files = self.files.values().map(|file| file.cached.len());
-        let small = self.notes.values().chain(self.keys.values()).map(Vec::len);
+        let small = self.notes.values().chain(self.keys.values()).chain(self.payloads.values()).map(Vec::len);
         files.chain(small).map(|bytes| bytes as u64).sum()
     }
 
@@ -408,91 +411,45 @@ impl Storage for SimulatedDisk {
         state.keys.insert(key_name(Slot::Present), next);
         Ok(())
     }
+
+    fn payloads(&self) -> io::Result<Vec<String>> {
+        Ok(self.alive()?.payloads.keys().cloned().collect())
+    }
+
+    fn payload(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.alive()?.payloads.get(name).cloned())
+    }
+
+    fn put_payload(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.change()?;
+        if state.payloads.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.payloads.insert(name.to_owned(), Vec::new());
+        drop(state);
+        let put = self.durable_change(bytes.len()).map(|mut state| drop(state.payloads.insert(name.to_owned(), bytes.to_vec())));
+        put.inspect_err(|_| drop(self.change().map(|mut state| state.payloads.remove(name))))
+    }
+
+    fn remove_payloads(&self, names: &[String]) -> io::Result<()> {
+        for name in names {
+            self.change()?.payloads.remove(name);
+        }
+        Ok(())
+    }
+
+    fn erase_payload(&self, name: &str) -> io::Result<()> {
+        if let Some(payload) = self.change()?.payloads.get_mut(name) {
+            payload.fill(0);
+        }
+        self.remove_payloads(&[name.to_owned()])
+    }
 }
 
 fn key_name(slot: Slot) -> &'static str {
     match slot {
         Slot::Present => "key",
         Slot::Next => "key.next",
-    }
-}
-
-struct OpenFile {
-    disk: SimulatedDisk,
-    name: String,
-    life: u64,
-}
-
-impl SegmentFile for OpenFile {
-    fn append(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = self.disk.unheld(self.life, |faults| faults.hold_writes)?;
-        state.step(self.life)?;
-        state.counts.writes += 1;
-        if let Some(kind) = state.faults.write {
-            return Err(kind.into());
-        }
-        let room = state.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used()));
-        let mut taken = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-        if taken == 0 {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        if let Some(short) = state.faults.short_write.take() {
-            taken = taken.min(short);
-            state.faults.write = Some(io::ErrorKind::Other);
-        }
-        let file = state.file(&self.name)?;
-        let start = file.cached.len();
-        file.cached.extend_from_slice(&bytes[..taken]);
-        file.unsynced.push((start, start + taken));
-        Ok(taken)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut state = self.disk.state();
-        state.alive(self.life)?;
-        state.counts.syncs += 1;
-        // What is appended while the sync runs is not covered by it.
-        let covered = state.file(&self.name)?.clone();
-        drop(state);
-        let mut state = self.disk.unheld(self.life, |faults| faults.hold_syncs)?;
-        state.step(self.life)?;
-        if let Some(kind) = state.faults.sync {
-            return Err(kind.into());
-        }
-        let file = state.file(&self.name)?;
-        let appends = covered.unsynced.len().min(file.unsynced.len());
-        file.unsynced.drain(..appends);
-        file.durable = covered.cached;
-        Ok(())
-    }
-
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        let mut state = self.disk.state();
-        state.step(self.life)?;
-        if let Some(kind) = state.faults.truncate {
-            return Err(kind.into());
-        }
-        state.file(&self.name)?.cut(len as usize);
-        Ok(())
-    }
-
-    fn size_at(&self, name: &str) -> io::Result<Option<u64>> {
-        let state = self.disk.state();
-        state.alive(self.life)?;
-        Ok(state.files.get(name).map(|file| file.cached.len() as u64))
-    }
-}
-
-struct Held {
-    disk: SimulatedDisk,
-    life: u64,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut state = self.disk.state();
-        // After a crash the lock is already another's, or nobody's.
-        state.locked &= state.life != self.life;
     }
 }
 

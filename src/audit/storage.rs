@@ -2,7 +2,7 @@
 //!
 //! Owns: what the log asks of a disk. Leaves to others: what the bytes mean.
 //!
-//! INVARIANT: when a change of a folder, a length, a note or a key returns, it survives power loss, and before that the old state does.
+//! INVARIANT: when a change of a folder, a length, a note, a key or a payload returns, it survives power loss, and before that the old state does.
 //! What `append` wrote survives the process at once, and power loss only after `sync`.
 
 use std::io::{self, Read};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-/// The files of one origin: its segments, its notes, and the private key of the segment that is being written.
+/// The files of one origin: its segments, its notes, its payloads, and the private key of the segment that is being written.
 pub trait Storage: Send + Sync {
     /// Takes the origin for this process until the guard is dropped; `None` when another holds it.
     fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>>;
@@ -65,6 +65,21 @@ pub trait Storage: Send + Sync {
 
     /// Makes the next private key the present one.
     fn promote_key(&self) -> io::Result<()>;
+
+    /// The names of the files of payloads, and of the keys that they are sealed with, sorted.
+    fn payloads(&self) -> io::Result<Vec<String>>;
+
+    /// A file of them; `None` where it is not there.
+    fn payload(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+
+    /// Makes a new file of them; fails where one of this name exists. A process that ends meanwhile may leave a part of it.
+    fn put_payload(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// Removes files of them; those that are not there are removed already.
+    fn remove_payloads(&self, names: &[String]) -> io::Result<()>;
+
+    /// Overwrites a file of them where it lies, as far as the file system lets one do that, and removes it.
+    fn erase_payload(&self, name: &str) -> io::Result<()>;
 }
 
 /// Which of a log's private keys.

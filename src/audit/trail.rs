@@ -6,11 +6,13 @@
 mod answers;
 mod floods;
 mod parked;
+mod payloads;
 mod refused;
 mod steps;
 mod watches;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,6 +23,7 @@ use self::steps::Steps;
 pub use self::watches::Watched;
 use super::encode::Entry;
 use super::log::{AppendError, Durability, Log};
+use super::payload::Payloads;
 use super::record::{Kind, Record};
 use super::redact::{self, Declared, ValueKey};
 use super::values::ValueKeys;
@@ -50,6 +53,7 @@ pub struct Audit {
     log: Log,
     keys: ValueKeys,
     durability: DurabilityByTier,
+    payloads: Option<Arc<Payloads>>,
     floods: Coalescer,
     clock: Clock,
     steps: Steps,
@@ -106,6 +110,8 @@ pub struct Trail<'d> {
     intent: Option<(u64, Instant)>,
     attempt: u32,
     parked: bool,
+    /// What is kept sealed of this message, where the call's payloads are.
+    payload: Option<Box<str>>,
 }
 
 impl<'d> Trail<'d> {
@@ -212,6 +218,7 @@ impl<'d> Trail<'d> {
         record.rule_ids = self.rules.iter().map(|rule| text(rule.as_str())).collect();
         record.conditions = self.conditions.as_deref().map(text);
         record.obligations = self.obligations.iter().map(|obliged| Cow::Owned(obliged.to_string())).collect();
+        record.payload = self.payload.as_deref().map(text);
         record.answers = self.answers.map(|responses| answers::shown(responses, key)).unwrap_or_default();
         if let Some(tool) = self.tool {
             record.tier_claimed = tool.tier_claimed;
@@ -238,7 +245,13 @@ impl Audit {
     /// Writes to `log`; values are hashed under `keys`.
     pub fn new(log: Log, keys: impl Into<ValueKeys>, durability: DurabilityByTier, clock: Clock) -> Self {
         let floods = Coalescer::new(Floods::default(), MAX_FLOODS);
-        Self { log, keys: keys.into(), durability, floods, steps: Steps::new(clock.now()), clock }
+        Self { log, keys: keys.into(), durability, payloads: None, floods, steps: Steps::new(clock.now()), clock }
+    }
+
+    /// Keeps payloads with these, where a call's are to be kept.
+    #[must_use]
+    pub fn keeping(self, payloads: Option<Payloads>) -> Self {
+        Self { payloads: payloads.map(Arc::new), ..self }
     }
 
     /// The log.
@@ -280,6 +293,7 @@ impl Audit {
             intent: None,
             attempt: 1,
             parked: false,
+            payload: None,
         }
     }
 
@@ -288,8 +302,11 @@ impl Audit {
     /// # Errors
     /// `audit_unavailable` when it could not be stored in time: nothing may be done then.
     pub async fn intent<'d>(&self, trail: &mut Trail<'_>, cleared: Cleared<'d>) -> Result<Recorded<'d>, Error> {
-        let position =
-            self.log.append(self.intent_entry(trail), self.durability_of(cleared.invocation().target)).await.map_err(unavailable)?;
+        if cleared.records_payload() {
+            Box::pin(self.keep_arguments(trail, Kind::Intent, cleared.invocation())).await?;
+        }
+        let stored = self.log.append(self.intent_entry(trail), self.durability_of(cleared.invocation().target)).await;
+        let position = stored.map_err(|error| self.unrecorded(trail, error))?;
         trail.intent = Some((position.seq, Instant::now()));
         Ok(Recorded { cleared, seq: position.seq })
     }
@@ -313,22 +330,30 @@ impl Audit {
 
     /// Closes the trail of a call: the outcome of its intent, or a refusal where none was stored.
     pub async fn close(&self, trail: &Trail<'_>, outcome: &Result<Ending, Error>) {
+        let payload = if trail.payload.is_some() { Box::pin(self.keep_ending(trail, outcome)).await } else { None };
         match (trail.intent, outcome) {
             // The call goes on: its outcome comes with whoever takes it up, or ends it.
             (Some((seq, _)), Ok(Ending::Asks(questions))) if trail.parked => {
-                if let Err(error) = self.log.hand_over(self.asked_entry(trail, seq, questions)) {
+                if let Err(error) = self.log.hand_over(self.asked_entry(trail, seq, questions, payload)) {
                     tracing::error!(invocation = trail.id_text, %error, "what was asked could not be stored");
                 }
             }
-            (Some((seq, since)), _) => self.close_intent(trail, seq, since, outcome).await,
+            (Some((seq, since)), _) => self.close_intent(trail, (seq, since), outcome, payload).await,
             (None, Err(error)) => self.refuse(trail, error).await,
             // No result comes without an intent: forwarding takes `Recorded`.
             (None, Ok(_)) => {}
         }
     }
 
-    fn outcome_entry(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<Ending, Error>) -> Entry {
+    fn outcome_entry(
+        &self,
+        trail: &Trail<'_>,
+        (seq, since): (u64, Instant),
+        outcome: &Result<Ending, Error>,
+        payload: Option<String>,
+    ) -> Entry {
         let mut record = trail.record(Kind::Outcome);
+        record.payload = payload.map(Cow::Owned);
         record.intent_seq = Some(seq);
         // A call that went on with answers began with its first request.
         record.duration_us = Some(micros(trail.started.min(since)));
@@ -359,8 +384,8 @@ impl Audit {
         self.log.encode(&record)
     }
 
-    async fn close_intent(&self, trail: &Trail<'_>, seq: u64, since: Instant, outcome: &Result<Ending, Error>) {
-        let entry = self.outcome_entry(trail, seq, since, outcome);
+    async fn close_intent(&self, trail: &Trail<'_>, intent: (u64, Instant), outcome: &Result<Ending, Error>, payload: Option<String>) {
+        let entry = self.outcome_entry(trail, intent, outcome, payload);
         // Reply and record part ways here: a result is never hidden because its record could not be stored. The log has
         // closed its gate by then, so the next call is refused.
         let is_irreversible = trail.tool.is_some_and(|tool| tool.tier == Tier::Irreversible);

@@ -131,7 +131,8 @@ fn files(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn month_of(unix_nanos: i64) -> String {
+/// The month in UTC, as `2026-11`.
+pub(super) fn month_of(unix_nanos: i64) -> String {
     rfc3339(unix_nanos).chars().take("2026-11".len()).collect()
 }
 

@@ -8,14 +8,16 @@
 //! Owns: the judgement. Leaves to others: the format (`chain`, `tree`, `checkpoint`), who signed what (`trust`), and what a start makes of damage
 //! (`recovery`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use super::ahead::{Ahead, Seen};
 use super::chain::{Chain, Line};
 use super::disk::{self, Disk};
+use super::find::Logs;
 use super::note::VerifyingKey;
+use super::payload::erasures;
 use super::report::missing;
 use super::storage::{Storage, segment_name, segments};
 use super::tree::{Hash, Tree};
@@ -50,6 +52,7 @@ pub fn verify_all(dir: &Path, asked: &Asked) -> io::Result<Vec<Report>> {
         let disk = Disk::existing(dir, origin);
         reports.push(verify_with(&disk, origin, &|| Notes::of(&disk), asked)?);
     }
+    judge_missing(dir, &mut reports)?;
     for anchor in &asked.trust.anchors {
         let origin = anchor.checkpoint.name.rsplit('/').next().unwrap_or_default();
         if is_asked(origin) && !origins.iter().chain(reports.iter().map(|report| &report.origin)).any(|known| known == origin) {
@@ -71,7 +74,22 @@ pub fn verify_all(dir: &Path, asked: &Asked) -> io::Result<Vec<Report>> {
 /// # Errors
 /// A file cannot be read.
 pub fn verify(storage: &dyn Storage, origin: &str) -> io::Result<Report> {
-    Check::new(storage, origin, &Notes::default(), &Asked::default(), present(storage)?, &BTreeMap::new())?.run()
+    let mut report = Check::new(storage, origin, &Notes::default(), &Asked::default(), present(storage)?, &BTreeMap::new())?.run()?;
+    report.blame_missing();
+    Ok(report)
+}
+
+/// Tells which files are missing that records name, and that no erasure on record explains; it may be in another log than they.
+fn judge_missing(dir: &Path, reports: &mut [Report]) -> io::Result<()> {
+    if reports.iter().all(|report| report.sealed.wanting().next().is_none()) {
+        return Ok(());
+    }
+    let erased: HashSet<String> = erasures(&Logs::in_dir(dir)?)?.into_iter().flat_map(|erasure| erasure.keys).collect();
+    for report in reports {
+        report.sealed.explain_erased(&erased);
+        report.blame_missing();
+    }
+    Ok(())
 }
 
 /// Checks the log of one origin against all that vouches for it.
@@ -233,6 +251,7 @@ impl<'a> Check<'a> {
         let chosen = std::mem::take(&mut self.segments);
         std::thread::scope(|scope| self.read(&chosen, &Ahead::start(scope, self.storage, &chosen)?))?;
         self.faults_up_to(u64::MAX);
+        self.report.sealed.explain_pruned(self.pruned);
         if self.is_to_end {
             self.lost_records();
             self.gone();
@@ -357,6 +376,9 @@ impl<'a> Check<'a> {
         self.before.extend(computed);
         self.next_seq = line.seq.checked_add(1);
         self.head = Some((line.seq, line.chain));
+        if let Some(what) = self.report.sealed.look(self.storage, line, name, number) {
+            self.blame(Some(line.seq), name, number, what);
+        }
         let pruned = line.pruned().and_then(|name| name.strip_suffix(".jsonl")?.parse().ok());
         self.pruned = pruned.unwrap_or(self.pruned);
         self.grow(line.seq, leaf, name, number);

@@ -360,6 +360,17 @@ impl Core {
         let _in_metrics = self.hand_over(entry);
     }
 
+    /// The number of the next record, or an earlier one: what is stored now stands before a record that comes later.
+    pub(super) fn next_number(&self) -> u64 {
+        self.records.load(Ordering::Relaxed) + 1
+    }
+
+    /// What must stay free for the ends of running calls, in bytes.
+    pub(super) fn room_kept(&self) -> u64 {
+        let running = self.running.load(Ordering::Relaxed);
+        self.options.reserve_bytes.saturating_add(running.saturating_mul(self.options.outcome_room_bytes))
+    }
+
     pub(super) fn health(&self) -> Health {
         Health {
             is_open: self.is_open(),

@@ -105,6 +105,10 @@ pub struct ToolEntry {
     /// How argument values are stored in records, by JSON Pointer; `keyed` where nothing is said.
     #[serde(default)]
     pub fields: BTreeMap<String, Treatment>,
+    /// Whether arguments and results are kept whole beside the audit log, sealed to `audit.payloads.openers`. A policy row can ask for it too; the
+    /// two add up. Default false.
+    #[serde(default)]
+    pub record_payload: bool,
     /// Whether a repeat of the same call is harmless: `none`, `by_arguments` or `key:POINTER`. Default `none`.
     #[serde(default)]
     pub idempotency: Idempotency,

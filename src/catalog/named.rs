@@ -122,6 +122,7 @@ fn by_name(kind: Kind, at: usize, source: &Source, (name, own): (&str, &str), po
         raised_from: None,
         labels: Vec::new(),
         fields: Vec::new(),
+        record_payload: false,
         argument_names: Vec::new(),
         idempotency: Idempotency::None,
         compensation: None,

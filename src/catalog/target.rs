@@ -146,6 +146,8 @@ pub struct Target {
     pub labels: Vec<Label>,
     /// How argument values are stored, longest pointer first.
     pub fields: Vec<(String, Treatment)>,
+    /// Whether arguments and results are kept sealed, whatever the policy says.
+    pub record_payload: bool,
     /// Every member name that the reviewed input schema or a field rule has, at whatever depth, sorted.
     pub argument_names: Vec<Box<str>>,
     /// What makes two calls the same.
@@ -237,6 +239,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         labels: entry.map(|entry| entry.labels.clone()).unwrap_or_default(),
         argument_names: argument_names(node.as_ref().and_then(|node| node.get("inputSchema")), entry),
         fields: fields(entry),
+        record_payload: entry.is_some_and(|entry| entry.record_payload),
         idempotency: entry.map(|entry| entry.idempotency.clone()).unwrap_or_default(),
         compensation: entry.and_then(|entry| entry.compensation.clone()),
         cost: entry.map(|entry| entry.cost).unwrap_or_default().value(),

@@ -6,6 +6,7 @@
 //! a record is the stored line, byte for byte.
 
 mod anomalies;
+mod erase;
 mod export;
 mod find;
 mod index;
@@ -14,6 +15,7 @@ mod pack;
 mod print;
 mod prove;
 mod reach;
+mod reveal;
 mod show;
 mod stats;
 mod tail;
@@ -35,6 +37,7 @@ use crate::audit::redact::ValueKey;
 use crate::audit::values;
 use crate::cli::{Context, table};
 use anomalies::Judged;
+use erase::Erase;
 use export::Export;
 use find::Find;
 use keys::{Certify, Keygen};
@@ -42,6 +45,7 @@ use pack::Pack;
 use print::Printer;
 use prove::Prove;
 use reach::Reach;
+use reveal::Reveal;
 use stats::Sums;
 use verify::Verify;
 
@@ -87,8 +91,8 @@ pub enum Verb {
     /// Checks that no record was changed, dropped, moved or put in. Exit code 3 when one was.
     #[command(after_help = "Example:\n  doorward audit verify --anchor /mnt/anchors/doorward.notes --since-anchor")]
     Verify(Box<Verify>),
-    /// Makes an operator's root key, which vouches for logs and is kept off their machine.
-    #[command(after_help = "Example:\n  doorward audit keygen --out root.key")]
+    /// Makes an operator's root key, which vouches for logs and is kept off their machine; or a person's key that opens payloads.
+    #[command(after_help = "Examples:\n  doorward audit keygen --out root.key\n  doorward audit keygen --opener alice --out alice.key")]
     Keygen(Keygen),
     /// Vouches with a root key for the key that the log has now. `audit verify` then finds a log that was signed anew with other keys.
     #[command(after_help = "Example:\n  doorward audit certify --root /mnt/offline/root.key")]
@@ -96,6 +100,14 @@ pub enum Verb {
     /// The proof that one record is in the log, for somebody who has neither the log nor the other records.
     #[command(after_help = "Example:\n  doorward audit prove 42 --out record-42.proof")]
     Prove(Prove),
+    /// Opens what was kept sealed of a call, its arguments and its result, and puts that on record.
+    #[command(
+        after_help = "Examples:\n  doorward audit reveal main:42 --key alice.key --key bob.key --reason 'ticket 17'\n  doorward audit reveal main:42 --key alice.key --share-to 42.share --reason 'ticket 17'\n  doorward audit reveal main:42 --key bob.key --share 42.share --reason 'ticket 17'"
+    )]
+    Reveal(Reveal),
+    /// Destroys the keys of what was kept sealed of a subject, for good, and puts that on record.
+    #[command(after_help = "Example:\n  doorward audit erase --subject agent:triage-bot --before 2026-10 --reason 'ticket 18'")]
+    Erase(Erase),
     /// Calls whose end nobody knows, and calls that still run.
     #[command(after_help = "Example:\n  doorward audit unresolved --json")]
     Unresolved,
@@ -194,6 +206,20 @@ pub enum Error {
     /// What a person does to a log is on record first.
     #[error("not recorded, so nothing was done: {0}")]
     Unrecorded(String),
+    /// What is sealed stays so.
+    #[error("{0}")]
+    Sealed(String),
+    /// Of a subject nothing is kept; ends with the subject and a backtick.
+    #[error("no payload is kept of `{0}; a subject is written as in `on_behalf_of` of a record, or else in `principal`")]
+    NoSubject(String),
+    /// A key or a payload cannot be destroyed.
+    #[error("the erasure is on record and was cut off: a file in `{dir}` cannot be removed: {source}; erase again")]
+    Unerased {
+        /// The folder of the logs.
+        dir: String,
+        /// What the disk reported.
+        source: io::Error,
+    },
     /// An anchor file has none.
     #[error("`{0}` holds no anchor: a signed checkpoint as it is, or a line with one as a JSON string")]
     NoAnchor(String),
@@ -294,8 +320,10 @@ pub fn run(args: &Args, home: &Home, json: bool, out: &mut dyn Write) -> Result<
     let print = Printer { json, zone: TimeZone::system() };
     let keys = args.keys.clone().unwrap_or_else(|| home.keys.clone());
     let mut asking = Asking { dir, keys, logs: Logs::in_dir(dir).map_err(unreadable)?, print };
-    if !matches!(args.verb, Verb::Tail { .. } | Verb::Verify(_) | Verb::Keygen(_) | Verb::Certify(_) | Verb::Prove(_) | Verb::Index { .. })
-    {
+    if !matches!(
+        args.verb,
+        Verb::Tail { .. } | Verb::Verify(_) | Verb::Keygen(_) | Verb::Certify(_) | Verb::Prove(_) | Verb::Erase(_) | Verb::Index { .. }
+    ) {
         asking.with_index();
     }
     match &args.verb {
@@ -310,6 +338,10 @@ pub fn run(args: &Args, home: &Home, json: bool, out: &mut dyn Write) -> Result<
         }
         Verb::Keygen(asked) => keys::generate(asked, json, out),
         Verb::Certify(asked) => keys::certify(asked, dir, home.context.as_ref(), json, out),
+        Verb::Reveal(asked) => reveal::run(&asking, asked, home.context.as_ref(), json, out),
+        // Where else logs lie, nothing would tell their readers what is gone.
+        Verb::Erase(_) if args.dir.is_some() => Err(Error::Usage("erase works on the logs of the configuration: leave --dir out")),
+        Verb::Erase(asked) => erase::run(asked, dir, home.context.as_ref(), json, out),
         Verb::Unresolved => unresolved::run(&asking, out),
         Verb::Timeline { id } => timeline::run(&asking, id, out),
         Verb::Stats(asked) => stats::run(&asking, asked, out),

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::{Context, Failure, table, tools};
+use crate::audit::payload::Payloads;
 use crate::catalog::manifest::Label;
 use crate::catalog::tier::Tier;
 use crate::catalog::{Catalog, Live, PolicyNames, Source, Standing, Target, prompt_policy_name, template_policy_name};
+use crate::config::Config;
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::identity::{self, Trusted};
 use crate::limit::Limits;
@@ -47,6 +49,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let live = |_: &str| Arc::new(Live::default());
     let Loaded { catalog, policy, limits, warnings } = Folders::of(&config).load(&live, &schemas, None)?;
     super::serve::tls(&config.listen)?;
+    sealable(&config)?;
     if !args.quick {
         Equivalence::exhaustive(&policy).map_err(|difference| Failure::Other(difference.to_string()))?;
     }
@@ -96,6 +99,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     }
     // A withheld tool is safe, and not what its operator wants: say so to scripts.
     Ok(if withheld > 0 { 3 } else { 0 })
+}
+
+/// Whether payloads can be sealed to those who are to open them.
+pub(super) fn sealable(config: &Config) -> Result<(), Failure> {
+    config.openers().map(Payloads::new).transpose().map(drop).map_err(|wrong| Failure::Usage(wrong.to_string()))
 }
 
 /// Asks every server at once how it defines its tools now; why some could not be asked.
@@ -228,7 +236,7 @@ fn schema(tool: &Target) -> String {
 fn json(tool: &Target, rules: &[String], limits: &Limits) -> serde_json::Value {
     serde_json::json!({
         "tool": tool.policy_name, "name": tool.name, "upstream": tool.upstream_id, "tier": tool.tier.as_str(), "tier_claimed": tool.tier_claimed,
-        "labels": tool.labels, "scope": tool.scope, "definition": format!("sha256:{}", crate::seal::hex(&tool.hash)),
+        "labels": tool.labels, "record_payload": tool.record_payload, "scope": tool.scope, "definition": format!("sha256:{}", crate::seal::hex(&tool.hash)),
         "withheld": tool.withheld.as_ref().map(ToString::to_string), "rules": rules, "limits": limits.ids_for(&tool.policy_name).collect::<Vec<_>>(),
         "timeout_ms": tool.timeout_ms, "max_result_bytes": tool.max_result_bytes, "compensation": tool.compensation,
     })

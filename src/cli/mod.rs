@@ -94,6 +94,8 @@ pub enum Failure {
     Usage(String),
     /// A tool server failed: exit code 5.
     Upstream(String),
+    /// What is sealed stays so: exit code 3.
+    Sealed(String),
     /// Anything else: exit code 1.
     Other(String),
 }
@@ -207,6 +209,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
                 | audit::Error::Files(_)
                 | audit::Error::TooMany(_)
                 | audit::Error::Usage(_)) => Err(Failure::Usage(error.to_string())),
+                audit::Error::Sealed(why) => Err(Failure::Sealed(why)),
                 error => Err(Failure::other(error)),
             })
         }
@@ -267,6 +270,7 @@ fn report(context: &Context, failure: &Failure) -> u8 {
         Failure::Usage(message) => (2, vec![message.clone()]),
         Failure::Refused(error) => (error.facts().exit, vec![format!("{}: {error}\n  help: {}", error.facts().code, error.suggestion())]),
         Failure::Upstream(message) => (5, vec![message.clone()]),
+        Failure::Sealed(message) => (3, vec![message.clone()]),
         Failure::Other(message) => (1, vec![message.clone()]),
     };
     for line in &lines {

@@ -2,6 +2,7 @@
 //!
 //! Leaves to others: what is done. Whoever revokes does so even where nothing can be recorded.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use crate::audit::disk::Disk;
@@ -9,7 +10,7 @@ use crate::audit::log::{Durability, Log, Options};
 use crate::audit::record::{Kind, Record};
 use crate::audit::storage::Storage;
 use crate::config::Config;
-use crate::listen::admin::{self, Command};
+use crate::listen::admin::{self, Command, Deed};
 
 /// Stores the record through the running gateway, or in a log of this process's own where none runs.
 ///
@@ -19,14 +20,22 @@ use crate::listen::admin::{self, Command};
 /// # Errors
 /// Why it is not recorded, in words; it must not be done then.
 pub(super) async fn record(config: &Config, action: &str, subject: &str) -> Result<(), String> {
-    let did = Command::Did { action: action.to_owned(), subject: subject.to_owned() };
+    record_deed(config, Deed { action: action.to_owned(), subject: subject.to_owned(), ..Deed::default() }).await
+}
+
+/// The same, of which there is more to say.
+///
+/// # Errors
+/// Why it is not recorded, in words; it must not be done then.
+pub(super) async fn record_deed(config: &Config, deed: Deed) -> Result<(), String> {
+    let did = Command::Did(deed.clone());
     match admin::ask(config.state.as_ref(), &did).await {
         Ok(Some(answer)) if answer.contains("\"recorded\":true") => Ok(()),
         Ok(Some(answer)) => Err(reason(&answer)),
         Ok(None) if Disk::existing(config.audit.dir.as_ref(), "main").is_locked() => {
             Err("a gateway holds the audit log and does not answer on its socket; it may be starting or stopping".to_owned())
         }
-        Ok(None) => record_here(config, action, subject).await,
+        Ok(None) => record_here(config, &deed).await,
         Err(error) => Err(error.to_string()),
     }
 }
@@ -37,17 +46,26 @@ fn reason(answer: &str) -> String {
     told.and_then(|told| Some(told.get("error")?.as_str()?.to_owned())).unwrap_or_else(|| answer.trim().to_owned())
 }
 
-async fn record_here(config: &Config, action: &str, subject: &str) -> Result<(), String> {
+/// What a person did, as a record says it.
+pub(super) fn recorded(deed: &Deed, actor: String) -> Record<'_> {
+    let texts = |texts: &'_ [String]| texts.iter().map(|text| Cow::Owned(text.clone())).collect();
+    Record {
+        actor: Some(actor.into()),
+        action: Some(deed.action.as_str().into()),
+        subject: Some(deed.subject.as_str().into()),
+        call_id: deed.call_id.as_deref().map(Cow::Borrowed),
+        note: deed.reason.as_deref().map(Cow::Borrowed),
+        openers: texts(&deed.openers),
+        payload_keys: texts(&deed.payload_keys),
+        ..Record::new(Kind::Person)
+    }
+}
+
+async fn record_here(config: &Config, deed: &Deed) -> Result<(), String> {
     let dir: &Path = config.audit.dir.as_ref();
     let options = Options { name: config.audit.name.as_str().to_owned(), ..Options::default() };
     let (log, _) = Log::open_first_free(&options, dir, &config.log_keys(), "local").map_err(|error| error.to_string())?;
-    let record = Record {
-        actor: Some(format!("uid:{}", rustix::process::getuid().as_raw()).into()),
-        action: Some(action.into()),
-        subject: Some(subject.into()),
-        ..Record::new(Kind::Person)
-    };
-    let entry = log.encode(&record);
+    let entry = log.encode(&recorded(deed, format!("uid:{}", rustix::process::getuid().as_raw())));
     log.append(entry, Durability::Sync).await.map_err(|error| error.to_string())?;
     // What is recorded is recorded, whatever becomes of the record of the stop.
     let _ = log.close("done").await;

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Context, Failure, check, local};
+use super::{Context, Failure, check, local, person};
 use crate::audit::Opened;
 use crate::audit::anchor::{Anchors, Source};
 use crate::audit::filler::{self, Filler, SPARE_BYTES};
@@ -240,6 +240,7 @@ pub(super) fn tell_opened(opened: &Opened, dir: &std::path::Path) {
 pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let config = context.config()?;
     let tls = tls(&config.listen)?;
+    check::sealable(&config)?;
     let plan = Box::new(Folders::of(&config));
     let opened =
         Assembly::open(&config, plan, context.base(), LogOrigin::Main { accept_damage: args.accept_damage }).map_err(Failure::other)?;
@@ -365,10 +366,8 @@ async fn answer(running: &mut Running, asked: Asked) {
             Ok(version) => serde_json::json!({ "policy_version": version }),
             Err(faults) => serde_json::json!({ "faults": faults.iter().map(ToString::to_string).collect::<Vec<_>>() }),
         },
-        Command::Did { action, subject } => {
-            let record =
-                Record { actor: Some(who.into()), action: Some(action.into()), subject: Some(subject.into()), ..Record::new(Kind::Person) };
-            match running.assembly.shared().audit.event(&record).await {
+        Command::Did(deed) => {
+            match running.assembly.shared().audit.event(&person::recorded(&deed, who)).await {
                 Ok(()) => serde_json::json!({ "recorded": true }),
                 // Its own words are for agents and speak of a call.
                 Err(error) => serde_json::json!({ "error": error.detail().map_or_else(|| error.to_string(), str::to_owned) }),

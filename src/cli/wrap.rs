@@ -130,6 +130,7 @@ impl Wrapped {
             tier: definition.node().map_or(Tier::Irreversible, |node| claimed_tier(&node)),
             labels: Vec::new(),
             fields: BTreeMap::new(),
+            record_payload: false,
             idempotency: Idempotency::None,
             compensation: None,
             scope: None,

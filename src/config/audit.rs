@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Anchor, AuditDir, Bound, Folder, KeyText, LogName};
+use super::{Anchor, AuditDir, Bound, Folder, KeyText, LogName, Payloads};
 
 /// The audit log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +29,8 @@ pub struct Audit {
     pub anchors: Vec<Anchor>,
     /// A sealed segment that an anchor covers is removed so many days after its seal: 1 to 36500, default 400.
     pub retention_days: Bound<400, 1, 36_500>,
+    /// Arguments and results that are kept sealed, where a policy row or a manifest says `record_payload`.
+    pub payloads: Payloads,
 }
 
 /// An intent's durability by the tier of its tool.

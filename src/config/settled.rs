@@ -11,7 +11,12 @@ impl Config {
     /// The settled fields that differ from those that the gateway began with, by name.
     pub fn needs_restart(&self, began: &Self) -> Vec<String> {
         let [now, then] = [self, began].map(|config| serde_json::to_value(config).unwrap_or_default());
-        SETTLED.iter().flat_map(|member| differing(member, &now[member], &then[member])).collect()
+        let mut differ: Vec<String> = SETTLED.iter().flat_map(|member| differing(member, &now[member], &then[member])).collect();
+        let keys = |config: &Self| config.openers().map(|openers| openers.people);
+        if keys(self) != keys(began) && !differ.iter().any(|field| field == "audit.payloads") {
+            differ.push("people.payload_key".to_owned());
+        }
+        differ
     }
 }
 

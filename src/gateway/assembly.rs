@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::change::{self, Change};
 use super::listing::Listings;
+use super::recording::open_log;
 use super::rounds::Rounds;
 use super::{Gateway, Shared};
 use crate::audit::anchor::Standings;
-use crate::audit::disk::Disk;
 use crate::audit::kept::{Kept, Sort};
-use crate::audit::log::{Log, OpenError, Opened, Options as LogOptions};
+use crate::audit::log::{OpenError, Opened};
+use crate::audit::payload::{Payloads, Unsealable};
 use crate::audit::record::{Kind, Record};
 use crate::audit::trail::Audit;
 use crate::audit::values::ValueKeys;
@@ -64,6 +65,9 @@ pub enum StartError {
     /// A file with keys of an authorization server.
     #[error("{0}")]
     Keys(#[from] Fault),
+    /// Who opens payloads.
+    #[error("{0}")]
+    Openers(#[from] Unsealable),
     /// The cryptographic library.
     #[error("the cryptographic library does not work on this machine")]
     Crypto,
@@ -130,6 +134,7 @@ impl Assembly {
         origin: LogOrigin,
     ) -> Result<(Self, Opened, mpsc::Receiver<Report>), StartError> {
         let clock = Clock::system();
+        let payloads = config.openers().map(Payloads::new).transpose()?;
         let state = State::open(config.state.as_ref())?;
         let (log, opened) = open_log(config, origin, &clock)?;
         let values = ValueKeys::open(&state.keys_folder(), clock.unix_nanos())?;
@@ -140,7 +145,7 @@ impl Assembly {
         let shared = Shared {
             anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin())),
             indexed: crate::audit::filler::Indexed::default(),
-            audit: Audit::new(log, values, config.audit.durability.clone(), clock),
+            audit: Audit::new(log, values, config.audit.durability.clone(), clock).keeping(payloads),
             identity: ArcSwap::from_pointee(identity),
             schemas: Schemas::default(),
             telemetry: Telemetry::default(),
@@ -383,26 +388,6 @@ impl Assembly {
             let _ = stop.await;
         }
     }
-}
-
-fn open_log(config: &Config, origin: LogOrigin, clock: &Clock) -> Result<(Log, Opened), StartError> {
-    let options = LogOptions {
-        clock: clock.clone(),
-        name: config.audit.name.as_str().to_owned(),
-        deadline_ms: config.audit.deadline_ms.value(),
-        segment_max_bytes: config.audit.segment_max_bytes.value(),
-        segment_max_age_ms: config.audit.segment_max_age_hours.value() * 3_600_000,
-        reserve_bytes: config.audit.reserve_bytes.value(),
-        ..LogOptions::default()
-    };
-    let (dir, keys): (&Path, _) = (config.audit.dir.as_ref(), config.log_keys());
-    Ok(match origin {
-        LogOrigin::Main { accept_damage } => {
-            let disk = Disk::open(dir, &keys, "main")?;
-            Log::open(LogOptions { origin: "main".to_owned(), accept_damage, ..options }, Arc::new(disk))?
-        }
-        LogOrigin::FirstFree => Log::open_first_free(&options, dir, &keys, "local")?,
-    })
 }
 
 /// The definitions that can be read, and why the others cannot.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::assembly::{Loaded, Plan, carried, targets};
-use super::obligations;
+use super::{obligations, recording};
 use crate::catalog::{Catalog, Live};
 use crate::config::{Config, Fault};
 use crate::limit::{Limits, Time};
@@ -25,6 +25,8 @@ pub struct Folders {
     pub agents: Vec<String>,
     /// The folder of the state database, which knows others.
     pub state: PathBuf,
+    /// Whether somebody is configured who opens payloads.
+    pub has_openers: bool,
 }
 
 impl Folders {
@@ -37,6 +39,7 @@ impl Folders {
             policies: config.policies.as_ref().to_owned(),
             agents: configured.chain(acting).cloned().collect(),
             state: config.state.as_ref().to_owned(),
+            has_openers: config.openers().is_some(),
         }
     }
 
@@ -67,6 +70,7 @@ impl Plan for Folders {
         obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy)?;
         let limits = carried(limits.with_rows(policy.rows()), previous, &targets);
         drop(targets);
+        recording::opened_by_somebody(self, &catalog, &policy)?;
         Ok(Loaded { catalog, policy, limits, warnings })
     }
 }

@@ -12,8 +12,7 @@ fn unkept(obligation: &Obligation) -> Option<&'static str> {
         Obligation::Approve { .. } | Obligation::ApproveUser => Some("approvals come"),
         Obligation::Redact => Some("redaction of results comes"),
         Obligation::DryRun => Some("dry runs come"),
-        Obligation::Limit(_) => None,
-        Obligation::RecordPayload => Some("kept payloads come"),
+        Obligation::Limit(_) | Obligation::RecordPayload => None,
     }
 }
 

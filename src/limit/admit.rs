@@ -17,6 +17,11 @@ impl<'d> Admission<'d> {
     pub fn invocation(&self) -> &Invocation<'d> {
         self.0.invocation()
     }
+
+    /// The permit of the policy.
+    pub fn permit(&self) -> &Permit<'d> {
+        &self.0
+    }
 }
 
 /// Spends a token of every limit that matches the call, or none.

@@ -38,13 +38,26 @@ pub enum Command {
     Reload,
     /// How everything stands.
     Status,
-    /// Record what a person did with files or keys.
-    Did {
-        /// The action, such as `agent_add`.
-        action: String,
-        /// What it was done to.
-        subject: String,
-    },
+    /// Record what a person did with files, keys or payloads.
+    Did(Deed),
+}
+
+/// What a person did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deed {
+    /// The action, such as `agent_add`.
+    pub action: String,
+    /// What it was done to.
+    pub subject: String,
+    /// The invocation that it has to do with.
+    pub call_id: Option<String>,
+    /// Why, in the person's words.
+    pub reason: Option<String>,
+    /// Whose keys opened payloads.
+    pub openers: Vec<String>,
+    /// The data keys of payloads that are destroyed.
+    pub payload_keys: Vec<String>,
 }
 
 /// A command and where its answer goes.

@@ -35,6 +35,24 @@ macro_rules! passes_notes_on {
             let $work = || $inner.promote_key();
             $step
         }
+        fn payloads(&$this) -> std::io::Result<Vec<String>> {
+            $inner.payloads()
+        }
+        fn payload(&$this, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+            $inner.payload(name)
+        }
+        fn put_payload(&$this, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+            let $work = || $inner.put_payload(name, bytes);
+            $step
+        }
+        fn remove_payloads(&$this, names: &[String]) -> std::io::Result<()> {
+            let $work = || $inner.remove_payloads(names);
+            $step
+        }
+        fn erase_payload(&$this, name: &str) -> std::io::Result<()> {
+            let $work = || $inner.erase_payload(name);
+            $step
+        }
     };
 }
 

@@ -39,6 +39,7 @@ mod kill;
 mod limits;
 mod mcp_checklist;
 mod one_end;
+mod payloads;
 mod policy;
 mod policy_cases;
 mod policy_live;

@@ -53,6 +53,7 @@ impl Audit {
     pub fn store_counted(&self) {
         self.look_at_clock();
         self.turn_keys();
+        self.payloads.as_ref().inspect(|payloads| payloads.forget(&self.log));
         self.store_counted_until(self.clock.unix_nanos());
     }
 

@@ -60,6 +60,10 @@ impl Audit {
     /// `audit_unavailable` when it could not be stored in time. The call itself may have done anything by then.
     pub async fn round<'d>(&self, trail: &mut Trail<'_>, cleared: Cleared<'d>, open: Open) -> Result<Recorded<'d>, Error> {
         trail.intent = Some((open.seq, open.since));
+        if cleared.records_payload() {
+            let kept = Box::pin(self.keep_arguments(trail, Kind::Round, cleared.invocation())).await;
+            kept.map_err(|error| error.after_effect(Effect::Unknown, false))?;
+        }
         let mut record = trail.full(Kind::Round, &self.keys.current());
         record.intent_seq = Some(open.seq);
         record.decision = Some("allow".into());
@@ -86,10 +90,11 @@ impl Audit {
     }
 
     /// What was asked: which questions, by which methods, and the hash of the questions, whose text may say anything.
-    pub(super) fn asked_entry(&self, trail: &Trail<'_>, seq: u64, questions: &Questions) -> Entry {
+    pub(super) fn asked_entry(&self, trail: &Trail<'_>, seq: u64, questions: &Questions, payload: Option<String>) -> Entry {
         let mut record = trail.record(Kind::Round);
         record.intent_seq = Some(seq);
         record.action = Some("asked".into());
+        record.payload = payload.map(Cow::Owned);
         self.note_questions(&mut record, questions);
         self.log.encode(&record)
     }

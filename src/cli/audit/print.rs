@@ -71,6 +71,7 @@ impl Printer {
         say("near", (!record.near_rules.is_empty()).then(|| record.near_rules.join(",")).as_deref());
         say("limit", record.limit.as_deref());
         say("answers", (!record.answers.is_empty()).then(|| record.answers.join(",")).as_deref());
+        say("openers", (!record.openers.is_empty()).then(|| record.openers.join(",")).as_deref());
         say("effect", record.effect.as_deref());
         say("targets", (record.targets.len() > 1).then(|| record.targets.join(",")).as_deref());
         say("count", record.count.map(|count| count.to_string()).as_deref());

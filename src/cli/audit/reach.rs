@@ -175,7 +175,7 @@ fn present(home: &Home, agent: &str) -> Result<Today, Error> {
 fn why(failure: Failure) -> String {
     match failure {
         Failure::Faults(faults) => faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-        Failure::Usage(text) | Failure::Upstream(text) | Failure::Other(text) => text,
+        Failure::Usage(text) | Failure::Upstream(text) | Failure::Sealed(text) | Failure::Other(text) => text,
         Failure::Refused(error) => error.to_string(),
     }
 }

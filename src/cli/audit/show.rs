@@ -17,7 +17,8 @@ pub(super) fn run(asking: &Asking<'_>, what: &str, out: &mut dyn Write) -> Resul
     Ok(0)
 }
 
-fn asked(what: &str) -> Asked {
+/// What is meant by a number, a place or an id.
+pub(super) fn asked(what: &str) -> Asked {
     let place = |origin: Option<&str>, seq: &str| Some(Asked::Place(origin.map(str::to_owned), seq.parse().ok()?));
     let found = match what.rsplit_once(':') {
         Some((origin, seq)) => place(Some(origin), seq),
@@ -27,7 +28,7 @@ fn asked(what: &str) -> Asked {
 }
 
 /// Where the call may be although nothing has its id. The id of an invocation tells when it began (RFC 9562, 5.7).
-fn perhaps(what: &str, unreadable: u64) -> String {
+pub(super) fn perhaps(what: &str, unreadable: u64) -> String {
     let damaged =
         if unreadable == 0 { String::new() } else { format!("; {unreadable} lines are not records, see `doorward audit verify`") };
     let begun =

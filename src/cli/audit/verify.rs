@@ -138,6 +138,9 @@ fn print(out: &mut dyn Write, json: bool, reports: &[Report]) -> io::Result<()> 
         for finding in &report.findings {
             writeln!(out, "  {}", safe(&finding.to_string()))?;
         }
+        if let Some(payloads) = payloads(report) {
+            writeln!(out, "  payloads and their keys: {payloads}")?;
+        }
         for torn in &report.torn {
             writeln!(out, "  set aside by an earlier start: {}", safe(torn))?;
         }
@@ -146,6 +149,14 @@ fn print(out: &mut dyn Write, json: bool, reports: &[Report]) -> io::Result<()> 
         }
     }
     Ok(())
+}
+
+/// How the files stand that records name; `None` where there are none.
+fn payloads(report: &Report) -> Option<String> {
+    let counts =
+        [(report.sealed.sound, "as recorded"), (report.sealed.erased, "erased"), (report.sealed.pruned, "removed with their records")];
+    let told: Vec<_> = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    (!told.is_empty()).then(|| told.join(", "))
 }
 
 #[derive(Serialize)]
@@ -161,9 +172,17 @@ struct ReportLine<'a> {
     signed: Option<HeldLine>,
     vouched: Option<HeldLine>,
     anchored: Option<HeldLine>,
+    payloads: PayloadsLine,
     findings: Vec<FindingLine<'a>>,
     torn: &'a [String],
     unseen: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct PayloadsLine {
+    sound: u64,
+    erased: u64,
+    pruned: u64,
 }
 
 #[derive(Serialize)]
@@ -201,6 +220,7 @@ impl<'a> From<&'a Report> for ReportLine<'a> {
             signed: report.signed.as_ref().map(HeldLine::from),
             vouched: report.vouched.as_ref().map(HeldLine::from),
             anchored: report.anchored.as_ref().map(HeldLine::from),
+            payloads: PayloadsLine { sound: report.sealed.sound, erased: report.sealed.erased, pruned: report.sealed.pruned },
             findings: report.findings.iter().map(line).collect(),
             torn: &report.torn,
             unseen: report.unseen(),
@@ -211,6 +231,7 @@ impl<'a> From<&'a Report> for ReportLine<'a> {
 /// A refusal by the check, as other refusals exit.
 pub(super) const EXIT_DAMAGED: u8 = 3;
 
-fn count(number: u64, of: &str) -> String {
+/// A number and what it is of.
+pub(super) fn count(number: u64, of: &str) -> String {
     format!("{number} {of}{}", if number == 1 { "" } else { "s" })
 }
