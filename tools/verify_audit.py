@@ -290,14 +290,14 @@ def field(body, key, pattern=rb'[^"]*'):
     return re.match(rb"(?:%s)?" % pattern, body[body.rfind(key) + len(key) :])[0] if key in body else None
 
 
-def verify_proof(text, key):
+def verify_proof(text, keys):
     proof, record = json.loads(text), text.rstrip().partition(',"record":')[2][:-1]
     claim, path, place = Claim("proof", "checkpoint", parse_note(proof["checkpoint"])), unbase64(proof["path"]), json.loads(record)
     hashes = [path[at : at + 32] for at in range(0, len(path), 32)]
     leaf, is_here = sha256(b"\0", record.encode()), place["origin"] == claim.name.rsplit("/", 1)[-1]
     for is_so, what in (
         (list(proof) == ["doorward_proof", "index", "path", "checkpoint", "record"] and proof["doorward_proof"] == 1, "it is no proof"),
-        (not signature_fault(claim.note, key) and claim.name == key[0], "its checkpoint is not signed by the key"),
+        (any(not signature_fault(claim.note, key) and claim.name == key[0] for key in keys), "its checkpoint is not signed by the key"),
         (is_here and place["seq"] == claim.first + proof["index"], "the record's number or log is not that of its place"),
         (len(path) % 32 == 0 and leads(leaf, proof["index"], claim.size, hashes) == claim.root, "the record is not what was signed"),
     ):
@@ -309,23 +309,38 @@ def verify_proof(text, key):
 def main():
     parser = argparse.ArgumentParser(description="Checks Doorward's audit logs and proofs without Doorward.")
     parser.add_argument("verb", choices=["log", "proof"])
-    parser.add_argument("path", help="an origin's folder, or a proof")
+    parser.add_argument("path", help="an origin's folder; a proof, or a folder of them")
     parser.add_argument("--root-key", metavar="VKEY")
     for word, value in (("--anchor", "FILE"), ("--key", "VKEY")):
         parser.add_argument(word, action="append", default=[], metavar=value)
     asked = parser.parse_args()
     keys = [parse_key(text) or parser.error(f"{text} is no key") for text in asked.key + ([asked.root_key] if asked.root_key else [])]
+    if asked.verb == "proof":
+        keys or parser.error("a proof needs --key")
+        checks = [lambda file=file: verify_proof(read(file), keys) for file in proofs(asked.path)] or parser.error("there is no proof")
+    else:
+        root = keys.pop() if asked.root_key else None
+        checks = [lambda: Log(os.path.abspath(asked.path), asked.anchor, root, keys).verify()]
+    all_said = [answer(check) for check in checks]
+    for said in all_said:
+        print(json.dumps(said))
+    return 0 if all(said["verdict"] in ("sound", "holds") for said in all_said) else 3
+
+
+def proofs(path):
+    """The file, or every `*.proof` below the folder."""
+    if os.path.isdir(path):
+        return sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names if name.endswith(".proof"))
+    return [path]
+
+
+def answer(check):
     try:
-        if asked.verb == "log":
-            said = Log(os.path.abspath(asked.path), asked.anchor, keys.pop() if asked.root_key else None, keys).verify()
-        else:
-            said = verify_proof(read(asked.path), keys[0] if keys else parser.error("a proof needs --key"))
+        return check()
     except Wrong as wrong:
-        said = dict(zip(("verdict", "seq", "file", "what"), ("DAMAGED", *wrong.args)))
+        return dict(zip(("verdict", "seq", "file", "what"), ("DAMAGED", *wrong.args)))
     except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-        said = {"verdict": "does not hold", "what": str(wrong)}
-    print(json.dumps(said))
-    return 0 if said["verdict"] in ("sound", "holds") else 3
+        return {"verdict": "does not hold", "what": str(wrong)}
 
 
 if __name__ == "__main__":
