@@ -104,7 +104,7 @@ impl DataKey {
             let names: Vec<&str> = set.iter().map(|(name, _)| name.as_str()).collect();
             let mut masked = content.clone();
             set.iter().for_each(|(_, secret)| apply(&mut masked, &mask(secret, file, &names)));
-            locks.push(Lock { openers: names.iter().map(|name| (*name).to_owned()).collect(), masked: STANDARD.encode(&*masked) });
+            locks.push(Lock { openers: names.iter().map(|name| (*name).to_owned()).collect(), masked: STANDARD.encode(*masked) });
         }
         let head = Head { doorward_payload: VERSION, nonce: STANDARD.encode(nonce), locks };
         let mut sealed = plain.to_vec();
