@@ -182,7 +182,11 @@ fn otherwise(case: &Case, decision: &Decision<'_>) -> Option<String> {
         return None;
     }
     let expected = if case.expect == Expected::Allow { "allowed" } else { "denied" };
-    let by = case.rules.as_ref().map(|rules| format!(" by {}", rules.join(", "))).unwrap_or_default();
+    let by = match case.rules.as_deref() {
+        None => String::new(),
+        Some([]) => " by no rule".to_owned(),
+        Some(rules) => format!(" by {}", rules.join(", ")),
+    };
     let with = case.obligations.as_ref().map(|with| format!(", with {}", with.join(", "))).unwrap_or_default();
     Some(format!("{}; asked for: {expected}{by}{with}", verdict(decision)))
 }
