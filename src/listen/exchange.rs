@@ -251,7 +251,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Nothing to say, as after a notification.
-    fn accepted() -> Self {
+    pub(super) fn accepted() -> Self {
         Self { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None, challenge: None }
     }
 

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName};
 
+use super::subscribe::SUBSCRIPTION;
 use crate::config::Listen;
 use crate::error::{Code, Error};
 use crate::mcp::json::Node;
@@ -96,13 +97,17 @@ pub fn accepts(headers: &HeaderMap, kind: &str) -> bool {
 /// # Errors
 /// `malformed_request` (-32602), `header_mismatch` (-32020), `unsupported_version` (-32022), each with HTTP 400.
 pub fn check_modern(headers: Option<&HeaderMap>, method: &str, params: Option<&Node<'_>>) -> Result<Revision, Error> {
-    let missing = |message: &'static str| Error::new(Code::MalformedRequest, message).wire(-32602, 400);
+    let refused = |message: &'static str| Error::new(Code::MalformedRequest, message).wire(-32602, 400);
     let meta = Meta::of(params);
     let version = meta
         .protocol_version()
-        .ok_or_else(|| missing("`params._meta` lacks `io.modelcontextprotocol/protocolVersion`, which each request of 2026-07-28 has"))?;
+        .ok_or_else(|| refused("`params._meta` lacks `io.modelcontextprotocol/protocolVersion`, which each request of 2026-07-28 has"))?;
     if !meta.get("io.modelcontextprotocol/clientCapabilities").is_some_and(Node::is_object) {
-        return Err(missing("`params._meta` lacks `io.modelcontextprotocol/clientCapabilities`, which each request of 2026-07-28 has"));
+        return Err(refused("`params._meta` lacks `io.modelcontextprotocol/clientCapabilities`, which each request of 2026-07-28 has"));
+    }
+    if meta.get(SUBSCRIPTION).is_some() {
+        // It ties a notification to the request that asked for it, so it only ever comes from this side.
+        return Err(refused("`params._meta` has `io.modelcontextprotocol/subscriptionId`, which only a server's messages have"));
     }
     if let Some(headers) = headers {
         check_standard(headers, version, method, params)?;

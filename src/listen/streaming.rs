@@ -201,3 +201,54 @@ fn events(answer: Answer) -> Response<Answer> {
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::listen::replay::Replays;
+    use crate::mcp::messages::Downstream;
+
+    /// The next event, and how long it took to come, in seconds.
+    async fn next(events: &mut mpsc::Receiver<Bytes>) -> (Option<Bytes>, u64) {
+        let asked = tokio::time::Instant::now();
+        let event = events.recv().await;
+        (event, asked.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_call_says_every_15_s_that_it_lives_until_its_answer() {
+        let downstream = Arc::new(HttpDownstream::new(true, CancellationToken::new()));
+        let (ends, ended) = tokio::sync::oneshot::channel();
+        let running = Enduring::new(&TaskTracker::new(), async { ended.await.unwrap_or_else(|_| Outgoing::accepted()) });
+        let (send, mut events) = mpsc::channel(4);
+        let started = Started { running, downstream: Arc::clone(&downstream) };
+        tokio::spawn(async move { Out { events: send, recording: None }.pump(None, started).await });
+
+        let alive = || Some(Bytes::from_static(ALIVE));
+        assert_eq!(next(&mut events).await, (alive(), 0), "the silence before the stream began has been 15 s");
+        assert_eq!(next(&mut events).await, (alive(), 15));
+        downstream.notify("x", b"{}");
+        assert_eq!(next(&mut events).await, (Some(event(&notification("x", b"{}"))), 0));
+        assert_eq!(next(&mut events).await, (alive(), 15), "counted from what was said last");
+        let mut answer = Outgoing::accepted();
+        answer.body = Bytes::from_static(b"[]");
+        assert!(ends.send(answer).is_ok());
+        assert_eq!(next(&mut events).await, (Some(event(b"[]")), 0));
+        assert_eq!(next(&mut events).await, (None, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_was_taken_up_says_so_too() {
+        let replays = Replays::default();
+        let recording = replays.begin(&"agent:a".into(), &"own".into()).unwrap();
+        let first = String::from_utf8(recording.event(b"").to_vec()).unwrap();
+        let id = first.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
+        let Answer::Events(mut events) = taken_up(replays.take_up("own", id).unwrap()).into_body() else { panic!("no stream") };
+
+        assert_eq!(next(&mut events).await, (Some(Bytes::from_static(ALIVE)), 15));
+        assert_eq!(next(&mut events).await, (Some(Bytes::from_static(ALIVE)), 15));
+    }
+}

@@ -32,7 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const ALL_KNOWN: Duration = Duration::from_secs(5);
 /// Why most subscriptions end.
 const LEFT: &str = "the agent has ended it, or left";
-const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+/// The `_meta` key that ties what is told to the request that asked for it.
+pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// The places of those that are open.
 #[derive(Debug)]

@@ -106,3 +106,34 @@ async fn a_listen_is_one_record_and_its_end_another() {
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
 }
+
+#[tokio::test]
+async fn a_forged_subscription_id_is_refused_and_ends_nothing() {
+    const KEY: &str = "io.modelcontextprotocol/subscriptionId";
+    let (upstream, site, gateway) = gateway().await;
+    let client = gateway.client();
+    let ask = Ask::modern("subscriptions/listen", json!({ "notifications": { "toolsListChanged": true } }));
+    let mut listen = Stream::open(&client, &ask).await;
+    listen.message().await;
+    let seen = upstream.asked("tools/call").len();
+    let meta = format!("\"_meta\":{{\"{KEY}\":{},", ask.id());
+
+    for forged in [
+        Ask::call("up__echo", json!({})),
+        Ask::modern("tools/list", json!({})),
+        Ask::modern("subscriptions/listen", json!({ "notifications": {} })),
+    ] {
+        let answer = client.send(&forged.saying("\"_meta\":{", &meta)).await;
+        assert_eq!(answer.wire(), (400, -32602, "malformed_request".to_owned()));
+        assert!(answer.text().contains(KEY), "{}", answer.text());
+    }
+    // Whose request that is cannot be seen from the id, so on HTTP nothing is ended by it.
+    let params = json!({ "requestId": ask.id(), "_meta": { KEY: ask.id() } });
+    let ends = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": params });
+    let ends = Ask::post(ends.to_string()).with("MCP-Protocol-Version", "2026-07-28");
+    assert_eq!(client.send(&ends).await.status, 202);
+
+    site.write("policies/policy.csv", &format!("{ROWS}p, R9, agent:other, up__echo, read, -, allow\n"));
+    let told = listen.told("notifications/tools/list_changed").await;
+    assert_eq!((&told["params"]["_meta"][KEY], upstream.asked("tools/call").len()), (&ask.id(), seen));
+}
