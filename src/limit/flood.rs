@@ -2,7 +2,8 @@
 //!
 //! Owns: what is counted instead of recorded, and for how long. Leaves to others: writing the records (`audit`).
 //! INVARIANT: every refusal is recorded or counted, and every count comes out of [`Coalescer::drain`] once.
-//! INVARIANT: at most `max_keys` agents-codes-targets and as many agents are told apart; those beyond share one count.
+//! INVARIANT: at most `max_keys` agents-codes-targets, as many agents-codes and as many agents are told apart; those beyond share one count. No agent
+//! has more than an eighth of the first, so none takes from the others what they are told apart by.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -50,9 +51,9 @@ pub struct Coalesced {
     pub agent: Option<Box<str>>,
     /// The tool server, where it is one's.
     pub upstream: Option<Box<str>>,
-    /// The code; `None` when the agent's refusals were too many to tell apart.
+    /// The code; `None` when there were too many agents and codes to tell them apart.
     pub code: Option<Code>,
-    /// The target; `None` as with the code.
+    /// The target; `None` as with the code, and when the agent's refusals were of too many sorts.
     pub target: Option<Box<str>>,
     /// What the first of them was, in the caller's words: its reason or invocation id.
     pub first: Box<str>,
@@ -66,6 +67,8 @@ pub struct Coalesced {
 
 #[derive(Debug)]
 struct Window {
+    /// The source of whose share it takes.
+    of: Option<u64>,
     began: i64,
     recorded: u64,
     counted: Option<Coalesced>,
@@ -77,9 +80,14 @@ struct State {
     first: u64,
     window_nanos: i64,
     windows: HashMap<u64, Window>,
+    /// How many windows a source has for a code and target each.
+    shares: HashMap<u64, usize>,
     /// Counts whose window ended before anybody drained it.
     ended: Vec<Coalesced>,
 }
+
+/// A window's key, of whose share it is, and the source, code and target that all in it have.
+type Level<'a> = (u64, Option<u64>, Option<Source<'a>>, Option<Code>, Option<&'a str>);
 
 /// Tells floods from single refusals.
 #[derive(Debug)]
@@ -117,22 +125,18 @@ impl Coalescer {
     /// Takes note of several that were counted before; the record of them, if it is to be written, says how many.
     pub fn note_many(&self, unix_nanos: i64, source: Source<'_>, (code, target): (Code, &str), reason: &str, count: u64) -> Verdict {
         let mut state = self.state();
-        let whole = self.hasher.hash_one((source, code, target));
-        let (room, more) = (state.windows.len() < self.max_keys, state.windows.len() < 2 * self.max_keys);
-        let by_source = self.hasher.hash_one(source);
-        let (key, source, code, target) = match (state.windows.contains_key(&whole) || room, state.windows.contains_key(&by_source) || more)
-        {
-            (true, _) => (whole, Some(source), Some(code), Some(target)),
-            (false, true) => (by_source, Some(source), None, None),
-            (false, false) => (0, None, None, None),
-        };
-        let State { first, window_nanos, windows, ended } = &mut *state;
-        let window = windows.entry(key).or_insert(Window { began: unix_nanos, recorded: 0, counted: None });
+        let (key, of, source, code, target) = self.level(&state, source, code, target);
+        let State { first, window_nanos, windows, shares, ended } = &mut *state;
+        let window = windows.entry(key).or_insert_with(|| {
+            if let Some(of) = of {
+                *shares.entry(of).or_default() += 1;
+            }
+            Window { of, began: unix_nanos, recorded: 0, counted: None }
+        });
         // When nobody drains, a window goes on instead of filling memory.
-        let over = unix_nanos.saturating_sub(window.began) >= *window_nanos;
-        if over && (window.counted.is_none() || ended.len() < self.max_keys) {
+        if window.is_over(unix_nanos, *window_nanos) && (window.counted.is_none() || ended.len() < self.max_keys) {
             ended.extend(window.counted.take());
-            *window = Window { began: unix_nanos, recorded: 0, counted: None };
+            *window = Window { of, began: unix_nanos, recorded: 0, counted: None };
         }
         if window.recorded < *first {
             window.recorded += 1;
@@ -151,6 +155,24 @@ impl Coalescer {
         counted.count = counted.count.saturating_add(count);
         counted.to_unix_nanos = counted.to_unix_nanos.max(unix_nanos);
         Verdict::Count
+    }
+
+    /// The window that a refusal falls into, of whose share it is, and what is the same of all in it.
+    fn level<'a>(&self, state: &State, source: Source<'a>, code: Code, target: &'a str) -> Level<'a> {
+        let (whole, of) = (self.hasher.hash_one((1, source, code, target)), self.hasher.hash_one((3, source)));
+        let by_code = self.hasher.hash_one((2, source, code));
+        let known = |key| state.windows.contains_key(&key);
+        let has_share = state.shares.get(&of).is_none_or(|windows| *windows < self.max_keys.div_ceil(SHARES));
+        let count = state.windows.len();
+        if known(whole) || (count < self.max_keys && has_share) {
+            (whole, Some(of), Some(source), Some(code), Some(target))
+        } else if known(by_code) || count < 2 * self.max_keys {
+            (by_code, None, Some(source), Some(code), None)
+        } else if known(of) || count < 3 * self.max_keys {
+            (of, None, Some(source), None, None)
+        } else {
+            (0, None, None, None, None)
+        }
     }
 
     /// The counts whose window has ended by then, oldest first; for a task that runs every window, and with `i64::MAX` at stop.
@@ -178,15 +200,25 @@ impl State {
     fn drain(&mut self, unix_nanos: i64) -> Vec<Coalesced> {
         let mut out = std::mem::take(&mut self.ended);
         let window_nanos = self.window_nanos;
+        self.shares.clear();
         self.windows.retain(|_, window| {
-            let over = unix_nanos.saturating_sub(window.began) >= window_nanos;
+            let over = window.is_over(unix_nanos, window_nanos);
             if over {
                 out.extend(window.counted.take());
+            } else if let Some(of) = window.of {
+                *self.shares.entry(of).or_default() += 1;
             }
             !over
         });
         out.sort_by_key(|counted| counted.from_unix_nanos);
         out
+    }
+}
+
+impl Window {
+    /// Whether it has ended; also where the clock was set back, since when it will have is then unknown.
+    fn is_over(&self, unix_nanos: i64, window_nanos: i64) -> bool {
+        unix_nanos.saturating_sub(self.began).unsigned_abs() >= window_nanos.unsigned_abs()
     }
 }
 
@@ -201,3 +233,6 @@ impl Coalesced {
         self.to_unix_nanos = self.to_unix_nanos.max(other.to_unix_nanos);
     }
 }
+
+/// So many sources can each have as many windows as they like before one has to do with fewer.
+const SHARES: usize = 8;

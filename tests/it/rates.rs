@@ -281,18 +281,38 @@ fn a_flood_is_five_records_and_one_with_the_number_of_the_rest() {
 }
 
 #[test]
-fn invented_targets_fall_into_one_count_an_agent_and_then_one_for_all() {
-    let coalescer = Coalescer::new(Floods::default(), 10);
-    let note = |agent: &str, target: &str| coalescer.note(1, agent, Code::ToolNotFound, target, "why");
-    (0..10).for_each(|target| assert_eq!(note("a", &format!("t{target}")), Verdict::Record));
-    (10..1000).for_each(|target| assert_eq!(note("a", &format!("t{target}")) != Verdict::Count, target < 15));
-    let recorded = (0..1000).filter(|agent| note(&format!("x{agent}"), "t") != Verdict::Count).count();
-    assert_eq!(recorded, 9 + 5);
+fn invented_targets_fall_into_one_count_an_agent_and_code_and_agents_beyond_all_bounds_into_one() {
+    let coalescer = Coalescer::new(Floods::default(), 16);
+    let note = |agent: &str, code: Code, target: &str| coalescer.note(1, agent, code, target, "why");
+    // An agent's share is two windows; what it does beyond that is told apart by its code.
+    (0..2).for_each(|target| assert_eq!(note("a", Code::ToolNotFound, &format!("t{target}")), Verdict::Record));
+    (2..1000).for_each(|target| assert_eq!(note("a", Code::ToolNotFound, &format!("t{target}")) != Verdict::Count, target < 7));
+    (0..20).for_each(|target| assert_eq!(note("a", Code::PolicyDenied, &format!("t{target}")) != Verdict::Count, target < 5));
+    // The others have theirs all the same: 16 windows for whole sorts, up to 32 for codes, up to 48 for agents, and five records of all the rest.
+    let recorded = (0..1000).filter(|agent| note(&format!("x{agent}"), Code::PolicyDenied, "t") != Verdict::Count).count();
+    assert_eq!(recorded, 48 - 4 + 5);
     let drained = coalescer.drain(i64::MAX);
-    let of = |agent: Option<&str>| {
-        drained.iter().find(|counted| counted.agent.as_deref() == agent && counted.code.is_none()).map(|counted| counted.count)
+    let of = |agent: Option<&str>, code: Option<Code>| {
+        let found: Vec<_> = drained.iter().filter(|counted| (counted.agent.as_deref(), counted.code) == (agent, code)).collect();
+        (found.len(), found.iter().map(|counted| counted.count).sum::<u64>())
     };
-    assert_eq!(of(Some("a")), Some(985));
-    assert_eq!(of(None), Some(1000 - 9 - 5));
-    assert_eq!(drained.len(), 2);
+    assert_eq!(of(Some("a"), Some(Code::ToolNotFound)), (1, 993));
+    assert_eq!(of(Some("a"), Some(Code::PolicyDenied)), (1, 15));
+    assert_eq!(of(None, None), (1, 1000 - 44 - 5));
+    assert_eq!(drained.len(), 3);
+    assert_eq!(note("a", Code::ToolNotFound, "t"), Verdict::Record, "shares are given back");
+}
+
+#[test]
+fn a_clock_that_is_set_back_ends_a_window() {
+    let coalescer = Coalescer::new(Floods::default(), 16);
+    let note = |now: i64| coalescer.note(now, "a", Code::PolicyDenied, "t", "why");
+    let hour = 3_600_000_000_000;
+    assert_eq!((0..9).filter(|_| note(hour) == Verdict::Count).count(), 4);
+    // Two threads may look at the clock in another order than they come here.
+    assert_eq!(note(hour - 1_000), Verdict::Count);
+    assert_eq!(note(5), Verdict::Record);
+    assert_eq!(coalescer.drain(6).iter().map(|counted| counted.count).collect::<Vec<_>>(), [5]);
+    assert_eq!((0..9).filter(|_| note(hour) == Verdict::Count).count(), 4);
+    assert_eq!(coalescer.drain(7).len(), 1, "not only in an hour");
 }
