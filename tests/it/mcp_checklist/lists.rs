@@ -222,7 +222,7 @@ async fn a_dead_upstream_costs_only_its_own_entries() {
     assert_eq!((&prompts["ttlMs"], &prompts["_meta"]["dev.doorward/unavailable"]), (&json!(0), &json!(["dead"])));
     let rows = format!("{ROWS}p, R9, agent:demo, prompt:dead__*, read, -, allow\n");
     let site = site.policy(&rows);
-    drop(gateway);
+    gateway.kill().await;
     let gateway = connected(&site).await;
     let get = Ask::modern("prompts/get", json!({ "name": "dead__x" }));
     assert_eq!(gateway.client().send(&get).await.code(), "upstream_unavailable");

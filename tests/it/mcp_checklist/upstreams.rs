@@ -242,7 +242,7 @@ async fn n58_a_server_that_refuses_post_with_405_is_reached_on_http_and_sse() {
     let lost = gateway.client().call("up__die", json!({})).await;
     assert_eq!(lost.told(), "upstream_disconnected unknown");
     until("the stream comes back", async || (gateway.client().call("up__echo", json!({})).await.code() == "ok").then_some(())).await;
-    drop(gateway);
+    gateway.kill().await;
 
     // The next gateway on the same folder does not ask what it knows.
     let before = server.seen().len();
