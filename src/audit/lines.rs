@@ -112,23 +112,26 @@ pub(super) fn after(storage: &dyn Storage, place: (u64, u64), mut show: impl FnM
     Ok(())
 }
 
-/// Shows these lines of a chunk, in order; what stands near each other is read at once.
+/// Shows these lines of a chunk, in order; what stands near each other is read at once. Where the index was changed, it shows what stands there
+/// instead, or nothing.
 pub(super) fn rows(storage: &dyn Storage, chunk: &Chunk, offsets: &[u32], places: &[u16], mut show: impl FnMut(&[u8])) -> io::Result<()> {
     let begin = |place: u16| offsets.get(usize::from(place)).map(|offset| u64::from(*offset));
-    let end = |place: u16| offsets.get(usize::from(place) + 1).map_or(chunk.end - chunk.start, |offset| u64::from(*offset));
+    let end = |place: u16| offsets.get(usize::from(place) + 1).map_or(chunk.end.saturating_sub(chunk.start), |offset| u64::from(*offset));
     let name = segment_name(chunk.segment);
     let mut rest = places;
     while let Some(first) = rest.first().copied() {
         let Some(from) = begin(first) else { return Ok(()) };
         let near = rest.iter().take_while(|place| {
-            **place == first || begin(**place).is_some_and(|at| at < from + BLOCK as u64 && end(**place) < from + 4 * BLOCK as u64)
+            **place == first
+                || begin(**place)
+                    .is_some_and(|at| at < from.saturating_add(BLOCK as u64) && end(**place) < from.saturating_add(4 * BLOCK as u64))
         });
         let (run, later) = rest.split_at(near.count().max(1));
         let until = run.last().map_or(from, |last| end(*last));
         let mut bytes = Vec::new();
-        storage.read(&name, chunk.start + from)?.take(until - from).read_to_end(&mut bytes)?;
+        storage.read(&name, chunk.start.saturating_add(from))?.take(until.saturating_sub(from)).read_to_end(&mut bytes)?;
         for place in run {
-            let line = begin(*place).and_then(|at| bytes.get((at - from) as usize..)).unwrap_or_default();
+            let line = begin(*place).and_then(|at| bytes.get(usize::try_from(at.checked_sub(from)?).ok()?..)).unwrap_or_default();
             show(memchr::memchr(b'\n', line).and_then(|end| line.get(..end)).unwrap_or(line));
         }
         rest = later;
