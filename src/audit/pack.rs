@@ -39,8 +39,7 @@ use super::note::VerifyingKey;
 use super::proof::{Made, ProveError, prove_all};
 use super::record::Stored;
 use super::storage::{CHECKPOINT, ROOT, Storage, seal_name};
-use super::trust::Notes;
-use super::verify::key_of;
+use super::trust::{Notes, key_of};
 use crate::seal::{hex, sha256};
 
 /// What every name in an archive begins with.

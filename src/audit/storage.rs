@@ -146,6 +146,14 @@ pub(super) fn segments(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> 
     Ok(numbered(storage.list()?, ".jsonl"))
 }
 
+/// The same; none where their folder is not there.
+pub(super) fn present(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> {
+    match segments(storage) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found,
+    }
+}
+
 /// The files whose names are 20 digits and this ending, as (number, name), in order.
 pub(super) fn numbered(names: Vec<String>, ending: &str) -> Vec<(u64, String)> {
     let number = |name: &str| {

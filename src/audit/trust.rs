@@ -13,15 +13,15 @@
 //! what is signed is true of the records (`verify`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::chain::Chain;
+use super::chain::{Chain, Line};
 use super::checkpoint::{Certificate, Checkpoint};
 use super::note::{MAX_NOTE_BYTES, Note, NoteError, VerifyingKey};
-use super::storage::{CHECKPOINT, ROOT, SEALS, Storage};
+use super::storage::{CHECKPOINT, ROOT, SEALS, Storage, present};
 use super::tree::{Hash, Tree};
 
 /// The notes that stand beside a log's segments, as they were found: nothing of them is believed yet.
@@ -395,9 +395,45 @@ pub fn parse_peaks(text: &str, size: u64) -> Option<(Chain, Tree)> {
     Some((chain, Tree::from_peaks(size, peaks?)?))
 }
 
+/// The key of the segment that is written now or was last, and the segment's first record; `None` where it names no key or there is no segment.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn newest_key(storage: &dyn Storage) -> io::Result<Option<(u64, VerifyingKey)>> {
+    let last = present(storage)?.pop();
+    let keys = declared_keys(storage, last.as_slice())?;
+    Ok(keys.into_iter().next().and_then(|(first, (_, key))| Some((first, key.parse().ok()?))))
+}
+
+/// The key that the first record of a segment names; `None` where the segment is not there or names none.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn key_of(storage: &dyn Storage, segment: u64) -> io::Result<Option<VerifyingKey>> {
+    let named: Vec<_> = present(storage)?.into_iter().filter(|(first, _)| *first == segment).collect();
+    let keys = declared_keys(storage, &named)?;
+    Ok(keys.into_values().next().and_then(|(_, key)| key.parse().ok()))
+}
+
+/// What the first record of each segment says of its key, by the segment's first record, with the file.
+pub(super) fn declared_keys(storage: &dyn Storage, all: &[(u64, String)]) -> io::Result<BTreeMap<u64, (String, String)>> {
+    let mut keys = BTreeMap::new();
+    for (first, name) in all {
+        let mut text = Vec::new();
+        BufReader::new(storage.read(name, 0)?.take(FIRST_LINE_BYTES)).read_until(b'\n', &mut text)?;
+        let line = text.strip_suffix(b"\n").and_then(Line::split);
+        if let Some(key) = line.as_ref().and_then(Line::log_key) {
+            keys.insert(*first, (name.clone(), key.to_owned()));
+        }
+    }
+    Ok(keys)
+}
+
 /// Before each signature of a note.
 const SIGNED: &str = "\u{2014} ";
 /// How many lines the text of a checkpoint has.
 const TEXT_LINES: std::ops::RangeInclusive<usize> = 5..=8;
+/// Longest first record of a segment that is looked at for its key, in bytes.
+const FIRST_LINE_BYTES: u64 = 1 << 16;
 /// How many quotes of a line are tried.
 const MAX_QUOTES: usize = 64;

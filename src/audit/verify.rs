@@ -9,19 +9,18 @@
 //! (`recovery`).
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::path::Path;
 
 use super::ahead::{Ahead, Seen};
 use super::chain::{Chain, Line};
 use super::disk::{self, Disk};
 use super::find::Logs;
-use super::note::VerifyingKey;
 use super::payload::erasures;
 use super::report::missing;
-use super::storage::{Storage, segment_name, segments};
+use super::storage::{Storage, present, segment_name};
 use super::tree::{Hash, Tree};
-use super::trust::{Claim, Evidence, Notes, Source, Trust, parse_peaks, peaks_text, seal_file};
+use super::trust::{Claim, Evidence, Notes, Source, Trust, declared_keys, parse_peaks, peaks_text, seal_file};
 
 pub use super::report::{Finding, Held, Report};
 
@@ -116,14 +115,6 @@ fn verify_with(storage: &dyn Storage, origin: &str, notes: &dyn Fn() -> io::Resu
     let (notes, all) = (notes()?, present(storage)?);
     let keys = declared_keys(storage, &all)?;
     Check::new(storage, origin, &notes, asked, all, &keys)?.run()
-}
-
-/// The segments; none where their folder is not there.
-fn present(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> {
-    match segments(storage) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        found => found,
-    }
 }
 
 struct Check<'a> {
@@ -446,43 +437,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The key of the segment that is written now or was last, and the segment's first record; `None` where it names no key or there is no segment.
-///
-/// # Errors
-/// A file cannot be read.
-pub fn newest_key(storage: &dyn Storage) -> io::Result<Option<(u64, VerifyingKey)>> {
-    let last = present(storage)?.pop();
-    let keys = declared_keys(storage, last.as_slice())?;
-    Ok(keys.into_iter().next().and_then(|(first, (_, key))| Some((first, key.parse().ok()?))))
-}
-
-/// The key that the first record of a segment names; `None` where the segment is not there or names none.
-///
-/// # Errors
-/// A file cannot be read.
-pub fn key_of(storage: &dyn Storage, segment: u64) -> io::Result<Option<VerifyingKey>> {
-    let named: Vec<_> = present(storage)?.into_iter().filter(|(first, _)| *first == segment).collect();
-    let keys = declared_keys(storage, &named)?;
-    Ok(keys.into_values().next().and_then(|(_, key)| key.parse().ok()))
-}
-
-/// What the first record of each segment says of its key, by the segment's first record, with the file.
-fn declared_keys(storage: &dyn Storage, all: &[(u64, String)]) -> io::Result<BTreeMap<u64, (String, String)>> {
-    let mut keys = BTreeMap::new();
-    for (first, name) in all {
-        let mut text = Vec::new();
-        BufReader::new(storage.read(name, 0)?.take(FIRST_LINE_BYTES)).read_until(b'\n', &mut text)?;
-        let line = text.strip_suffix(b"\n").and_then(Line::split);
-        if let Some(key) = line.as_ref().and_then(Line::log_key) {
-            keys.insert(*first, (name.clone(), key.to_owned()));
-        }
-    }
-    Ok(keys)
-}
-
 const UNRECORDED: &str = "the segment is gone, and no record says that retention removed it";
 const WRONG_PEAKS: &str = "it is not the tree that the seal signs";
-/// Longest first record of a segment that is looked at for its key, in bytes.
-const FIRST_LINE_BYTES: u64 = 1 << 16;
 /// How often a log is looked at anew because it changed.
 const TRIES: u32 = 5;

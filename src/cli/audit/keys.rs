@@ -21,7 +21,7 @@ use crate::audit::disk::Disk;
 use crate::audit::note::{Signer, VerifyingKey};
 use crate::audit::payload::PersonKey;
 use crate::audit::storage::Storage;
-use crate::audit::verify::newest_key;
+use crate::audit::trust::newest_key;
 use crate::cli::Context;
 use crate::config::check_name;
 use crate::listen::admin::Deed;
