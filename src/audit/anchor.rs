@@ -11,13 +11,13 @@ mod put;
 mod syslog;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -184,20 +184,27 @@ impl Task {
     }
 
     async fn hand_over(&mut self, note: &Arc<str>, covers: &Checkpoint) -> io::Result<()> {
-        match &self.to {
-            Anchor::File(to) => {
-                // A volume that hangs keeps one thread, and not one more with each attempt.
-                if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the volume has not answered the attempt before"));
-                }
-                self.writing.insert(append(&to.path, note)).await.map_err(io::Error::other)?
+        let (to, note) = (self.to.clone(), Arc::clone(note));
+        match to {
+            Anchor::File(to) => self.write(move || append(&to.path, &note)).await,
+            Anchor::Stdout(_) if self.source.may_print => self.write(move || print(io::stdout().lock(), &note)).await,
+            Anchor::Stdout(_) => self.write(move || print(io::stderr().lock(), &note)).await,
+            Anchor::Syslog(to) => syslog::send(&to.to, &line(&note)).await,
+            Anchor::Put(to) => put::put(&to, covers, &note).await,
+            Anchor::Git(to) => {
+                let (name, path) = (git::file(covers), to.dir.join(git::file(covers)));
+                self.write(move || std::fs::write(path, &*note)).await?;
+                git::commit(&to, covers, &name).await
             }
-            Anchor::Stdout(_) if self.source.may_print => print(tokio::io::stdout(), note).await,
-            Anchor::Stdout(_) => print(tokio::io::stderr(), note).await,
-            Anchor::Syslog(to) => syslog::send(&to.to, &line(note)).await,
-            Anchor::Put(to) => put::put(to, covers, note).await,
-            Anchor::Git(to) => git::commit(to, covers, note).await,
         }
+    }
+
+    /// Writes in a thread of its own. A volume or a pipe that hangs keeps that one, and not one more with each attempt.
+    async fn write(&mut self, write: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "what it is written to has not answered the attempt before"));
+        }
+        self.writing.insert(tokio::task::spawn_blocking(write)).await.map_err(io::Error::other)?
     }
 }
 
@@ -206,23 +213,17 @@ fn line(note: &str) -> String {
     serde_json::json!({ "checkpoint": note }).to_string()
 }
 
-async fn print(mut out: impl tokio::io::AsyncWrite + Unpin, note: &str) -> io::Result<()> {
+fn print(mut out: impl Write, note: &str) -> io::Result<()> {
     // In one write: other lines of the process do not get between.
-    out.write_all(format!("{}\n", line(note)).as_bytes()).await?;
-    out.flush().await
+    out.write_all(format!("{}\n", line(note)).as_bytes())?;
+    out.flush()
 }
 
 /// Notes in a file, one behind the other with an empty line between, each durable before it counts.
-fn append(path: &Path, note: &str) -> JoinHandle<io::Result<()>> {
-    let (path, text) = (path.to_owned(), format!("{note}\n"));
-    let write = move || {
-        use std::io::Write;
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_data()
-    };
-    tokio::task::spawn_blocking(write)
+fn append(path: &Path, note: &str) -> io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(format!("{note}\n").as_bytes())?;
+    file.sync_data()
 }
 
 /// Gives a file its whole new text or leaves the old one.

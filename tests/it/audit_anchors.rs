@@ -1,7 +1,9 @@
 //! Checkpoints reach places that the log's disk is not, and a place that fails holds nothing up.
 
 use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -32,11 +34,12 @@ fn last_record(site: &Site) -> u64 {
     site.records().last().unwrap()["seq"].as_u64().unwrap()
 }
 
-/// A server that keeps what is put there, and answers with the status it is told.
+/// A server that keeps what is put there, and answers with the status it is told; one that is told `false` keeps nothing.
 struct Store {
     address: std::net::SocketAddr,
     got: Arc<Mutex<Vec<(String, HeaderMap, String)>>>,
     status: Arc<Mutex<StatusCode>>,
+    keeps: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -44,22 +47,25 @@ impl Store {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (got, status) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(StatusCode::CREATED)));
-        let (all, says) = (Arc::clone(&got), Arc::clone(&status));
+        let keeps = Arc::new(AtomicBool::new(true));
+        let (all, says, may_keep) = (Arc::clone(&got), Arc::clone(&status), Arc::clone(&keeps));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let (all, says) = (Arc::clone(&all), Arc::clone(&says));
+                let (all, says, may_keep) = (Arc::clone(&all), Arc::clone(&says), Arc::clone(&may_keep));
                 let answer = service_fn(move |request: Request<Incoming>| {
-                    let (all, says) = (Arc::clone(&all), Arc::clone(&says));
+                    let (all, says, may_keep) = (Arc::clone(&all), Arc::clone(&says), Arc::clone(&may_keep));
                     async move {
                         let (head, body) = request.into_parts();
                         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
                         let mut response = Response::new(Full::new(Bytes::new()));
                         *response.status_mut() = *says.lock().unwrap();
                         if head.method == http::Method::GET {
-                            let kept = all.lock().unwrap().first().map(|(_, _, body): &(String, HeaderMap, String)| body.clone());
-                            *response.status_mut() = StatusCode::OK;
+                            let wanted = format!("PUT {}", head.uri.path());
+                            let is_it = |(name, ..): &&(String, HeaderMap, String)| name.is_empty() || *name == wanted;
+                            let kept = all.lock().unwrap().iter().find(is_it).map(|(_, _, body)| body.clone());
+                            *response.status_mut() = if kept.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
                             *response.body_mut() = Full::new(Bytes::from(kept.unwrap_or_default()));
-                        } else {
+                        } else if may_keep.load(Ordering::Relaxed) {
                             all.lock().unwrap().push((format!("{} {}", head.method, head.uri.path()), head.headers, body));
                         }
                         Ok::<_, Infallible>(response)
@@ -68,7 +74,7 @@ impl Store {
                 tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer));
             }
         });
-        Self { address, got, status }
+        Self { address, got, status, keeps }
     }
 
     fn says(&self, status: StatusCode) {
@@ -126,6 +132,44 @@ async fn a_store_that_fails_is_said_once_and_holds_up_no_call_and_no_stop() {
     assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
     let metrics = gateway.console("/metrics").await.1;
     assert!(metrics.contains("doorward_audit_anchored_records{anchor=\"put http://"), "{metrics}");
+    assert!(gateway.stop().await.0.success());
+}
+
+#[tokio::test]
+async fn a_store_that_says_yes_and_keeps_nothing_is_found_out() {
+    let store = Store::start().await;
+    store.keeps.store(false, Ordering::Relaxed);
+    let (_upstream, site) = with_anchor(&format!("put: {{ url: \"http://{}\" }}", store.address)).await;
+    let mut gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+    let said = gateway.says("a checkpoint could not be anchored").await;
+    assert!(said.contains("does not have it") && said.contains("404"), "{said}");
+    let metrics = gateway.console("/metrics").await.1;
+    let held = metrics.lines().find(|line| line.starts_with("doorward_audit_anchored_records{anchor=\"put http://")).unwrap();
+    assert!(held.ends_with(" 0"), "{held}");
+    assert!(gateway.stop().await.0.success());
+}
+
+#[tokio::test]
+async fn a_store_that_never_answers_holds_up_no_call_and_no_stop() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (_upstream, site) = with_anchor(&format!("put: {{ url: \"http://{}\" }}", listener.local_addr().unwrap())).await;
+    let gateway = site.serve().await;
+    // Taken, and never read.
+    let _held = soon("a connection", listener.accept()).await.unwrap();
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+    let (status, said, _) = gateway.stop().await;
+    assert!(status.success() && said.contains("an anchor did not take the last checkpoint in time"), "{said}");
+    assert_eq!(site.records().last().unwrap()["action"], "stop");
+}
+
+#[tokio::test]
+async fn a_systems_log_that_is_not_there_is_said_once() {
+    let (_upstream, site) = with_anchor("syslog: { to: /no/such/socket, every_s: 1 }").await;
+    let mut gateway = site.serve().await;
+    let said = gateway.says("a checkpoint could not be anchored").await;
+    assert!(said.contains("syslog /no/such/socket"), "{said}");
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
     assert!(gateway.stop().await.0.success());
 }
 
@@ -196,6 +240,38 @@ async fn a_repository_has_a_commit_of_the_newest_checkpoint_and_its_remote_too()
     let note = git(&["-C", "remote", "show", "HEAD:doorward-main.note"]);
     assert_eq!(covered(&note), last_record(&site));
     assert_eq!(git(&["-C", "remote", "log", "-1", "--format=%s"]).trim(), format!("doorward/main {}", last_record(&site)));
+}
+
+#[tokio::test]
+async fn hooks_of_the_repository_do_not_run_and_a_remote_that_hangs_ends_with_the_gateway() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream).config("audit: { anchors: [ { git: { dir: anchors, push: origin, every_s: 1 } } ] }");
+    let git = |words: &[&str]| {
+        let done = Command::new("git").args(words).current_dir(site.path("")).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    git(&["init", "--quiet", "--bare", "remote"]);
+    git(&["clone", "--quiet", "remote", "anchors"]);
+    assert!(Command::new("mkfifo").arg(site.path("pipe")).status().unwrap().success());
+    let hook = |path: &str, does: &str| {
+        site.write(path, &format!("#!/bin/sh\n{does}\n"));
+        std::fs::set_permissions(site.path(path), std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    hook("anchors/.git/hooks/pre-commit", "exit 1");
+    hook("anchors/.git/hooks/post-commit", &format!("cat {}", site.path("pipe").display()));
+    // The remote says who it is, and then waits for ever.
+    hook("remote/hooks/pre-receive", &format!("echo $$ > {}; exec cat {}", site.path("hangs").display(), site.path("pipe").display()));
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+    let process = until("the remote", async || std::fs::read_to_string(site.path("hangs")).ok().filter(|text| text.ends_with('\n'))).await;
+    assert_eq!(git(&["-C", "anchors", "log", "--format=%s"]).lines().count(), 1);
+
+    let (status, said, _) = gateway.stop().await;
+
+    assert!(status.success() && said.contains("an anchor did not take the last checkpoint in time"), "{said}");
+    let process = format!("/proc/{}", process.trim());
+    until("its end", async || (!std::path::Path::new(&process).exists()).then_some(())).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,6 @@
 //! Checkpoints as objects of an HTTP store, each under a name of its own, so that a store with a retention lock keeps every one.
+//!
+//! What a store took is read back once: one that keeps nothing, or something else, has failed. A store may forbid the reading.
 
 use std::io;
 
@@ -8,7 +10,7 @@ use http::{StatusCode, Uri};
 
 use super::Checkpoint;
 use crate::config::PutAnchor;
-use crate::fetch;
+use crate::fetch::{self, Document};
 
 /// Puts one checkpoint at `URL/NAME/ORIGIN/RECORDS`.
 ///
@@ -23,16 +25,28 @@ pub(super) async fn put(to: &PutAnchor, covers: &Checkpoint, note: &str) -> io::
         headers.insert(AUTHORIZATION, token(&bearer.from_env).map_err(io::Error::other)?);
     }
     let answer = fetch::put(&url, headers.clone(), Bytes::copy_from_slice(note.as_bytes())).await.map_err(io::Error::other)?;
+    headers.remove(IF_NONE_MATCH);
+    let there = async { fetch::get_with(&url, headers).await.map_err(io::Error::other) };
     match answer.status {
-        status if status.is_success() => Ok(()),
+        status if status.is_success() => kept(note, &there.await?),
         StatusCode::PRECONDITION_FAILED => {
-            headers.remove(IF_NONE_MATCH);
-            let there = fetch::get_with(&url, headers).await.map_err(io::Error::other)?;
+            let there = there.await?;
             // An earlier attempt came through although its answer did not. Anything else is another log of this name: one was copied.
             let is_ours = there.status.is_success() && *there.body == *note.as_bytes();
             if is_ours { Ok(()) } else { Err(io::Error::other("another checkpoint stands there: does another log have this name?")) }
         }
         status => Err(io::Error::other(format!("the server answered {status}"))),
+    }
+}
+
+/// Whether what was taken is there.
+fn kept(note: &str, there: &Document) -> io::Result<()> {
+    match there.status {
+        // A token that may only write is a good one for this.
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Ok(()),
+        status if status.is_success() && *there.body == *note.as_bytes() => Ok(()),
+        status if status.is_success() => Err(io::Error::other("the server took the checkpoint and keeps something else")),
+        status => Err(io::Error::other(format!("the server took the checkpoint and does not have it: it answered {status}"))),
     }
 }
 
