@@ -41,7 +41,11 @@ pub struct Standing {
 
 /// What every anchor of one origin holds.
 #[derive(Clone, Debug, Default)]
-pub struct Standings(Arc<Mutex<BTreeMap<String, Standing>>>);
+pub struct Standings {
+    all: Arc<Mutex<BTreeMap<String, Standing>>>,
+    /// Records that at least one anchor has a checkpoint for.
+    anchored: Arc<watch::Sender<u64>>,
+}
 
 impl Standings {
     /// Each anchor by its name.
@@ -49,24 +53,41 @@ impl Standings {
         self.lock().clone()
     }
 
-    /// Reads what an earlier life of the process left in `folder`; empty where nothing can be read.
-    pub fn read(folder: &Path) -> Self {
+    /// Reads what an earlier life of the process left in `folder`; empty where nothing can be read. What is said to hold more than the log's
+    /// `records` is not believed.
+    pub fn read(folder: &Path, records: u64) -> Self {
         let known = std::fs::read(folder.join(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        Self(Arc::new(Mutex::new(known.unwrap_or_default())))
+        let mut known: BTreeMap<String, Standing> = known.unwrap_or_default();
+        known.retain(|_, standing| standing.records <= records);
+        let read = Self { all: Arc::new(Mutex::new(known)), anchored: Arc::default() };
+        read.tell(&read.lock());
+        read
     }
 
-    /// Records that at least one anchor has a checkpoint for.
-    pub fn anchored(&self) -> u64 {
-        self.lock().values().map(|standing| standing.records).max().unwrap_or(0)
+    /// Records that at least one anchor has a checkpoint for, and whenever that grows.
+    pub fn anchored(&self) -> watch::Receiver<u64> {
+        self.anchored.subscribe()
+    }
+
+    /// Forgets all but these: what is no anchor any more keeps nothing that could be asked for.
+    fn keep(&self, names: &[String]) {
+        let mut all = self.lock();
+        all.retain(|name, _| names.contains(name));
+        self.tell(&all);
+    }
+
+    fn tell(&self, all: &BTreeMap<String, Standing>) {
+        self.anchored.send_replace(all.values().map(|standing| standing.records).max().unwrap_or(0));
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Standing>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn took(&self, name: &str, records: u64, at: i64, folder: &Path) {
         let mut all = self.lock();
         all.insert(name.to_owned(), Standing { records, at, failing: None });
+        self.tell(&all);
         let text = serde_json::to_vec(&*all).unwrap_or_default();
         drop(all);
         let file = folder.join(FILE);
@@ -107,8 +128,7 @@ impl Anchors {
     pub fn start(anchors: &[Anchor], source: &Source) -> Self {
         let (mut tasks, last) = (JoinSet::new(), CancellationToken::new());
         let names: Vec<String> = anchors.iter().map(Anchor::to_string).collect();
-        // What is no anchor any more keeps nothing that could be asked for.
-        source.standings.lock().retain(|name, _| names.contains(name));
+        source.standings.keep(&names);
         for (to, name) in anchors.iter().zip(names) {
             tasks.spawn(Task { to: to.clone(), name, source: source.clone(), last: last.clone(), writing: None }.run());
         }

@@ -112,7 +112,8 @@ impl<'a> Line<'a> {
     pub fn split(line: &'a [u8]) -> Option<Self> {
         let open_body = line.len().checked_sub(FIELD_BYTES).map(|at| &line[..at])?;
         let hex = line[open_body.len()..].strip_prefix(FIELD)?.strip_suffix(b"\"}")?;
-        Some(Self { open_body, chain: Chain::from_digits(hex)?, seq: number(open_body, b",\"seq\":")? })
+        let seq = number(open_body, b",\"seq\":").filter(|seq| *seq <= MAX_SEQ)?;
+        Some(Self { open_body, chain: Chain::from_digits(hex)?, seq })
     }
 
     /// What the record reports.
@@ -190,6 +191,8 @@ fn nibble(digit: u8) -> Option<u8> {
     }
 }
 
+/// Largest number of a record: the largest that every JSON reader takes as it is. What says more is no part of a log, so sums of two do not overflow.
+pub const MAX_SEQ: u64 = (1 << 53) - 1;
 const FIELD: &[u8] = b",\"chain\":\"";
 const PAYLOAD: &[u8] = b",\"payload\":\"";
 /// `,"chain":"` + 64 digits + `"}`.

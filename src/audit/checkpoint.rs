@@ -9,8 +9,7 @@
 //! first 57                         the record that is leaf 0; only when it is not record 1
 //! segment 1001                     the first record of the segment that is being written
 //! time 2026-11-21T10:00:00Z
-//! chain HEX                        only in a seal: the chain after the segment's last record
-//! next VKEY                        only in a seal: the key of the next segment
+//! next VKEY                        only in a seal, which ends a segment: the key of the next
 //! ```
 //! The text of a certificate:
 //! ```text
@@ -28,7 +27,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
-use super::chain::Chain;
+use super::chain::MAX_SEQ;
 use super::note::{MAX_NOTE_BYTES, VerifyingKey};
 use super::tree::Hash;
 use crate::clock::rfc3339;
@@ -48,17 +47,8 @@ pub struct Checkpoint {
     pub segment: u64,
     /// When, in seconds since 1970.
     pub time: i64,
-    /// At the end of a segment: how the next one goes on.
-    pub seal: Option<Succession>,
-}
-
-/// What ties a segment to the next one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Succession {
-    /// The chain after the segment's last record.
-    pub chain: Chain,
-    /// The key that signs the next segment.
-    pub next: VerifyingKey,
+    /// In a seal, the checkpoint that ends a segment: the key that signs the next segment.
+    pub next: Option<VerifyingKey>,
 }
 
 impl Checkpoint {
@@ -70,8 +60,8 @@ impl Checkpoint {
         }
         let time = rfc3339(self.time.saturating_mul(1_000_000_000));
         text.push_str(&format!("segment {}\ntime {}Z\n", self.segment, time.get(..SECONDS).unwrap_or_default()));
-        if let Some(Succession { chain, next }) = &self.seal {
-            text.push_str(&format!("chain {}\nnext {next}\n", chain.to_hex()));
+        if let Some(next) = &self.next {
+            text.push_str(&format!("next {next}\n"));
         }
         text
     }
@@ -88,16 +78,14 @@ impl Checkpoint {
         };
         let segment = lines.next()?.strip_prefix("segment ")?.parse().ok()?;
         let time = lines.next()?.strip_prefix("time ")?.parse::<Timestamp>().ok()?.as_second();
-        let seal = match lines.next_if(|line| line.starts_with("chain ")) {
-            Some(line) => {
-                let chain = Chain::from_hex(line.strip_prefix("chain ")?)?;
-                Some(Succession { chain, next: lines.next()?.strip_prefix("next ")?.parse().ok()? })
-            }
+        let next = match lines.next_if(|line| line.starts_with("next ")) {
+            Some(line) => Some(line.strip_prefix("next ")?.parse().ok()?),
             None => None,
         };
-        let read = Self { name, size, root, first, segment, time, seal };
+        let read = Self { name, size, root, first, segment, time, next };
+        let is_number = [size, first, segment].iter().all(|number| *number <= MAX_SEQ);
         // Whatever else the text could be read as: one checkpoint has one text.
-        (text.len() <= MAX_NOTE_BYTES && first > 0 && read.text() == text).then_some(read)
+        (text.len() <= MAX_NOTE_BYTES && first > 0 && is_number && read.text() == text).then_some(read)
     }
 
     /// The last record that the tree covers; `None` when it covers none.
@@ -146,7 +134,6 @@ mod tests {
 
     fn seal() -> Checkpoint {
         let next = VerifyingKey::new("doorward/main", [1; 32]).unwrap();
-        let seal = Some(Succession { chain: Chain::first("main"), next });
         Checkpoint {
             name: "doorward/main".to_owned(),
             size: 1234,
@@ -154,18 +141,17 @@ mod tests {
             first: 57,
             segment: 1001,
             time: 1_795_255_200,
-            seal,
+            next: Some(next),
         }
     }
 
     #[test]
     fn the_texts_are_as_documented() {
-        let chain = Chain::first("main").to_hex();
         let text = format!(
-            "doorward/main\n1234\nBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\nfirst 57\nsegment 1001\ntime 2026-11-21T10:00:00Z\nchain {chain}\nnext {KEY}\n"
+            "doorward/main\n1234\nBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\nfirst 57\nsegment 1001\ntime 2026-11-21T10:00:00Z\nnext {KEY}\n"
         );
         assert_eq!((seal().text(), Checkpoint::parse(&text)), (text, Some(seal())));
-        let plain = Checkpoint { first: 1, seal: None, ..seal() };
+        let plain = Checkpoint { first: 1, next: None, ..seal() };
         let text = "doorward/main\n1234\nBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\nsegment 1001\ntime 2026-11-21T10:00:00Z\n";
         assert_eq!((plain.text().as_str(), Checkpoint::parse(text)), (text, Some(plain)));
         let certificate = Certificate { name: "doorward/main".to_owned(), segment: 1001, key: KEY.parse().unwrap() };
@@ -177,6 +163,7 @@ mod tests {
     fn a_text_that_says_the_same_in_another_way_is_none() {
         let text = seal().text();
         for (from, to) in [
+            ("1234", "9007199254740992"),
             ("1234", "01234"),
             ("1234", "+1234"),
             ("first 57", "first 1"),
@@ -185,7 +172,7 @@ mod tests {
             ("10:00:00Z", "11:00:00+01:00"),
             ("segment", "Segment"),
             ("\nnext", "\n\nnext"),
-            ("\nchain", "\nfirst 57\nchain"),
+            ("\nnext", "\nfirst 57\nnext"),
             ("BwcHBwc", "BwcHBw"),
         ] {
             let other = text.replacen(from, to, 1);
@@ -207,15 +194,15 @@ mod tests {
     proptest! {
         #[test]
         fn every_checkpoint_comes_back_from_its_text(
-            size in any::<u64>(), first in 1..u64::MAX, segment in any::<u64>(), time in 0..9_000_000_000_i64, is_seal in any::<bool>(),
+            size in 0..=MAX_SEQ, first in 1..=MAX_SEQ, segment in 0..=MAX_SEQ, time in 0..9_000_000_000_i64, is_seal in any::<bool>(),
         ) {
-            let made = Checkpoint { size, first, segment, time, seal: seal().seal.filter(|_| is_seal), ..seal() };
+            let made = Checkpoint { size, first, segment, time, next: seal().next.filter(|_| is_seal), ..seal() };
             prop_assert_eq!(Checkpoint::parse(&made.text()), Some(made));
         }
 
         #[test]
         fn nothing_makes_the_reader_panic(
-            at in any::<prop::sample::Index>(), byte in any::<u8>(), text in "(\\PC|\n|first |segment |time |chain |next ){0,40}",
+            at in any::<prop::sample::Index>(), byte in any::<u8>(), text in "(\\PC|\n|first |segment |time |next ){0,40}",
         ) {
             let mut bytes = seal().text().into_bytes();
             let at = at.index(bytes.len());

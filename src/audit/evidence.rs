@@ -11,18 +11,21 @@
 //! no segment, no present key, no note      the first start, or it died before it stored a record  begin
 //! ```
 //! The first present key is there only after a record was durable and covered by a checkpoint, so a present key without a segment or a checkpoint
-//! means that these were taken away.
+//! means that these were taken away. So it is where the key of `s` is the present one, and the segment before it has not its whole seal; and where a
+//! segment is gone, and the record that says so is not covered by a checkpoint: retention removes nothing before.
 //!
 //! Owns: that judgement. Leaves to others: reading segments (`recovery`), acting on it while the log runs (`notary`).
 
 use std::io::{self, BufRead, BufReader};
 
+use super::chain::Chain;
 use super::checkpoint::Checkpoint;
-use super::notary::{End, Sealing, read_peaks, sign};
+use super::notary::{End, Sealing, sign};
 use super::note::{Note, Signer, VerifyingKey};
 use super::record::Stored;
 use super::storage::{CHECKPOINT, Slot, Storage, numbered, peaks_name, seal_name, segment_name};
-use super::tree::Hash;
+use super::tree::{Hash, Tree};
+use super::trust::parse_peaks;
 
 /// What is wrong, and where.
 pub(super) struct Fault {
@@ -84,8 +87,8 @@ impl Evidence {
         for at in (1..all.len()).rev() {
             let (segment, after) = (all[at - 1].0, all[at].0);
             let Some(size) = after.checked_sub(self.first).filter(|_| segment >= self.first) else { break };
-            let Some(stored) = storage.note(&peaks_name(segment))?.and_then(|text| read_peaks(&text, size)) else { continue };
-            let end = End { segment, tree: stored.1, chain: stored.0 };
+            let Some((chain, tree)) = peaks_of(storage, segment, size)? else { continue };
+            let end = End { segment, tree, chain };
             if self.agrees(storage, &end)? {
                 return Ok(Base { at, end: Some(end) });
             }
@@ -97,10 +100,8 @@ impl Evidence {
     fn agrees(&self, storage: &dyn Storage, end: &End) -> io::Result<bool> {
         Ok(match key_of(storage, end.segment)? {
             None => true,
-            Some(_) => seal_of(storage, end.segment)?.is_some_and(|seal| {
-                let is_chain = seal.seal.as_ref().is_some_and(|succession| succession.chain == end.chain);
-                is_chain && seal.first == self.first && seal.size == end.tree.size() && seal.root == end.tree.root()
-            }),
+            Some(_) => seal_of(storage, end.segment)?
+                .is_some_and(|seal| seal.first == self.first && seal.size == end.tree.size() && seal.root == end.tree.root()),
         })
     }
 
@@ -167,12 +168,18 @@ impl Evidence {
             return self.promote(storage, ends, &key, time);
         }
         let seal = seal_of(storage, last.segment)?;
-        let succession = seal.as_ref().and_then(|seal| seal.seal.clone());
-        let is_next = succession.as_ref().is_some_and(|succession| is(&self.next, &succession.next));
+        let succession = seal.as_ref().and_then(|seal| seal.next.clone());
+        let is_next = succession.as_ref().is_some_and(|succession| is(&self.next, succession));
         if !is_next && let Some(present) = self.present.take_if(|present| *present.key() == key) {
-            return Ok(Ok((Standing::Writing(present), Unfinished::default())));
+            return Ok(match self.unsealed(storage, ends)? {
+                Some(fault) => Err(fault),
+                None => Ok((Standing::Writing(present), Unfinished::default())),
+            });
         }
-        let (Some(seal), Some(succession)) = (seal, succession) else { return Ok(Err(gone())) };
+        let (Some(seal), Some(succession)) = (seal, succession) else {
+            let what = "it is gone or another, and so is the private key with which it could be made again";
+            return Ok(Err(if self.has_present { Fault::new(seal_name(last.segment), what) } else { gone() }));
+        };
         if seal.size != last.tree.size() || seal.root != last.tree.root() || seal.first != self.first {
             return Ok(Err(Fault::new(segment_name(last.segment), "its records are not those that its seal covers")));
         }
@@ -181,8 +188,25 @@ impl Evidence {
             unfinished.sealing = Some(Sealing::without_note(last));
             self.present = self.next.take();
         }
-        let present = self.present.take_if(|present| *present.key() == succession.next);
+        let present = self.present.take_if(|present| *present.key() == succession);
         Ok(present.map(|present| (Standing::Sealed(present), unfinished)).ok_or_else(gone))
+    }
+
+    /// What is missing of the seal of the segment before the last, after which alone the last one's key is the present one.
+    fn unsealed(&self, storage: &dyn Storage, ends: &[End]) -> io::Result<Option<Fault>> {
+        let [before, _] = ends else { return Ok(None) };
+        let peaks = peaks_of(storage, before.segment, before.tree.size())?;
+        let is_whole = peaks == Some((before.chain, before.tree.clone())) && self.agrees(storage, before)?;
+        let has_key = key_of(storage, before.segment)?.is_some();
+        Ok((has_key && !is_whole).then(|| Fault::new(seal_name(before.segment), "it, or the tree beside it, is gone or another")))
+    }
+
+    /// A segment that is gone although no checkpoint covers the record that says so.
+    pub(super) fn removed_unsigned(&self, all: &[(u64, String)], removals: &[(u64, String)]) -> Option<Fault> {
+        let covered = self.newest.as_ref().and_then(|(_, newest)| newest.last())?;
+        let is_gone = |name: &String| all.iter().all(|(_, there)| there != name);
+        let (seq, name) = removals.iter().find(|(seq, name)| *seq > covered && is_gone(name))?;
+        Some(Fault::new(name, format!("the segment is gone, and no checkpoint covers record {seq}, which says that it was to go")))
     }
 
     /// The next key, which is that of the last segment, is to be the present one, once the segment before it is sealed.
@@ -201,9 +225,9 @@ impl Evidence {
         let sealing = match before {
             None => Sealing::of_nothing(),
             Some((before, its)) => {
-                let stored = seal_of(storage, before.segment)?.and_then(|seal| seal.seal);
+                let stored = seal_of(storage, before.segment)?.and_then(|seal| seal.next);
                 match &self.present {
-                    _ if stored.is_some_and(|succession| succession.next == *key) => Sealing::without_note(before),
+                    _ if stored.as_ref() == Some(key) => Sealing::without_note(before),
                     Some(present) if *present.key() == its => Sealing::new(present, self.first, before, key, time)?,
                     _ => return Ok(Err(gone())),
                 }
@@ -269,5 +293,11 @@ fn seal_of(storage: &dyn Storage, segment: u64) -> io::Result<Option<Checkpoint>
     Ok(parse(&bytes)
         .filter(|(text, _)| is_signed(text))
         .map(|(_, seal)| seal)
-        .filter(|seal| seal.segment == segment && seal.seal.is_some()))
+        .filter(|seal| seal.segment == segment && seal.next.is_some()))
+}
+
+/// The chain and the tree of so many leaves that stand beside the seal of a segment.
+fn peaks_of(storage: &dyn Storage, segment: u64, size: u64) -> io::Result<Option<(Chain, Tree)>> {
+    let text = storage.note(&peaks_name(segment))?.and_then(|bytes| String::from_utf8(bytes).ok());
+    Ok(text.and_then(|text| parse_peaks(&text, size)))
 }

@@ -2,9 +2,9 @@
 //!
 //! Owns: the record's form (`record`, `encode`, `schema`), the chain (`chain`), the tree and its proofs (`tree`, `proof`), what is signed and how
 //! (`checkpoint`, `note`), all file work (`storage` and its two makers), the writer (`log`, `queue`, `writer`, `rounds`, `repair`), who vouches for what
-//! it wrote (`notary`), what a start does after a crash (`recovery`, `evidence`), the check (`verify`), what records name by a hash (`kept`), the
-//! questions (`find`), the index that makes them fast (`index`, `filler`), what is handed to somebody outside (`export`, `pack`), and what is kept
-//! sealed beside the records (`payload`).
+//! it wrote (`notary`), what is past its time (`retention`), where checkpoints go (`anchor`), what a start does after a crash (`recovery`, `evidence`),
+//! the check (`verify`), what records name by a hash (`kept`), the questions (`find`), the index that makes them fast (`index`, `filler`), what is
+//! handed to somebody outside (`export`, `pack`), and what is kept sealed beside the records (`payload`).
 //! Leaves to others: what a call is and when it is recorded.
 //!
 //! INVARIANT: what was acknowledged is in the chain, and what was refused is not, unless an end follows it.

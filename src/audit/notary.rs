@@ -1,9 +1,10 @@
 //! Who vouches for the log while it is written: the tree of its leaves, the key of its present segment, and what is signed with it.
 //!
 //! A checkpoint is signed only when all that it covers is durable. A segment that has ended gets its seal, in steps of which each is durable before
-//! the next: its seal, its peaks, the old private key overwritten, the next one put in its place. The segment after it has begun by then, under
-//! the next key: so a disk on which no note can be stored does not stop the log, and nobody waits for the seal. A crash between any two
-//! steps leaves what `evidence` tells apart.
+//! the next: its seal, its peaks, the same as the newest checkpoint, the old private key overwritten, the next one put in its place. The segment
+//! after it has begun by then, under the next key: so a disk on which no note can be stored does not stop the log, and nobody waits for the seal.
+//! A crash between any two steps leaves what `evidence` tells apart. In this order a seal that is the newest checkpoint, or that something signed
+//! under the next key follows, is whole: what is missing of it was taken away.
 //!
 //! Owns: tree, key and seal of the present life. Leaves to others: when (`writer`), what an earlier life left (`evidence`).
 //!
@@ -13,14 +14,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
 use super::chain::Chain;
-use super::checkpoint::{Checkpoint, Succession};
+use super::checkpoint::Checkpoint;
 use super::note::{Signer, VerifyingKey};
 use super::storage::{CHECKPOINT, Storage, peaks_name, seal_name};
 use super::tree::{Hash, Tree};
+use super::trust::peaks_text;
 use super::writer::{Core, Tail};
 
 /// The tree and the key.
@@ -43,6 +42,11 @@ impl Notary {
     /// A checkpoint covers so many leaves of it already.
     pub(super) fn new(signer: Signer, first: u64, tree: Tree, covered: u64) -> Self {
         Self { signer, first, before: tree.clone(), tree, taken: Vec::new(), covered, sealing: None }
+    }
+
+    /// Whether the segment before the present one still waits for a part of its seal.
+    pub(super) fn is_sealing(&self) -> bool {
+        self.sealing.is_some()
     }
 
     /// The key of the present segment.
@@ -125,8 +129,7 @@ pub(super) struct Sealing {
 impl Sealing {
     /// The seal of the segment that ended so, with its own key, for the key of the next.
     pub(super) fn new(signer: &Signer, first: u64, end: &End, next: &VerifyingKey, time: i64) -> io::Result<Self> {
-        let seal = Some(Succession { chain: end.chain, next: next.clone() });
-        let note = sign(signer, first, &end.tree, end.segment, time, seal)?;
+        let note = sign(signer, first, &end.tree, end.segment, time, Some(next.clone()))?;
         Ok(Self { note: Some(note), ..Self::without_note(end) })
     }
 
@@ -137,7 +140,7 @@ impl Sealing {
 
     /// The same where the note is stored already, or nobody can sign one.
     pub(super) fn without_note(end: &End) -> Self {
-        Self { segment: end.segment, size: end.tree.size(), note: None, peaks: Some(peaks(end.chain, &end.tree)), step: 0 }
+        Self { segment: end.segment, size: end.tree.size(), note: None, peaks: Some(peaks_text(end.chain, &end.tree)), step: 0 }
     }
 
     /// Does all steps.
@@ -159,29 +162,11 @@ impl Sealing {
     }
 }
 
-/// A checkpoint as a signed note.
-pub(super) fn sign(signer: &Signer, first: u64, tree: &Tree, segment: u64, time: i64, seal: Option<Succession>) -> io::Result<String> {
+/// A checkpoint as a signed note; a seal where it names the next key.
+pub(super) fn sign(signer: &Signer, first: u64, tree: &Tree, segment: u64, time: i64, next: Option<VerifyingKey>) -> io::Result<String> {
     let name = signer.key().name().to_owned();
-    let checkpoint = Checkpoint { name, size: tree.size(), root: tree.root(), first, segment, time, seal };
+    let checkpoint = Checkpoint { name, size: tree.size(), root: tree.root(), first, segment, time, next };
     signer.sign(&checkpoint.text()).map_err(io::Error::other)
-}
-
-/// The peaks of a tree as a file: the chain, then a line for each, largest subtree first.
-fn peaks(chain: Chain, tree: &Tree) -> String {
-    let mut text = format!("chain {}\n", chain.to_hex());
-    for peak in tree.peaks() {
-        text.push_str(&STANDARD.encode(peak.0));
-        text.push('\n');
-    }
-    text
-}
-
-/// What [`peaks`] wrote of a tree of this size.
-pub(super) fn read_peaks(text: &[u8], size: u64) -> Option<(Chain, Tree)> {
-    let mut lines = std::str::from_utf8(text).ok()?.lines();
-    let chain = Chain::from_hex(lines.next()?.strip_prefix("chain ")?)?;
-    let peaks: Option<Vec<Hash>> = lines.map(|line| Hash::from_slice(&STANDARD.decode(line).ok()?)).collect();
-    Some((chain, Tree::from_peaks(size, peaks?)?))
 }
 
 /// A new key for the next segment, stored as that.
@@ -206,12 +191,12 @@ impl Core {
         self.newest.send_replace(Some(Arc::from(note)));
     }
 
-    /// Does one step of the seal that is under way; whether there are more.
+    /// Does one step of the seal that is under way, if one is; whether there are more.
     pub(super) fn go_on_sealing(&self, notary: &mut Notary) -> io::Result<bool> {
         let Some(mut sealing) = notary.sealing.take() else { return Ok(false) };
         let done = sealing.go_on(&*self.storage);
-        // A seal is a checkpoint too, where none that covers more came before it.
-        let newest = sealing.note.clone().filter(|_| sealing.step == 1 && done.is_ok() && sealing.size > notary.covered);
+        // A seal is a checkpoint too, where none that covers more came before it; not before its peaks are there too.
+        let newest = sealing.note.clone().filter(|_| sealing.step == 2 && done.is_ok() && sealing.size > notary.covered);
         let size = sealing.size;
         if !matches!(done, Ok(true)) {
             notary.sealing = Some(sealing);

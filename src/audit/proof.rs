@@ -2,14 +2,13 @@
 //!
 //! One line of JSON:
 //! ```text
-//! {"doorward_proof":1,"index":41,"path":"BASE64","checkpoint":"doorward/main\n1234\n…\n","record":{"agent":"demo", … ,"v":1}}
+//! {"doorward_proof":1,"path":"BASE64","checkpoint":"doorward/main\n1234\n…\n","record":{"agent":"demo", … ,"v":1}}
 //! ```
-//! `index` is the record's `seq` less the record that is leaf 0; `path` the hashes of RFC 6962's audit path, one after the other, the leaf's sibling
-//! first; `checkpoint` a signed note. `record` is the record's body as it was hashed, byte for byte, and the last field: it goes from after
-//! `,"record":` to the last `}` of the line, without that.
+//! `path` is the hashes of RFC 6962's audit path, one after the other, the leaf's sibling first; `checkpoint` a signed note. `record` is the record's
+//! body as it was hashed, byte for byte, and the last field: it goes from after `,"record":` to the last `}` of the line, without that.
 //!
-//! It holds where the note is signed by the key, `SHA-256(0x00 ‖ record)` leads along the path to the root, and the record's `seq` and `origin` are
-//! those of the place and the log.
+//! It holds where the note is signed by the key, the record's `origin` is the log's, and `SHA-256(0x00 ‖ record)` leads along the path to the root from
+//! the leaf that the record's `seq` says it is.
 //!
 //! Owns: making and checking one. Leaves to others: which key to believe.
 
@@ -136,7 +135,7 @@ fn prove_under(
         let path: Vec<u8> = path.iter().flat_map(|hash| hash.0).collect();
         let body = String::from_utf8(body).map_err(|_no_text| ProveError::Unsound(*seq))?;
         let path = STANDARD.encode(path);
-        let line = format!(r#"{{"doorward_proof":1,"index":{index},"path":"{path}","checkpoint":{text},"record":{body}}}}}"#);
+        let line = format!(r#"{{"doorward_proof":1,"path":"{path}","checkpoint":{text},"record":{body}}}}}"#);
         Ok(Made { line, checkpoint: signed.clone() })
     };
     Ok(seqs.iter().zip(paths).map(proof).collect())
@@ -194,9 +193,9 @@ pub enum ProofError {
     #[error("its checkpoint: {0}")]
     Checkpoint(#[from] NoteError),
     /// The record says that it stands somewhere else.
-    #[error("the record's number or log is not that of the place it is proved for")]
+    #[error("the record's log or number is none that its checkpoint covers")]
     Place,
-    /// The record is not under the root.
+    /// The record is not under the root, at least not at its place.
     #[error("the record is not the one that was signed")]
     Record,
 }
@@ -222,7 +221,6 @@ impl fmt::Display for Proved {
 #[serde(deny_unknown_fields)]
 struct Written<'a> {
     doorward_proof: u32,
-    index: u64,
     path: String,
     checkpoint: String,
     #[serde(borrow)]
@@ -258,13 +256,9 @@ pub fn check(proof: &str, key: &VerifyingKey) -> Result<Proved, ProofError> {
     let path: Vec<Hash> = hashes.iter().copied().map(Hash).collect();
     let checkpoint = Checkpoint::parse(open(&written.checkpoint, key)?).ok_or(ProofError::Form)?;
     let place: Place = serde_json::from_str(record).map_err(|_form| ProofError::Form)?;
-    let is_there = checkpoint.first.checked_add(written.index) == Some(place.seq)
-        && checkpoint.name == key.name()
-        && checkpoint.name.rsplit_once('/').is_some_and(|(_, origin)| origin == place.origin);
-    if !is_there {
-        return Err(ProofError::Place);
-    }
-    if !is_included(leaf(body.as_bytes()), written.index, checkpoint.size, &path, checkpoint.root) {
+    let is_of_log = checkpoint.name == key.name() && checkpoint.name.rsplit_once('/').is_some_and(|(_, origin)| origin == place.origin);
+    let index = place.seq.checked_sub(checkpoint.first).filter(|index| is_of_log && *index < checkpoint.size).ok_or(ProofError::Place)?;
+    if !is_included(leaf(body.as_bytes()), index, checkpoint.size, &path, checkpoint.root) {
         return Err(ProofError::Record);
     }
     Ok(Proved { seq: place.seq, record: record.to_owned(), checkpoint })

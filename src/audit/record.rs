@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
+use super::chain::MAX_SEQ;
 use super::schema;
 
 /// What a record reports.
@@ -343,7 +344,7 @@ impl Stored {
         let place: Place = serde_json::from_str(text).ok()?;
         let record: Record<'static> = serde_json::from_str(text).ok()?;
         let Place { origin, seq, time, mono_us, boot_id, v } = place;
-        (v == VERSION).then(|| Self { origin, seq, time, mono_us, boot_id, record, line: text.to_owned() })
+        (v == VERSION && seq <= MAX_SEQ).then(|| Self { origin, seq, time, mono_us, boot_id, record, line: text.to_owned() })
     }
 
     /// When the record was made, in nanoseconds since 1970; 0 where the text is not a time.

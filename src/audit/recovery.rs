@@ -201,6 +201,8 @@ struct Search<'a> {
     ends: Vec<End>,
     /// What is behind the last good line of a segment: its name, where, and the bytes.
     rests: Vec<(String, u64, Vec<u8>)>,
+    /// The records that say that a segment was to go, and its name.
+    removals: Vec<(u64, String)>,
 }
 
 struct Found {
@@ -220,8 +222,8 @@ struct Found {
 
 impl<'a> Search<'a> {
     fn new(storage: &'a dyn Storage, options: &'a Options) -> Self {
-        let (torn, damage, open, ends, rests) = Default::default();
-        Self { storage, options, torn, damage, open, tree: Tree::new(), root: (None, None), ends, rests }
+        let (torn, damage, open, ends, rests, removals) = Default::default();
+        Self { storage, options, torn, damage, open, tree: Tree::new(), root: (None, None), ends, rests, removals }
     }
 
     fn run(mut self) -> Result<Found, OpenError> {
@@ -236,6 +238,7 @@ impl<'a> Search<'a> {
             self.read_segment(&mut scan, &all, at, at >= base.at)?;
         }
         self.judge(evidence.fault(self.storage, &all, &self.ends, self.root.1).map_err(failed)?)?;
+        self.judge(evidence.removed_unsigned(&all, &self.removals))?;
         // Without any record the chain starts anew.
         let (next_seq, chain) = scan.0.unwrap_or((1, Chain::first(origin)));
         let (first, after, covered) = (evidence.first, evidence.next_seq(), evidence.covered().unwrap_or(0));
@@ -325,11 +328,12 @@ impl<'a> Search<'a> {
         let (mut good, mut lines) = (0, 0_u64);
         loop {
             let mut from = BufReader::with_capacity(1 << 16, self.storage.read(name, good).map_err(failed)?);
-            let (open, tree, root) = (&mut self.open, &mut self.tree, &mut self.root);
+            let (open, tree, root, removals) = (&mut self.open, &mut self.tree, &mut self.root, &mut self.removals);
             good += scan
                 .prefix(&mut from, |line, leaf, text| {
                     lines += 1;
                     note(open, line, text);
+                    removals.extend(line.pruned().map(|name| (line.seq, name.to_owned())));
                     if is_in_tree {
                         tree.push(leaf);
                         if root.0 == Some(tree.size()) {

@@ -66,6 +66,8 @@ pub struct Report {
     pub unread: Option<u64>,
     /// The last record of the segments that are missing before the first.
     pub pruned: Option<u64>,
+    /// The newest record that says what was removed, where it is signed.
+    pub removal: Option<u64>,
     /// The last record of a segment whose seal is still to come, or to be completed.
     pub unsealed: Option<u64>,
     /// The last record and the chain after it: what to note down elsewhere as an anchor.
@@ -107,8 +109,15 @@ impl Report {
             unseen.push(ONLY_ENDS.to_owned());
         }
         match (self.pruned, self.unread) {
-            (Some(last), _) => unseen
-                .push(format!("the records up to {last} are not there any more; their seals are, and nothing else was checked of them")),
+            (Some(last), _) => {
+                let mut what =
+                    format!("the records up to {last} are not there any more; their seals are, and nothing else was checked of them");
+                let anchored = self.anchored.as_ref().map_or(0, |held| held.last);
+                if let Some(removal) = self.removal.filter(|removal| *removal > anchored && self.anchors > 0) {
+                    what.push_str(&format!("; no anchor that was given covers record {removal}, which says that they were to go"));
+                }
+                unseen.push(what);
+            }
             (None, Some(last)) => unseen.push(format!("the records up to {last} were not read")),
             (None, None) => {}
         }
@@ -135,7 +144,8 @@ impl Report {
         if let Some(last) = self.unsealed {
             unseen.push(format!(
                 "the seal of the segment that ends with record {last} is not complete, as in the midst of a rotation or after a crash there; the next \
-                 start completes it, and until something newer is signed, one that was taken away looks the same"
+                 start completes it, or refuses where the log's key says that it was complete; with all that was signed after it, and no anchor, one \
+                 that was taken away looks the same"
             ));
         }
         if self.is_signed && self.vouched.is_none() {

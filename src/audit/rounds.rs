@@ -135,13 +135,27 @@ impl Core {
 
     /// One step of the seal of a segment that has ended; the next follows in another round, so that who waits for a sync does not wait for all.
     fn seal_on(&self, notary: &mut Notary) {
+        let was_under_way = notary.is_sealing();
         match self.go_on_sealing(notary) {
-            Ok(is_more) => self.queue().wants_seal = is_more,
+            Ok(is_more) => {
+                self.queue().wants_seal = is_more;
+                if was_under_way && !is_more {
+                    // From the first thing that the next key signs on, nobody can take the seal away and be taken for a crash.
+                    self.ask_checkpoint();
+                }
+            }
             Err(error) => {
                 tracing::warn!(origin = self.options.origin, %error, "the seal of a segment of the audit log cannot be stored");
                 self.try_again();
             }
         }
+    }
+
+    /// Makes a checkpoint over all that is in the log by now due at once.
+    pub(super) fn ask_checkpoint(&self) {
+        let mut queue = self.queue();
+        queue.checkpoint_at = Some(self.options.clock.unix_nanos());
+        self.ring(&mut queue);
     }
 
     /// After a note could not be stored.

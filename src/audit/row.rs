@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::chain::MAX_SEQ;
 use super::record::{Stored, VERSION};
 
 /// A field that records are found by.
@@ -201,7 +202,7 @@ impl<'a> Row<'a> {
         let mut from = serde_json::Deserializer::from_slice(line);
         let members = from.deserialize_map(Members).ok().filter(|_| from.end().is_ok())?;
         let row = Self(members);
-        (row.raw("v")?.parse() == Ok(VERSION) && row.raw("seq")?.parse::<u64>().is_ok()).then_some(row)
+        (row.raw("v")?.parse() == Ok(VERSION) && row.raw("seq")?.parse().is_ok_and(|seq: u64| seq <= MAX_SEQ)).then_some(row)
     }
 
     /// All members in their order: name and JSON text.
@@ -346,7 +347,16 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_none() {
-        for line in [&b"{}"[..], b"", b"{\"seq\":1,\"v\":2}", b"{\"seq\":-1,\"v\":1}", b"[1]", b"{\"seq\":1,\"v\":1} x", b"\xff"] {
+        for line in [
+            &b"{}"[..],
+            b"",
+            b"{\"seq\":1,\"v\":2}",
+            b"{\"seq\":-1,\"v\":1}",
+            b"{\"seq\":9007199254740992,\"v\":1}",
+            b"[1]",
+            b"{\"seq\":1,\"v\":1} x",
+            b"\xff",
+        ] {
             assert!(Row::parse(line).is_none(), "{line:?}");
         }
     }

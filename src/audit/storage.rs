@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::chain::MAX_SEQ;
+
 /// The files of one origin: its segments, its notes, its payloads, and the private key of the segment that is being written.
 pub trait Storage: Send + Sync {
     /// Takes the origin for this process until the guard is dropped; `None` when another holds it.
@@ -159,7 +161,7 @@ pub(super) fn numbered(names: Vec<String>, ending: &str) -> Vec<(u64, String)> {
     let number = |name: &str| {
         let digits = name.strip_suffix(ending)?;
         let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-        digits.parse().ok().filter(|_| is_number)
+        digits.parse().ok().filter(|number| is_number && *number <= MAX_SEQ)
     };
     let mut found: Vec<(u64, String)> = names.into_iter().filter_map(|name| Some((number(&name)?, name))).collect();
     found.sort_unstable();

@@ -18,7 +18,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::chain::{Chain, Line};
+use super::chain::{Chain, Line, MAX_SEQ};
 use super::checkpoint::{Certificate, Checkpoint};
 use super::note::{MAX_NOTE_BYTES, Note, NoteError, VerifyingKey};
 use super::storage::{CHECKPOINT, ROOT, SEALS, Storage, present};
@@ -47,7 +47,7 @@ impl Notes {
         let mut notes = Self { checkpoint: text(CHECKPOINT)?, certificate: text(ROOT)?, ..Self::default() };
         for name in storage.seals()? {
             let Some((digits, kind)) = name.split_once('.') else { continue };
-            let Some(first) = digits.parse().ok().filter(|_| digits.len() == 20) else { continue };
+            let Some(first) = digits.parse().ok().filter(|first| digits.len() == 20 && *first <= MAX_SEQ) else { continue };
             let Some(content) = text(&format!("{SEALS}{name}"))? else { continue };
             match kind {
                 "note" => drop(notes.seals.insert(first, content)),
@@ -200,8 +200,8 @@ pub(super) struct Evidence {
     pub(super) faults: Vec<Fault>,
     /// The records that begin a tree, but for record 1.
     pub(super) starts: BTreeSet<u64>,
-    /// The newest segment that was being written when something was signed.
-    pub(super) newest_segment: Option<u64>,
+    /// The last record that something signed covers.
+    pub(super) signed_to: u64,
     /// The key of each segment that has one, by the segment's first record.
     keys: BTreeMap<u64, VerifyingKey>,
     /// The segments whose keys the asker trusts, or follow from one that is.
@@ -218,7 +218,8 @@ impl Evidence {
         all.check_signatures(notes, trust, declared);
         all.vouch(origin, trust, certified);
         all.claims.sort_by_key(|claim| claim.checkpoint.last());
-        all.newest_segment = all.claims.iter().map(|claim| claim.checkpoint.segment).max();
+        let signed = all.claims.iter().filter(|claim| claim.is_signed && claim.fault.is_none());
+        all.signed_to = signed.filter_map(|claim| claim.checkpoint.last()).max().unwrap_or(0);
         all.starts = all
             .claims
             .iter()
@@ -248,7 +249,7 @@ impl Evidence {
         };
         let read = Note::parse(note).ok().and_then(|note| Checkpoint::parse(note.unchecked_text()));
         let Some(checkpoint) = read else { return self.blame(named, file, "it is not a signed checkpoint".to_owned()) };
-        if !is_of(&checkpoint.name, origin) || named.is_some_and(|first| first != checkpoint.segment || checkpoint.seal.is_none()) {
+        if !is_of(&checkpoint.name, origin) || named.is_some_and(|first| first != checkpoint.segment || checkpoint.next.is_none()) {
             return self.blame(
                 named,
                 file,
@@ -356,6 +357,15 @@ impl Evidence {
             .find(|claim| matches!(claim.source, Source::Seal(_)) && claim.checkpoint.last().is_some_and(|last| last + 1 == seq))
     }
 
+    /// How far something is signed besides the segment's own seal in its place; that seal known from elsewhere reaches one further than its last
+    /// record, since it was whole before it went there. `None` where nothing is signed.
+    pub(super) fn reached(&self, segment: u64) -> Option<u64> {
+        let is_other = |claim: &&Claim| !matches!(claim.source, Source::Seal(first) if first == segment);
+        let is_seal = |checkpoint: &Checkpoint| checkpoint.next.is_some() && checkpoint.segment == segment;
+        let reach = |claim: &Claim| Some(claim.checkpoint.last()? + u64::from(is_seal(&claim.checkpoint)));
+        self.claims.iter().filter(is_other).filter_map(reach).max()
+    }
+
     /// Whether the segment has a key, so that a seal must end it.
     pub(super) fn has_key(&self, segment: u64) -> bool {
         self.keys.contains_key(&segment)
@@ -368,8 +378,7 @@ impl Evidence {
 
 /// The segment that follows a seal, and the key it must have.
 fn successor(claim: &Claim) -> Option<(u64, VerifyingKey)> {
-    let seal = claim.checkpoint.seal.as_ref()?;
-    Some((claim.checkpoint.last()?.checked_add(1)?, seal.next.clone()))
+    Some((claim.checkpoint.last()?.checked_add(1)?, claim.checkpoint.next.clone()?))
 }
 
 /// The name of what a sealed segment leaves, as it is told.
@@ -432,7 +441,7 @@ pub(super) fn declared_keys(storage: &dyn Storage, all: &[(u64, String)]) -> io:
 /// Before each signature of a note.
 const SIGNED: &str = "\u{2014} ";
 /// How many lines the text of a checkpoint has.
-const TEXT_LINES: std::ops::RangeInclusive<usize> = 5..=8;
+const TEXT_LINES: std::ops::RangeInclusive<usize> = 5..=7;
 /// Longest first record of a segment that is looked at for its key, in bytes.
 const FIRST_LINE_BYTES: u64 = 1 << 16;
 /// How many quotes of a line are tried.

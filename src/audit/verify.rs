@@ -125,8 +125,8 @@ struct Check<'a> {
     segments: Vec<(u64, String)>,
     /// Whether the last of them is the log's last.
     is_to_end: bool,
-    /// The newest segment that retention removed, by the records.
-    pruned: u64,
+    /// The newest segment that retention removed, by the records, and by those of them that are signed.
+    pruned: (u64, u64),
     /// The log's last segment but one, or its only one.
     last_but_one: u64,
     evidence: Evidence,
@@ -171,7 +171,7 @@ impl<'a> Check<'a> {
             report,
             segments: chosen,
             is_to_end,
-            pruned: 0,
+            pruned: (0, 0),
             last_but_one,
             evidence,
             judged: 0,
@@ -189,20 +189,12 @@ impl<'a> Check<'a> {
     fn begin(&mut self, is_part: bool) {
         let Some(first) = self.segments.first().map(|(first, _)| *first).filter(|first| *first > 1) else { return };
         if let Some(seal) = self.evidence.seal_before(first).cloned() {
-            let segment = seal.checkpoint.segment;
             self.report.unread = Some(first - 1);
             self.report.pruned = (!is_part).then_some(first - 1);
             self.next_seq = Some(first);
-            self.tree = None;
-            self.before.clear();
-            self.before.extend(seal.checkpoint.seal.as_ref().map(|seal| seal.chain));
-            let peaks = self.notes.peaks.get(&segment).and_then(|text| parse_peaks(text, seal.checkpoint.size));
-            match peaks {
-                Some((chain, tree)) if tree.root() == seal.checkpoint.root && self.before == [chain] => {
-                    self.tree = Some((seal.checkpoint.first, tree))
-                }
-                _ => self.report.blame(Some(first - 1), &seal_file(segment, "peaks"), 1, WRONG_PEAKS.to_owned()),
-            }
+            let beside = self.beside(&seal);
+            self.before = beside.iter().map(|(chain, _)| *chain).collect();
+            self.tree = beside.map(|(_, tree)| (seal.checkpoint.first, tree));
         } else if is_part {
             self.report.unread = Some(first - 1);
             self.next_seq = Some(first);
@@ -217,12 +209,41 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Claims about records that are not read can still be false in themselves, or disagree.
+    /// The chain and the tree that stand beside a seal, if the tree is the one that the seal signs.
+    fn beside(&mut self, claim: &Claim) -> Option<(Chain, Tree)> {
+        let (seal, last) = (&claim.checkpoint, claim.checkpoint.last());
+        let Some(text) = self.notes.peaks.get(&seal.segment) else {
+            self.missing_of_seal(seal.segment, last.unwrap_or(0), "peaks", "it is missing");
+            return None;
+        };
+        let beside = parse_peaks(text, seal.size).filter(|(_, tree)| tree.root() == seal.root);
+        if beside.is_none() {
+            self.report.blame(last, &seal_file(seal.segment, "peaks"), 1, WRONG_PEAKS.to_owned());
+        }
+        beside
+    }
+
+    /// Claims about records that are not read can still be false in themselves, or disagree; and of segments that are gone, each has left its seal.
     fn unread_claims(&mut self) {
         let claims: Vec<_> = self.evidence.claims[..self.judged].to_vec();
+        let mut next = 1;
         for claim in &claims {
             if let Some(fault) = &claim.fault {
                 self.report.blame(claim.checkpoint.last(), &claim.file, claim.line, fault.clone());
+            }
+            if matches!(claim.source, Source::Seal(_)) {
+                if self.report.pruned.is_some() && claim.checkpoint.segment != next && !self.notes.seals.contains_key(&next) {
+                    self.report.blame(
+                        Some(next),
+                        &seal_file(next, "note"),
+                        1,
+                        "the seal of a segment that was removed is missing".to_owned(),
+                    );
+                }
+                next = claim.checkpoint.last().unwrap_or(next).saturating_add(1);
+                if self.report.unread >= Some(next) {
+                    drop(self.beside(claim));
+                }
             }
         }
         for pair in claims.windows(2) {
@@ -242,7 +263,7 @@ impl<'a> Check<'a> {
         let chosen = std::mem::take(&mut self.segments);
         std::thread::scope(|scope| self.read(&chosen, &Ahead::start(scope, self.storage, &chosen)?))?;
         self.faults_up_to(u64::MAX);
-        self.report.sealed.explain_pruned(self.pruned);
+        self.report.sealed.explain_pruned(self.pruned.1);
         if self.is_to_end {
             self.lost_records();
             self.gone();
@@ -261,31 +282,37 @@ impl<'a> Check<'a> {
             self.faults_up_to(*first_seq);
             let is_last = at + 1 == chosen.len() && self.is_to_end;
             self.segment(*first_seq, name, is_last, ahead)?;
-            if at + 1 < chosen.len() && self.evidence.has_key(*first_seq) && !self.notes.seals.contains_key(first_seq) {
-                let last = self.head.map(|(seq, _)| seq);
-                let what = "the segment was ended and has no seal";
-                self.missing_of_seal(*first_seq, last, "note", what);
+            let end = self.head.map_or(0, |(seq, _)| seq);
+            // What is signed about records that are lost says more than that a seal is.
+            let is_sealed = is_last && self.judged == self.evidence.claims.len() && self.evidence.reached(*first_seq) > Some(end);
+            let has_ended = at + 1 < chosen.len() || is_sealed;
+            if has_ended && self.evidence.has_key(*first_seq) && !self.notes.seals.contains_key(first_seq) {
+                self.missing_of_seal(*first_seq, end, "note", "the segment was ended and has no seal");
             }
         }
         Ok(())
     }
 
-    /// A segment's seal comes after the next segment has begun, first the note and then the peaks, and all of it before anything is signed under the
-    /// next segment's key. So a part of the newest seal may still be to come; what is missing of any other was taken away.
-    fn missing_of_seal(&mut self, segment: u64, last: Option<u64>, ending: &str, what: &str) {
-        if segment >= self.last_but_one && self.evidence.newest_segment.is_some_and(|newest| newest <= segment) {
-            self.report.unsealed = last;
+    /// A segment's seal comes after the next segment has begun, first the note and then the peaks, and all of it before it is the newest checkpoint
+    /// or anything is signed under the next segment's key. So a part of the newest seal may still be to come; what is missing of any other was taken
+    /// away.
+    fn missing_of_seal(&mut self, segment: u64, last: u64, ending: &str, what: &str) {
+        let reached = self.evidence.reached(segment);
+        if segment >= self.last_but_one && reached.is_some_and(|reached| reached <= last) {
+            self.report.unsealed = Some(last);
         } else {
-            self.report.blame(last, &seal_file(segment, ending), 1, what.to_owned());
+            self.report.blame(Some(last), &seal_file(segment, ending), 1, what.to_owned());
         }
     }
 
-    /// Segments that are missing before the first one: each was removed after a record that names it, and the newest such record is still there,
-    /// since the segment that it is in can only go after a newer one.
+    /// Segments that are missing before the first one: each was removed after a record that names it was signed, and the newest such record is
+    /// still there, since the segment that it is in can only go after a newer one.
     fn gone(&mut self) {
-        let is_missing = |last: u64| self.notes.seals.keys().copied().find(|segment| *segment > self.pruned && *segment <= last);
+        let (recorded, signed) = self.pruned;
+        let is_missing = |last: u64| self.notes.seals.keys().copied().find(|segment| *segment > signed && *segment <= last);
         if let Some(segment) = self.report.pruned.and_then(is_missing) {
-            self.report.blame_first(segment, &segment_name(segment), UNRECORDED.to_owned());
+            let what = if segment > recorded { UNRECORDED } else { UNSIGNED };
+            self.report.blame_first(segment, &segment_name(segment), what.to_owned());
         }
     }
 
@@ -337,7 +364,7 @@ impl<'a> Check<'a> {
     fn no_record(&mut self, name: &str, number: u64) {
         self.report.records += 1;
         self.blame(self.next_seq, name, number, "the line is not a record".to_owned());
-        self.next_seq = self.next_seq.map(|seq| seq + 1);
+        self.next_seq = self.next_seq.map(|seq| seq.saturating_add(1));
         self.before.clear();
         self.tree = None;
     }
@@ -370,8 +397,13 @@ impl<'a> Check<'a> {
         if let Some(what) = self.report.sealed.look(self.storage, line, name, number) {
             self.blame(Some(line.seq), name, number, what);
         }
-        let pruned = line.pruned().and_then(|name| name.strip_suffix(".jsonl")?.parse().ok());
-        self.pruned = pruned.unwrap_or(self.pruned);
+        if let Some(pruned) = line.pruned().and_then(|name| name.strip_suffix(".jsonl")?.parse().ok()) {
+            self.pruned.0 = pruned;
+            if line.seq <= self.evidence.signed_to {
+                self.pruned.1 = pruned;
+                self.report.removal = Some(line.seq);
+            }
+        }
         self.grow(line.seq, leaf, name, number);
     }
 
@@ -420,13 +452,10 @@ impl<'a> Check<'a> {
         }
         let chain = self.head.map(|(_, chain)| chain);
         if let (Source::Seal(segment), Some(chain)) = (claim.source, chain) {
-            if checkpoint.seal.as_ref().is_some_and(|seal| seal.chain != chain) {
-                self.report.blame(Some(seq), &claim.file, claim.line, "its chain is not that of the last record".to_owned());
-            }
             match self.notes.peaks.get(&segment) {
                 Some(text) if *text == peaks_text(chain, tree) => {}
                 Some(_) => self.report.blame(Some(seq), &seal_file(segment, "peaks"), 1, WRONG_PEAKS.to_owned()),
-                None => self.missing_of_seal(segment, Some(seq), "peaks", "it is missing"),
+                None => self.missing_of_seal(segment, seq, "peaks", "it is missing"),
             }
         }
         self.borne_out = seq;
@@ -438,6 +467,7 @@ impl<'a> Check<'a> {
 }
 
 const UNRECORDED: &str = "the segment is gone, and no record says that retention removed it";
-const WRONG_PEAKS: &str = "it is not the tree that the seal signs";
+const UNSIGNED: &str = "the segment is gone, and the record of its removal is not signed: no gateway removes one before that";
+const WRONG_PEAKS: &str = "it is not the chain and the tree that the seal was made of";
 /// How often a log is looked at anew because it changed.
 const TRIES: u32 = 5;

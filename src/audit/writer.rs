@@ -26,6 +26,7 @@ use super::log::{AppendError, Durability, Health, Options};
 use super::notary::Notary;
 use super::queue::{Acked, Gate, Item, Queue, Teller, Waiter};
 use super::record::{Kind, Record};
+use super::retention::Announced;
 use super::storage::{SegmentFile, Storage, append_all};
 use super::tree::Hash;
 
@@ -109,6 +110,7 @@ pub(super) struct Core {
     pub(super) covered: AtomicU64,
     pub(super) covered_at: AtomicI64,
     notary: Mutex<Notary>,
+    pub(super) announced: Mutex<Announced>,
     pub(super) guard: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
@@ -137,6 +139,7 @@ impl Core {
             covered: AtomicU64::new(notary.covered_to()),
             covered_at: AtomicI64::new(0),
             notary: Mutex::new(notary),
+            announced: Mutex::default(),
             guard: Mutex::new(Some(guard)),
             tail: Mutex::new(tail),
         };

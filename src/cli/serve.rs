@@ -14,6 +14,7 @@ use crate::audit::Opened;
 use crate::audit::anchor::{Anchors, Source};
 use crate::audit::filler::{self, Filler, SPARE_BYTES};
 use crate::audit::record::{Kind, Record};
+use crate::audit::retention::PruneError;
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Listen};
 use crate::gateway::{Assembly, Folders, Gateway, LogOrigin, Versions, config_version};
@@ -121,13 +122,16 @@ impl Running {
     fn prune(&self) {
         let days = i64::try_from(self.config.audit.retention_days.value()).unwrap_or(i64::MAX);
         let before = Clock::system().unix_seconds().saturating_sub(days.saturating_mul(86_400));
-        let anchored = self.assembly.shared().anchored.anchored();
+        let mut anchored = self.assembly.shared().anchored.anchored();
         let log = self.assembly.shared().audit.log().clone();
         tokio::spawn(async move {
-            match log.prune(before, anchored).await {
+            match log.prune(before, &mut anchored).await {
                 Ok(gone) => gone
                     .iter()
                     .for_each(|segment| tracing::info!(segment = segment.name, "a segment of the audit log is past its time, and removed")),
+                Err(error @ PruneError::Unanchored(_)) => {
+                    tracing::warn!(%error, "segments of the audit log that are past their time stay for now")
+                }
                 Err(error) => tracing::error!(%error, "old segments of the audit log stay"),
             }
         });

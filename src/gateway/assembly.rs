@@ -143,7 +143,7 @@ impl Assembly {
             return Err(fault.into());
         }
         let shared = Shared {
-            anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin())),
+            anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin()), log.health().records),
             indexed: crate::audit::filler::Indexed::default(),
             audit: Audit::new(log, values, config.audit.durability.clone(), clock).keeping(payloads),
             identity: ArcSwap::from_pointee(identity),

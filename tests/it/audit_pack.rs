@@ -162,7 +162,7 @@ async fn whatever_is_changed_in_it_is_found_also_where_the_sums_are_made_anew() 
         ("a record", &records, Some(changed(&whole[&records], "\"demo\"", "\"Demo\"")), "not the record that its proof is about"),
         ("a record gone", &records, Some(first_gone), "its record is missing"),
         ("a proof gone", &proof, None, "it has no proof"),
-        ("a proof", &proof, Some(changed(&whole[&proof], "\"index\":", "\"index\":1")), "record"),
+        ("a proof", &proof, Some(changed(&whole[&proof], "\"seq\":", "\"seq\":1")), "record"),
         ("a policy", &policy, Some(changed(&whole[&policy], "up__pay", "up__pax")), "is here with other bytes"),
         ("a policy gone", &policy, None, "is missing"),
     ];

@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::super::chain::Line;
 use super::super::find::read_all;
 use super::super::log::{AppendError, Durability, Log, Options};
 use super::super::record::{Kind, Record, Stored};
@@ -264,20 +267,22 @@ async fn of_months(disk: &SimulatedDisk, people: &People) -> Log {
 
 /// Prunes all that may go, while the log without a thread gets its rounds.
 async fn prune(log: &Log) -> usize {
+    let (_anchor, mut anchored) = watch::channel(u64::MAX);
     let rounds = async {
         loop {
             log.tick();
-            tokio::task::yield_now().await;
+            // Passes only where the clock stands still: then a wait comes to its end.
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::select! {
         biased;
-        gone = log.prune(i64::MAX, u64::MAX) => gone.map_or(0, |gone| gone.len()),
+        gone = log.prune(i64::MAX, &mut anchored) => gone.map_or(0, |gone| gone.len()),
         () = rounds => unreachable!("rounds do not end"),
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn retention_takes_payloads_with_their_segment_and_then_the_keys_that_seal_nothing() {
     let (disk, people) = (SimulatedDisk::new(), People::new(1));
     let log = of_months(&disk, &people).await;
@@ -296,7 +301,7 @@ async fn retention_takes_payloads_with_their_segment_and_then_the_keys_that_seal
     assert_eq!(*Payload::of(&disk, &left[0]).unwrap().unwrap().open(&people.keyring(&[0])).unwrap().plain, PLAIN);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retention_that_is_cut_off_anywhere_explains_what_is_gone() {
     let people = People::new(1);
     let mut cut = 0;
@@ -311,4 +316,28 @@ async fn a_retention_that_is_cut_off_anywhere_explains_what_is_gone() {
         assert!(report.is_sound(), "{step}: {:?}", report.findings);
     }
     assert!(cut > 5, "{cut}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn payloads_that_are_gone_by_a_record_that_nobody_signed_are_told() {
+    let (disk, people) = (SimulatedDisk::new(), People::new(1));
+    let log = of_months(&disk, &people).await;
+    disk.kill();
+    drop(log);
+    // Somebody with the disk and not the key says that retention was about to take the first segment.
+    let names = disk.list().unwrap();
+    let (first, last) = (&names[0], names.last().unwrap());
+    let end = read_all(&disk).unwrap().pop().unwrap();
+    let chain = Line::split(end.line.as_bytes()).unwrap().chain;
+    let (action, subject) = (Some("prune".into()), Some(first.as_str().into()));
+    let record = Record { action, subject, ..Record::new(Kind::Lifecycle) };
+    let mut lines = disk.content(last);
+    chain.seal(&record.encode("main", Clock::fixed(NOW).now()), end.seq + 1, &mut lines);
+    disk.put(last, &lines);
+    removal::remove_of(&disk, first).unwrap();
+
+    let report = checked(&disk);
+
+    let told: Vec<_> = report.findings.iter().map(|finding| finding.what.contains("no record says that it was erased")).collect();
+    assert_eq!((told, report.sealed.pruned), (vec![true, true], 0), "{:?}", report.findings);
 }

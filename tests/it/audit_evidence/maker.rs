@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use doorward::audit::chain::Chain;
-use doorward::audit::checkpoint::{Certificate, Checkpoint, Succession};
+use doorward::audit::checkpoint::{Certificate, Checkpoint};
 use doorward::audit::note::{Signer, VerifyingKey};
 use doorward::audit::tree::Tree;
 use doorward::audit::trust::peaks_text;
@@ -135,9 +135,9 @@ impl Maker {
         self
     }
 
-    fn statement(&self, seal: Option<Succession>) -> String {
+    fn statement(&self, next: Option<VerifyingKey>) -> String {
         let (name, size, root) = (self.name.clone(), self.tree.size(), self.tree.root());
-        let made = Checkpoint { name, size, root, first: self.first, segment: self.segment, time: self.time, seal };
+        let made = Checkpoint { name, size, root, first: self.first, segment: self.segment, time: self.time, next };
         self.signer.as_ref().unwrap().sign(&made.text()).unwrap()
     }
 
@@ -166,14 +166,13 @@ impl Maker {
         self
     }
 
-    /// Says that retention removes a segment, and does it.
-    pub fn prune(&mut self, first: u64) -> &mut Self {
-        self.say_pruned(first);
+    /// Removes a segment, whatever the records say.
+    pub fn remove(&mut self, first: u64) -> &mut Self {
         self.made.files.remove(&segment(first)).unwrap();
         self
     }
 
-    /// Says that retention removes a segment.
+    /// Says that retention is to remove a segment.
     pub fn say_pruned(&mut self, first: u64) {
         let name = format!("{first:020}.jsonl");
         let record = Record { actor: Some("retention".into()), action: Some("prune".into()), ..Record::new(Kind::Lifecycle) };
@@ -183,7 +182,7 @@ impl Maker {
     /// Ends the segment, as a stop between two steps of a rotation leaves it.
     pub fn seal(&mut self, next: &Signer) {
         self.time += 10;
-        let note = self.statement(Some(Succession { chain: self.chain, next: next.key().clone() }));
+        let note = self.statement(Some(next.key().clone()));
         let files = &mut self.made.files;
         files.insert(seal(self.segment, "note"), note.clone().into_bytes());
         files.insert(seal(self.segment, "peaks"), peaks_text(self.chain, &self.tree).into_bytes());

@@ -97,17 +97,30 @@ fn a_log_of_an_older_version_is_checked_by_its_chain_and_goes_on_with_keys() {
 #[test]
 fn a_pruned_log_is_sound_from_the_seal_on() {
     let mut made = sealed("owner");
-    let mut made = made.prune(1).prune(17).made.clone();
+    made.say_pruned(1);
+    made.say_pruned(17);
+    let made = made.checkpoint().remove(1).remove(17).made.clone();
     let dir = folder(&made);
     let report = check(dir.path(), &asked(trust(&made)));
     assert_eq!((report.findings.as_slice(), report.pruned, report.records), (&[][..], Some(30), 32));
-    assert_eq!(report.vouched.as_ref().unwrap().last, 55);
-    assert!(report.unseen()[0].contains("up to 30"));
+    assert_eq!(report.vouched.as_ref().unwrap().last, 62);
+    assert!(report.unseen()[0].contains("up to 30") && !report.unseen()[0].contains("no anchor"), "{:?}", report.unseen());
+    let older = Trust { anchors: trust(&sealed("owner").made).anchors, ..trust(&made) };
+    let unseen = check(dir.path(), &asked(older)).unseen();
+    assert!(unseen[0].contains("no anchor that was given covers record 62"), "{unseen:?}");
 
-    made.files.remove(&seal(17, "peaks")).unwrap();
-    made.write(&dir.path().join("main"));
+    for (first, last) in [(1, 16), (17, 30)] {
+        let mut left = made.clone();
+        left.files.remove(&seal(first, "peaks")).unwrap();
+        left.write(&dir.path().join("main"));
+        let report = check(dir.path(), &asked(trust(&made)));
+        assert_eq!((report.findings[0].seq, report.findings[0].file.clone()), (Some(last), seal(first, "peaks")));
+    }
+    let mut left = made.clone();
+    left.files.remove(&seal(1, "note")).unwrap();
+    left.write(&dir.path().join("main"));
     let report = check(dir.path(), &asked(trust(&made)));
-    assert_eq!((report.findings[0].seq, report.findings[0].file.as_str()), (Some(30), "seals/00000000000000000017.peaks"));
+    assert_eq!((report.findings[0].seq, report.findings[0].file.clone()), (Some(1), seal(1, "note")));
 }
 
 #[test]
@@ -123,10 +136,13 @@ fn a_segment_that_is_gone_without_a_record_of_its_removal_is_missed() {
     };
     assert_eq!(gone(&mut sealed("owner"), &[1]), missed(1));
     assert_eq!(gone(&mut sealed("owner"), &[1, 17, 31]), missed(1));
-    assert_eq!(gone(sealed("owner").prune(1), &[17]), missed(17));
+    let mut made = sealed("owner");
+    made.say_pruned(1);
+    assert_eq!(gone(made.checkpoint(), &[1, 17]), missed(17));
     // The record comes before the removal, and an earlier one may have gone with its segment.
     let mut made = sealed("owner");
     made.say_pruned(17);
+    made.checkpoint();
     assert_eq!(gone(&mut made, &[1]), []);
     assert_eq!(gone(&mut made, &[17]), []);
     assert_eq!(gone(&mut made, &[31]), missed(31));
@@ -134,7 +150,53 @@ fn a_segment_that_is_gone_without_a_record_of_its_removal_is_missed() {
     let mut made = sealed("owner");
     let args = Some(r#"{"action":"prune","kind":"lifecycle","subject":"00000000000000000001.jsonl"}"#.into());
     made.append(&Record { args, ..Record::new(Kind::Intent) });
-    assert_eq!(gone(&mut made, &[1]), missed(1));
+    assert_eq!(gone(made.checkpoint(), &[1]), missed(1));
+}
+
+#[test]
+fn a_segment_that_is_gone_by_a_record_which_nobody_signed_is_missed() {
+    // Whoever holds the disk and not the key: a record put behind the last one, and the front taken away.
+    let mut made = sealed("owner");
+    made.say_pruned(17);
+    let honest = trust(&made.made);
+    made.remove(1).remove(17);
+    let dir = folder(&made.made);
+    let report = check(dir.path(), &asked(honest));
+    let what = "the segment is gone, and the record of its removal is not signed: no gateway removes one before that";
+    assert_eq!(report.findings.len(), 1, "{report:#?}");
+    assert_eq!((report.findings[0].seq, report.findings[0].what.as_str()), (Some(1), what));
+}
+
+#[test]
+fn a_seal_taken_away_is_missed_as_soon_as_it_is_the_newest_checkpoint_or_anything_is_signed_after_it() {
+    let first_of = |made: &Maker, gone: &str| {
+        let mut left = made.made.clone();
+        left.files.remove(gone).unwrap();
+        let report = check(folder(&left).path(), &Asked::default());
+        (report.findings.first().map(|found| (found.seq.unwrap(), found.file.clone())), report.unsealed)
+    };
+    // A stop: the last segment's.
+    let mut stopped = sealed("owner");
+    stopped.seal(&signer("doorward/main", "next"));
+    // A rotation of which all is done.
+    let mut rotated = sealed("owner");
+    rotated.rotate().records(2);
+    // The same, and an older checkpoint put back: that is how a crash looks.
+    let mut as_crashed = sealed("owner");
+    as_crashed.rotate().records(2);
+    as_crashed.made.files.insert("checkpoint.note".to_owned(), sealed("owner").made.files["checkpoint.note"].clone());
+    for ending in ["note", "peaks"] {
+        let gone = seal(46, ending);
+        for made in [&stopped, &rotated] {
+            assert_eq!(first_of(made, &gone), (Some((60, gone.clone())), None));
+        }
+        assert_eq!(first_of(&as_crashed, &gone), (None, Some(60)));
+    }
+    // An anchor has what the disk has not any more.
+    let mut left = as_crashed.made.clone();
+    left.files.remove(&seal(46, "note")).unwrap();
+    let report = check(folder(&left).path(), &asked(trust(&rotated.made)));
+    assert_eq!(report.findings[0].file, seal(46, "note"));
 }
 
 #[test]

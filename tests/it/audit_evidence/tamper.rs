@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use doorward::audit::chain::{Chain, Line};
 use doorward::audit::simulated::Random;
 use doorward::audit::verify::{Asked, Report};
+use doorward::audit::{Kind, Record};
+use doorward::clock::Clock;
 use proptest::prelude::*;
 
 use super::maker::{Files, Maker, root_key, sealed, segment, signer};
 use super::sound::{check, folder, trust};
 
 /// What somebody does to a log.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "a bit turned",
     "a byte changed",
     "a line dropped",
@@ -28,6 +30,7 @@ const KINDS: [&str; 14] = [
     "all signed anew with another key",
     "a note changed",
     "a note taken away",
+    "segments taken away, recorded unsigned",
 ];
 
 /// What must be told.
@@ -120,6 +123,7 @@ fn tamper(scene: &Scene, kind: usize, random: &mut Random) -> (Files, Due) {
         2..=7 => lines_moved(scene, kind, random),
         8..=9 => tail_cut(scene, kind == 9, random),
         10..=11 => another_log(scene, kind, random),
+        14 => front_taken_away(scene, random),
         _ => note_changed(scene, kind, random),
     }
 }
@@ -220,6 +224,21 @@ fn another_log(scene: &Scene, kind: usize, random: &mut Random) -> (Files, Due) 
         }
         return (made, Due::Records(1, 60));
     }
+    (made, Due::Records(1, 1))
+}
+
+/// Somebody with the disk and not the key puts a record of a removal behind the last one, and removes what it names.
+fn front_taken_away(scene: &Scene, random: &mut Random) -> (Files, Due) {
+    let mut made = scene.made.clone();
+    let all = made.segments();
+    let gone = 1 + random.below(3) as usize;
+    let (_, last) = lines(&made).pop().unwrap();
+    let last = Line::split(last.trim_end().as_bytes()).unwrap();
+    let name = all[gone - 1].strip_prefix("segments/").unwrap();
+    let record = Record { action: Some("prune".into()), subject: Some(name.into()), ..Record::new(Kind::Lifecycle) };
+    let entry = record.encode("main", Clock::fixed(1_795_255_300_000_000_000).now());
+    last.chain.seal(&entry, last.seq + 1, made.files.get_mut(&all[3]).unwrap());
+    all[..gone].iter().for_each(|path| drop(made.files.remove(path)));
     (made, Due::Records(1, 1))
 }
 

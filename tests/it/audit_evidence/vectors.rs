@@ -56,47 +56,88 @@ fn without(paths: &[String]) -> Files {
     made
 }
 
-/// Each log by name, and whether the anchors of the sound one are known for it, and the root key.
-fn cases() -> Vec<(&'static str, Files, bool, bool)> {
-    let (first, second, last) = (segment(1), segment(6), segment(10));
+/// A log by name, and whether the anchors of the sound one are known for it, and the root key.
+type Case = (&'static str, Files, bool, bool);
+
+fn cases() -> Vec<Case> {
     let mut older = Maker::without_keys("main");
     older.records(3).begin_without_seal();
     older.records(2);
     let mut upgraded = Maker::without_keys("main");
     upgraded.records(3).start_to_sign("owner");
     upgraded.records(2).rotate().records(1).checkpoint();
-    let mut begun_anew = small("owner");
-    begun_anew.begin_anew().records(2).checkpoint();
+    let mut all = vec![("sound", small("owner").made, true, true), ("sound_alone", small("owner").made, false, false)];
+    all.extend(with_removals());
+    all.extend([("older", older.made, false, false), ("upgraded", upgraded.made, false, false)]);
+    all.extend(with_half_a_seal());
+    all.extend(tampered());
+    all
+}
+
+/// Logs whose front is gone.
+fn with_removals() -> [Case; 6] {
+    let pruned_once = || {
+        let mut pruned = small("owner");
+        pruned.say_pruned(1);
+        pruned.checkpoint().remove(1);
+        pruned
+    };
+    let (mut pruned, mut pruned_further, mut without_a_signature) = (pruned_once(), pruned_once(), pruned_once());
+    pruned.say_pruned(6);
+    pruned.checkpoint().remove(6);
+    pruned_further.remove(6);
+    without_a_signature.say_pruned(6);
+    without_a_signature.remove(6);
+    let (mut without_peaks, mut without_a_seal) = (pruned_once().made, pruned.made.clone());
+    without_peaks.files.remove(&seal(1, "peaks")).unwrap();
+    without_a_seal.files.remove(&seal(1, "note")).unwrap();
+    [
+        ("pruned", pruned.made, true, true),
+        ("pruned_without_peaks", without_peaks, true, true),
+        ("pruned_without_a_seal", without_a_seal, true, true),
+        ("pruned_without_a_signature", without_a_signature.made, true, true),
+        ("pruned_without_a_record", without(&[segment(1)]), true, true),
+        ("pruned_further_than_recorded", pruned_further.made, true, true),
+    ]
+}
+
+/// Logs whose newest seal is not whole: some as a crash leaves them, some robbed.
+fn with_half_a_seal() -> [Case; 7] {
     let mut crashed = small("owner");
     crashed.seal(&signer("doorward/main", "next"));
-    let (mut pruned, mut pruned_without_peaks) = (small("owner"), small("owner"));
-    pruned.prune(1);
-    let mut pruned_further = pruned.made.clone();
-    pruned_further.files.remove(&second).unwrap();
-    pruned.prune(6);
-    pruned_without_peaks.prune(1).made.files.remove(&seal(1, "peaks")).unwrap();
     let mut not_sealed_yet = small("owner");
     not_sealed_yet.rotate_before_the_seal().records(2);
     let mut signed_on_without_seal = small("owner");
     signed_on_without_seal.rotate_before_the_seal().records(2).checkpoint();
-    let mut no_peaks_yet = crashed.made.clone();
+    let (mut no_peaks_yet, mut seal_taken, mut peaks_taken) = (crashed.made.clone(), crashed.made.clone(), crashed.made.clone());
     no_peaks_yet.files.remove(&seal(10, "peaks")).unwrap();
-    let mut old_copy = Maker::new("main", "owner");
-    old_copy.certify(&root_key()).records(3).checkpoint().records(1);
-    vec![
-        ("sound", small("owner").made, true, true),
-        ("sound_alone", small("owner").made, false, false),
-        ("pruned", pruned.made, true, true),
-        ("pruned_without_peaks", pruned_without_peaks.made, true, true),
-        ("pruned_without_a_record", without(std::slice::from_ref(&first)), true, true),
-        ("pruned_further_than_recorded", pruned_further, true, true),
-        ("older", older.made, false, false),
-        ("upgraded", upgraded.made, false, false),
+    no_peaks_yet.files.insert("checkpoint.note".to_owned(), small("owner").made.files["checkpoint.note"].clone());
+    seal_taken.files.remove(&seal(10, "note")).unwrap();
+    peaks_taken.files.remove(&seal(10, "peaks")).unwrap();
+    let mut newest_seal_gone = small("owner");
+    newest_seal_gone.rotate().records(1);
+    newest_seal_gone.made.files.retain(|path, _| !path.starts_with("seals/00000000000000000010"));
+    [
         ("sealed_and_not_begun", crashed.made, true, true),
         ("begun_and_not_sealed", not_sealed_yet.made, true, true),
         ("sealed_without_peaks", no_peaks_yet, true, true),
+        ("seal_gone_that_is_the_checkpoint", seal_taken, true, true),
+        ("peaks_gone_of_the_checkpoint", peaks_taken, true, true),
+        ("newest_seal_gone", newest_seal_gone.made, true, true),
         ("signed_on_without_seal", signed_on_without_seal.made, true, true),
-        ("changed", changed(&second, |lines| owned(&lines).iter().map(|line| line.replace("notes/7", "notes/9")).collect()), true, true),
+    ]
+}
+
+/// Logs that somebody has changed, and one with accepted damage.
+fn tampered() -> Vec<Case> {
+    let (first, second, last) = (segment(1), segment(6), segment(10));
+    let in_another = |lines: Vec<&str>, from: &str, to: &str| lines.iter().map(|line| line.replace(from, to)).collect();
+    let mut begun_anew = small("owner");
+    begun_anew.begin_anew().records(2).checkpoint();
+    let mut old_copy = Maker::new("main", "owner");
+    old_copy.certify(&root_key()).records(3).checkpoint().records(1);
+    vec![
+        ("changed", changed(&second, |lines| in_another(lines, "notes/7", "notes/9")), true, true),
         ("dropped", changed(&second, |lines| owned(&[&lines[..1], &lines[2..]].concat())), true, true),
         ("doubled", changed(&first, |lines| owned(&[&lines[..3], &lines[2..]].concat())), true, true),
         ("swapped", changed(&first, |lines| owned(&[lines[0], lines[2], lines[1], lines[3], lines[4]])), true, true),
@@ -107,12 +148,7 @@ fn cases() -> Vec<(&'static str, Files, bool, bool)> {
         ("chained_anew", chained_anew(), true, true),
         ("old_copy", old_copy.made, true, true),
         ("signed_anew", small("thief").made, true, false),
-        (
-            "checkpoint_changed",
-            changed("checkpoint.note", |lines| owned(&lines).iter().map(|line| line.replace("T10", "T11")).collect()),
-            true,
-            true,
-        ),
+        ("checkpoint_changed", changed("checkpoint.note", |lines| in_another(lines, "T10", "T11")), true, true),
         ("seal_gone", without(&[seal(6, "note")]), true, true),
         ("checkpoint_gone", without(&["checkpoint.note".to_owned()]), false, true),
         ("root_gone", without(&["root.note".to_owned()]), true, true),
@@ -212,4 +248,11 @@ fn every_example_of_the_format_is_one_of_the_vectors() {
     let root_key = root_key().key().to_string();
     let key = fs::read_to_string(home().join("proof.key")).unwrap();
     assert!(text.contains(&root_key) && text.contains(key.trim()));
+}
+
+#[test]
+fn the_second_verifier_is_short_enough_to_be_read_in_one_sitting() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/verify_audit.py")).unwrap();
+    let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(text.lines().count() < 250 && longest <= 99, "{} lines, the longest has {longest} characters", text.lines().count());
 }

@@ -4,7 +4,7 @@ use doorward::audit::checkpoint::Checkpoint;
 use doorward::audit::note::Note;
 use doorward::audit::record::{Kind, Record};
 use doorward::audit::simulated::SimulatedDisk;
-use doorward::audit::storage::{CHECKPOINT, Storage};
+use doorward::audit::storage::{CHECKPOINT, Storage, peaks_name, seal_name};
 use doorward::audit::{Durability, Log, OpenError, Options};
 use doorward::clock::Clock;
 
@@ -132,7 +132,7 @@ async fn a_checkpoint_shows_to_those_who_wait_once_it_is_stored() {
     assert_eq!(disk.note(CHECKPOINT).unwrap().unwrap(), shown.as_bytes());
     log.close("done").await.unwrap();
     let seal = Checkpoint::parse(Note::parse(&checkpoints.borrow().clone().unwrap()).unwrap().unchecked_text()).unwrap();
-    assert!(seal.seal.is_some() && seal.last() == Some(4));
+    assert!(seal.next.is_some() && seal.last() == Some(4));
 }
 
 #[tokio::test]
@@ -226,6 +226,39 @@ async fn a_missing_key_and_a_missing_checkpoint_are_found() {
     disk.remove_note(CHECKPOINT);
     assert!(damage(&disk).contains("it is gone, and the log's key is there"), "{}", damage(&disk));
     accept(&disk);
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_done_ends_with_a_checkpoint_under_the_next_key() {
+    let disk = SimulatedDisk::new();
+    let log = open(&disk);
+    calls(&log, 2).await;
+    log.rotate();
+    (0..8).for_each(|_| log.tick());
+    let newest = vouched(&disk).unwrap();
+    assert_eq!((newest.segment, newest.size, newest.next), (6, 6, None));
+}
+
+#[tokio::test]
+async fn a_seal_that_was_taken_away_is_missed_by_the_next_start() {
+    for (gone, is_stopped) in [(seal_name(1), false), (peaks_name(1), false), (seal_name(1), true)] {
+        let disk = SimulatedDisk::new();
+        let log = open(&disk);
+        calls(&log, 2).await;
+        let before = disk.note(CHECKPOINT).unwrap().unwrap();
+        if is_stopped {
+            log.close("done").await.unwrap();
+        } else {
+            log.rotate();
+            (0..8).for_each(|_| log.tick());
+            disk.kill();
+        }
+        disk.remove_note(&gone);
+        disk.put_note(CHECKPOINT, &before).unwrap();
+        let what = damage(&disk);
+        assert!(what.starts_with(&format!("{}: ", seal_name(1))) && what.contains("gone or another"), "{what}");
+        accept(&disk);
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! Segments past their time go, with a record, and the log goes on.
 
+use doorward::audit::chain::Chain;
 use doorward::audit::retention::{Expired, PruneError};
 use doorward::audit::simulated::SimulatedDisk;
 use doorward::audit::storage::{Storage, peaks_name, seal_name};
-use doorward::audit::{Durability, Log, Options};
+use doorward::audit::{Durability, Kind, Log, OpenError, Options, Record};
 use doorward::clock::Clock;
+use tokio::sync::watch;
 
 use super::support::{NOW, append, checked, intent, open, options, outcome, records, try_open};
 
@@ -29,17 +31,26 @@ async fn of_days(disk: &SimulatedDisk, days: i64) -> (Log, Clock) {
     (log, clock)
 }
 
-/// Prunes, while the log without a thread gets its rounds.
+/// Prunes, while the log without a thread gets its rounds, and an anchor holds so many records for ever.
 async fn prune(log: &Log, before: i64, anchored: u64) -> Result<Vec<Expired>, PruneError> {
+    prune_while(|| true, log, before, anchored).await
+}
+
+/// The same, with rounds only as long as this holds.
+async fn prune_while(is_served: impl Fn() -> bool, log: &Log, before: i64, anchored: u64) -> Result<Vec<Expired>, PruneError> {
+    let (_anchor, mut anchored) = watch::channel(anchored);
     let rounds = async {
         loop {
-            log.tick();
-            tokio::task::yield_now().await;
+            if is_served() {
+                log.tick();
+            }
+            // Passes only where the clock stands still: then a wait comes to its end.
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
     };
     tokio::select! {
         biased;
-        gone = log.prune(before, anchored) => gone,
+        gone = log.prune(before, &mut anchored) => gone,
         () = rounds => unreachable!("rounds do not end"),
     }
 }
@@ -48,18 +59,22 @@ fn segments(disk: &SimulatedDisk) -> Vec<String> {
     disk.list().unwrap().into_iter().filter(|name| name.ends_with(".jsonl")).collect()
 }
 
+/// How many records say that a segment is to go.
+fn said(disk: &SimulatedDisk) -> usize {
+    records(disk).iter().filter(|stored| stored.record.action.as_deref() == Some("prune")).count()
+}
+
 fn at(day: i64) -> i64 {
     NOW / SECOND + day * DAY
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_past_its_time_and_anchored_goes_with_a_record_and_leaves_its_seal() {
     let disk = SimulatedDisk::new();
     let (log, _) = of_days(&disk, 6).await;
     let before = segments(&disk);
-    let all = records(&disk).len() as u64;
 
-    let gone = prune(&log, at(3), all).await.unwrap();
+    let gone = prune(&log, at(3), u64::MAX).await.unwrap();
 
     assert_eq!(gone.iter().map(|segment| segment.name.clone()).collect::<Vec<_>>(), before[..3]);
     assert_eq!(segments(&disk), before[3..]);
@@ -77,7 +92,7 @@ async fn what_is_past_its_time_and_anchored_goes_with_a_record_and_leaves_its_se
     open(&disk).close("done").await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_no_anchor_covers_stays_however_old_it_is() {
     let disk = SimulatedDisk::new();
     let (log, _) = of_days(&disk, 6).await;
@@ -85,10 +100,65 @@ async fn what_no_anchor_covers_stays_however_old_it_is() {
     let second: u64 = names[1].strip_suffix(".jsonl").unwrap().parse().unwrap();
     assert!(prune(&log, at(1_000), 0).await.unwrap().is_empty());
     assert!(prune(&log, at(1_000), second - 2).await.unwrap().is_empty());
-    assert_eq!(prune(&log, at(1_000), second - 1).await.unwrap().len(), 1);
+    // The first may go; but nothing says at the anchor that it is to.
+    assert!(matches!(prune(&log, at(1_000), second - 1).await, Err(PruneError::Unanchored(_))));
+    assert_eq!(segments(&disk), names);
+    assert_eq!(said(&disk), 1);
+    assert!(matches!(prune(&log, at(1_000), second - 1).await, Err(PruneError::Unanchored(_))));
+    assert_eq!(said(&disk), 1, "what was said once is not said again");
+    prune(&log, at(1_000), u64::MAX).await.unwrap();
+    assert_eq!(segments(&disk), names[names.len() - 2..]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_before_the_record_of_it_is_signed() {
+    let disk = SimulatedDisk::new();
+    let (log, _) = of_days(&disk, 5).await;
+    let before = segments(&disk);
+    // The round that stores the record is the last one.
+    let unsigned = prune_while(|| said(&disk) == 0, &log, at(1), u64::MAX).await;
+    assert!(matches!(unsigned, Err(PruneError::Unanchored(_))), "{unsigned:?}");
+    assert_eq!((said(&disk), segments(&disk)), (1, before.clone()));
+    disk.faults(|faults| faults.write = Some(std::io::ErrorKind::Other));
+    assert!(prune(&log, at(2), u64::MAX).await.is_err(), "not even recorded");
+    disk.faults(|faults| faults.write = None);
+    assert_eq!(segments(&disk), before);
+    // Whenever the process ends: what is gone is by a record that is signed.
+    for steps in 0..12 {
+        let disk = SimulatedDisk::new();
+        let (log, _) = of_days(&disk, 5).await;
+        disk.faults(|faults| faults.crash_after = Some(steps));
+        let _cut_off = prune(&log, at(2), u64::MAX).await;
+        assert_eq!(checked(&disk).findings, [], "after {steps} steps");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_refuses_a_log_whose_front_is_gone_by_a_record_that_nothing_signed_covers() {
+    let disk = SimulatedDisk::new();
+    let (log, _) = of_days(&disk, 5).await;
+    let names = segments(&disk);
+    // A kill; then somebody with the disk and not the key puts a record behind the last and takes the front away.
+    disk.kill();
+    drop(log);
+    let last = names.last().unwrap();
+    let mut lines = disk.content(last);
+    let end = records(&disk).last().unwrap().seq;
+    let subject = Some(names[0].as_str().into());
+    let record = Record { action: Some("prune".into()), subject, ..Record::new(Kind::Lifecycle) };
+    let text = String::from_utf8(lines.clone()).unwrap();
+    let chain = Chain::from_hex(text.trim_end().rsplit_once("\"chain\":\"").unwrap().1.strip_suffix("\"}").unwrap()).unwrap();
+    chain.seal(&record.encode("main", Clock::fixed(NOW).now()), end + 1, &mut lines);
+    disk.put(last, &lines);
+    disk.remove(&names[0]).unwrap();
+
+    let Err(OpenError::Damaged { place, what, .. }) = try_open(&disk, options()) else { panic!("it was signed, and the theft with it") };
+
+    assert_eq!(place, names[0]);
+    assert!(what.contains(&format!("no checkpoint covers record {}", end + 1)), "{what}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_two_newest_segments_and_those_of_an_open_call_stay() {
     let disk = SimulatedDisk::new();
     let (log, clock) = of_days(&disk, 2).await;
@@ -109,7 +179,7 @@ async fn the_two_newest_segments_and_those_of_an_open_call_stay() {
     open(&disk).close("done").await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_crash_between_the_record_and_the_removal_removes_later() {
     let disk = SimulatedDisk::new();
     let (log, _) = of_days(&disk, 5).await;
