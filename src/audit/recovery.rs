@@ -203,6 +203,8 @@ struct Search<'a> {
     rests: Vec<(String, u64, Vec<u8>)>,
     /// The records that say that a segment was to go, and its name.
     removals: Vec<(u64, String)>,
+    /// The record that is leaf 0 of the tree: what is damaged before it was accepted.
+    first: u64,
 }
 
 struct Found {
@@ -223,7 +225,7 @@ struct Found {
 impl<'a> Search<'a> {
     fn new(storage: &'a dyn Storage, options: &'a Options) -> Self {
         let (torn, damage, open, ends, rests, removals) = Default::default();
-        Self { storage, options, torn, damage, open, tree: Tree::new(), root: (None, None), ends, rests, removals }
+        Self { storage, options, torn, damage, open, tree: Tree::new(), root: (None, None), ends, rests, removals, first: 1 }
     }
 
     fn run(mut self) -> Result<Found, OpenError> {
@@ -232,6 +234,7 @@ impl<'a> Search<'a> {
         let all = segments(self.storage).map_err(failed)?;
         let (evidence, fault) = Evidence::read(self.storage, &all).map_err(failed)?;
         self.judge(fault)?;
+        self.first = evidence.first;
         let base = evidence.base(self.storage, &all).map_err(failed)?;
         let (mut scan, first) = self.begin(&evidence, &base, &all).map_err(failed)?;
         for at in first..all.len() {
@@ -362,8 +365,10 @@ impl<'a> Search<'a> {
                 self.rests.push((name.clone(), good, rest));
                 return Ok(());
             }
-            let what = "the chain breaks here, and records follow".to_owned();
-            self.judge(Some(Fault { place: format!("{name}:{}", lines + 1), what }))?;
+            if segment >= self.first {
+                let what = "the chain breaks here, and records follow".to_owned();
+                self.judge(Some(Fault { place: format!("{name}:{}", lines + 1), what }))?;
+            }
             good += self.skip_damage(scan, &rest, &mut lines);
             if good == self.storage.size(name).map_err(failed)? {
                 return Ok(());

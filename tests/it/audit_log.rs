@@ -3,6 +3,7 @@
 mod checkpoints;
 mod crashes;
 mod faults;
+mod fuzz;
 mod retention;
 mod rotation;
 mod support;

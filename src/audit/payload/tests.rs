@@ -11,7 +11,7 @@ use super::super::chain::Line;
 use super::super::find::read_all;
 use super::super::log::{AppendError, Durability, Log, Options};
 use super::super::record::{Kind, Record, Stored};
-use super::super::simulated::SimulatedDisk;
+use super::super::simulated::{Random, SimulatedDisk};
 use super::super::storage::Storage;
 use super::super::verify::{Asked, Report, verify, verify_all};
 use super::*;
@@ -340,4 +340,50 @@ async fn payloads_that_are_gone_by_a_record_that_nobody_signed_are_told() {
 
     let told: Vec<_> = report.findings.iter().map(|finding| finding.what.contains("no record says that it was erased")).collect();
     assert_eq!((told, report.sealed.pruned), (vec![true, true], 0), "{:?}", report.findings);
+}
+
+#[tokio::test]
+async fn no_bytes_in_place_of_a_payload_or_its_key_open_to_anything_else() {
+    let (disk, people) = (SimulatedDisk::new(), People::new(2));
+    call(&people.payloads(2), &open(&disk), 1).await.unwrap();
+    let mut stored = with_payloads(&disk).remove(0);
+    let file = Reference::parse(stored.record.payload.as_deref().unwrap()).unwrap().file;
+    let key = disk.payloads().unwrap().into_iter().find(|file| file.ends_with(KEY_ENDING)).unwrap();
+    let replace = |name: &String, bytes: &[u8]| {
+        disk.remove_payloads(std::slice::from_ref(name)).unwrap();
+        disk.put_payload(name, bytes).unwrap();
+    };
+    let mut opened = 0;
+    for seed in 0..2_000 {
+        let (mut random, name) = (Random(seed), if seed % 2 == 0 { &file } else { &key });
+        let whole = disk.payload(name).unwrap().unwrap();
+        let mut bytes = whole.clone();
+        meddle(&mut bytes, &mut random);
+        replace(name, &bytes);
+        if name == &file {
+            // As if the record named these bytes: nothing but the seal is in the way.
+            stored.record.payload = Some(Reference::of(file.clone(), &bytes).to_string().into());
+        }
+        if let Ok(got) = Payload::of(&disk, &stored).and_then(|payload| payload.unwrap().open(&people.keyring(&[0, 1]))) {
+            assert_eq!(*got.plain, PLAIN, "seed {seed}");
+            opened += 1;
+        }
+        replace(name, &whole);
+        stored.record.payload = Some(Reference::of(file.clone(), &disk.payload(&file).unwrap().unwrap()).to_string().into());
+    }
+    assert!((1..1_000).contains(&opened), "{opened}");
+}
+
+/// Turns a bit, cuts the end off, drops a few bytes, or puts a word in.
+fn meddle(bytes: &mut Vec<u8>, random: &mut Random) {
+    let at = random.below(bytes.len() as u64) as usize;
+    match random.below(4) {
+        0 => bytes[at] ^= 1 << random.below(8),
+        1 => bytes.truncate(at),
+        2 => drop(bytes.drain(at..bytes.len().min(at + 9))),
+        _ => {
+            let words = ["[[[[[[[[[[", "18446744073709551616", "-1", "\"\"", "\u{1F980}", "\n", "null", "\\u0000", " "];
+            bytes.splice(at..at, words[random.below(words.len() as u64) as usize].bytes());
+        }
+    }
 }
