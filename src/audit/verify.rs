@@ -347,7 +347,9 @@ impl<'a> Check<'a> {
                 match seen {
                     Seen::Record(line, leaf) => {
                         if number == 1 && line.seq != first_seq {
-                            self.blame(Some(first_seq), name, number, "the file's name is not the number of its first record".to_owned());
+                            // An earlier record may have been moved here.
+                            let seq = self.next_seq.map_or(first_seq, |next| next.min(first_seq));
+                            self.blame(Some(seq), name, number, "the file's name is not the number of its first record".to_owned());
                         }
                         self.line(&line, leaf, name, number);
                     }

@@ -98,10 +98,14 @@ fn with_lines(files: &Files, lines: &[(String, String)]) -> Files {
 
 /// The first record that does not stand where it stood.
 fn first_difference(before: &Files, after: &Files) -> u64 {
-    let bytes = |files: &Files| files.segments().iter().flat_map(|path| files.files[path].clone()).collect::<Vec<_>>();
+    // Each byte with where it is: a line may be moved to the next file and to the same place of the log.
+    let bytes = |files: &Files| {
+        let of = |(at, path): (usize, String)| files.files[&path].iter().map(|byte| (at, *byte)).collect::<Vec<_>>();
+        files.segments().into_iter().enumerate().flat_map(of).collect::<Vec<_>>()
+    };
     let (before, after) = (bytes(before), bytes(after));
     let at = before.iter().zip(&after).take_while(|(one, other)| one == other).count();
-    before[..at].iter().filter(|byte| **byte == b'\n').count() as u64 + 1
+    before[..at].iter().filter(|(_, byte)| *byte == b'\n').count() as u64 + 1
 }
 
 /// The chain of every line made anew, so that only signatures show what was changed.
