@@ -199,7 +199,8 @@ impl<'a> Row<'a> {
                 Ok(all)
             }
         }
-        let mut from = serde_json::Deserializer::from_slice(line);
+        // Read as a text, once, and not again with each of its parts.
+        let mut from = serde_json::Deserializer::from_str(std::str::from_utf8(line).ok()?);
         let members = from.deserialize_map(Members).ok().filter(|_| from.end().is_ok())?;
         let row = Self(members);
         (row.raw("v")?.parse() == Ok(VERSION) && row.raw("seq")?.parse().is_ok_and(|seq: u64| seq <= MAX_SEQ)).then_some(row)

@@ -102,11 +102,16 @@ pub struct Builder {
     ids: Vec<Ids>,
 }
 
+/// Lengths that are told apart among recent texts.
+const RECENT: usize = 8;
+
 /// A column of words that grows.
 #[derive(Debug, Default)]
 struct Coded {
     /// The number of the value that has this JSON text.
     known: HashMap<String, u16>,
+    /// Texts of records before, by their length, and their numbers: mostly one of them comes again, and a comparison costs less than a hash.
+    recent: [Option<(String, u16)>; RECENT],
     column: Words,
 }
 
@@ -225,8 +230,18 @@ impl Coded {
     }
 
     fn code(&mut self, text: &str, values: impl FnOnce(&mut dyn FnMut(&str))) -> u16 {
-        if let Some(code) = self.known.get(text) {
+        let recent = &mut self.recent[text.len() % RECENT];
+        if let Some((known, code)) = recent
+            && known == text
+        {
             return *code;
+        }
+        if let Some(code) = self.known.get(text).copied() {
+            let (known, number) = recent.get_or_insert_default();
+            known.clear();
+            known.push_str(text);
+            *number = code;
+            return code;
         }
         let mut all = Vec::new();
         values(&mut |value| all.push(value.to_owned()));
