@@ -4,6 +4,8 @@
 
 mod cases;
 mod explain;
+mod lint;
+mod rights;
 
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use super::{Context, Failure};
 use crate::catalog::tier::Tier;
 use crate::catalog::{Catalog, Live, Target};
 use crate::gateway::{Folders, Loaded, Plan};
-use crate::policy::Policy;
+use crate::policy::{Policy, Warning};
 use crate::schema::Schemas;
 
 /// What is asked of the policy.
@@ -21,6 +23,12 @@ pub enum Verb {
     Explain(explain::Args),
     /// Decide the cases of policies/tests/*.yaml, and tell which are decided otherwise and which rows no case reaches.
     Test(cases::Args),
+    /// Tell which rows do nothing, reach too far, or name what is not there.
+    Lint(lint::Args),
+    /// Show who may do what: tools by roles.
+    Matrix(rights::MatrixArgs),
+    /// Tell who gains and who loses what by an edit, over every role, agent and tool.
+    Diff(rights::DiffArgs),
 }
 
 /// Answers.
@@ -28,6 +36,9 @@ pub fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
     match verb {
         Verb::Explain(args) => explain::run(context, args),
         Verb::Test(args) => cases::run(context, args),
+        Verb::Lint(args) => lint::run(context, args),
+        Verb::Matrix(args) => rights::matrix(context, args),
+        Verb::Diff(args) => rights::diff(context, args),
     }
 }
 
@@ -36,14 +47,15 @@ struct Files {
     catalog: Catalog,
     policy: Policy,
     schemas: Schemas,
+    warnings: Vec<Warning>,
 }
 
 impl Files {
     fn load(context: &Context) -> Result<Self, Failure> {
         let config = context.config()?;
         let schemas = Schemas::default();
-        let Loaded { catalog, policy, .. } = Folders::of(&config).load(&|_| Arc::new(Live::default()), &schemas, None)?;
-        Ok(Self { catalog, policy, schemas })
+        let Loaded { catalog, policy, warnings, .. } = Folders::of(&config).load(&|_| Arc::new(Live::default()), &schemas, None)?;
+        Ok(Self { catalog, policy, schemas, warnings })
     }
 
     /// The tool of a public name or of a name in rows.

@@ -9,6 +9,7 @@
 
 mod authorize;
 mod bundle;
+pub mod compare;
 pub mod condition;
 mod decide;
 mod equivalence;

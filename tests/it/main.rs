@@ -44,6 +44,7 @@ mod policy;
 mod policy_cases;
 mod policy_live;
 mod policy_pitfalls;
+mod policy_rights;
 mod rates;
 mod refused_heads;
 mod reload;

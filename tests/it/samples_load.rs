@@ -112,6 +112,8 @@ async fn every_command_of_the_documentation_runs() {
         assert_eq!(shell(&home, "doorward call demo__list_notes --as demo").await.0, 0);
         // And of an anchor that has kept a checkpoint of it.
         fs::copy(home.path().join("var/audit/local-1/checkpoint.note"), home.path().join("anchors.notes")).unwrap();
+        // And of a candidate of the policy.
+        assert_eq!(shell(&home, "cp -r policies policies.new").await.0, 0);
         for (line, block) in fences(&page, "console") {
             for command in block.lines().filter_map(|line| line.strip_prefix("$ ")).filter(|line| line.starts_with("doorward ")) {
                 let exit = command.split_once("# exit ").map_or("0", |(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap());

@@ -1,0 +1,173 @@
+//! `doorward policy matrix` and `doorward policy diff`: who may do what at a glance, and what an edit changes of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::Files;
+use crate::catalog::Live;
+use crate::catalog::tier::Tier;
+use crate::cli::{Context, Failure, table};
+use crate::gateway::{Folders, Loaded, Plan};
+use crate::policy::compare::{Change, Right, change};
+use crate::policy::{ANY, Policy, Rule};
+use crate::schema::Schemas;
+
+/// Differences that are printed one by one; the counts are of all.
+const MAX_SHOWN: usize = 200;
+
+/// Arguments of `doorward policy matrix`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  doorward policy matrix\n  doorward policy matrix --agents --json\n\nallow: always. when: under a condition. +: something is asked for beside it. deny: a row says so. -: no row allows it."
+)]
+pub struct MatrixArgs {
+    /// The agents too, not only the roles.
+    #[arg(long)]
+    agents: bool,
+}
+
+/// Arguments of `doorward policy diff`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  doorward policy diff policies.new\n  doorward policy diff policies policies.new --json\n\nBoth are compiled for the tools of today, and every role, every agent and every tool is compared. Exit codes: 0 nobody may do more that is irreversible, 2 a fault in a file, 3 somebody may."
+)]
+pub struct DiffArgs {
+    /// The folder before; or, where it is the only one, the folder after, which is then held against the one that is configured.
+    from: PathBuf,
+    /// The folder after.
+    to: Option<PathBuf>,
+}
+
+/// Prints who may do what.
+pub fn matrix(context: &Context, args: &MatrixArgs) -> Result<u8, Failure> {
+    let Files { catalog, policy, .. } = Files::load(context)?;
+    let subjects: Vec<&str> = policy.subjects().filter(|subject| args.agents || subject.starts_with("role:")).collect();
+    let rows: Vec<Vec<&Rule>> = subjects.iter().map(|subject| policy.rows_of(subject)).collect();
+    let cell = |rows: &[&Rule], name: &str, tier: Tier| match policy.right(rows, name, tier) {
+        None if rows.iter().any(|rule| rule.covers(name, tier)) => "deny".to_owned(),
+        None => "-".to_owned(),
+        Some(right) => format!("{}{}", if right.is_conditional() { "when" } else { "allow" }, if right.asks() { "+" } else { "" }),
+    };
+    let lines = catalog.tools().iter().map(|tool| (&*tool.policy_name, tool.tier));
+    if context.json {
+        let told = |rows: &[&Rule], name: &str, tier: Tier| policy.right(rows, name, tier).map(|right| right.told());
+        let lines: Vec<_> = lines
+            .map(|(name, tier)| {
+                let cells: BTreeMap<&str, _> =
+                    subjects.iter().zip(&rows).map(|(subject, rows)| (*subject, told(rows, name, tier))).collect();
+                json!({ "target": name, "tier": tier.as_str(), "rights": cells })
+            })
+            .collect();
+        println!("{}", json!({ "policy_version": policy.version(), "targets": lines }));
+        return Ok(0);
+    }
+    let head: Vec<&str> = ["TARGET", "TIER"].into_iter().chain(subjects.iter().copied()).collect();
+    let lines = lines.map(|(name, tier)| {
+        let cells = rows.iter().map(|rows| cell(rows, name, tier));
+        [name.to_owned(), tier.as_str().to_owned()].into_iter().chain(cells).collect()
+    });
+    print!("{}", table::render(&head, &lines.collect::<Vec<_>>()));
+    Ok(0)
+}
+
+/// One right that differs.
+struct Difference<'p> {
+    subject: &'p str,
+    target: &'p str,
+    tier: Tier,
+    change: Change,
+    was: Option<Right>,
+    is: Option<Right>,
+}
+
+/// Compares and prints.
+pub fn diff(context: &Context, args: &DiffArgs) -> Result<u8, Failure> {
+    let config = context.config()?;
+    let load = |policies: PathBuf| -> Result<Loaded, Failure> {
+        Ok(Folders { policies, ..Folders::of(&config) }.load(&|_| Arc::new(Live::default()), &Schemas::default(), None)?)
+    };
+    let (from, to) = match &args.to {
+        Some(to) => (args.from.clone(), to.clone()),
+        None => (config.policies.as_ref().to_owned(), args.from.clone()),
+    };
+    let (before, after) = (load(from)?, load(to)?);
+    let targets: Vec<(&str, Tier)> = after.catalog.tools().iter().map(|tool| (&*tool.policy_name, tool.tier)).collect();
+    let found = differences(&before.policy, &after.policy, &targets);
+    let limits = before.limits.text() != after.limits.text();
+    let more = found.iter().filter(|found| found.tier == Tier::Irreversible && found.change.may_permit_more()).count();
+    if context.json {
+        let told = |right: &Option<Right>| right.as_ref().map(|right| json!({ "right": right.told(), "rules": ids(right) }));
+        let list = found.iter().map(|found| {
+            json!({ "subject": found.subject, "target": found.target, "tier": found.tier.as_str(), "change": found.change.as_str(),
+                "was": told(&found.was), "is": told(&found.is) })
+        });
+        let list: Vec<_> = list.collect();
+        println!(
+            "{}",
+            json!({ "from": before.policy.version(), "to": after.policy.version(), "rights": list, "limits_differ": limits, "more_irreversible": more })
+        );
+    } else {
+        print!("{}", told(&found, limits, more));
+    }
+    Ok(if more > 0 { 3 } else { 0 })
+}
+
+fn ids(right: &Right) -> Vec<&str> {
+    right.rules().iter().map(|rule| rule.as_str()).collect()
+}
+
+fn told(found: &[Difference<'_>], limits: bool, more: usize) -> String {
+    let word = |right: &Option<Right>| {
+        right.as_ref().map_or_else(|| "-".to_owned(), |right| format!("{} ({})", right.told(), ids(right).join(", ")))
+    };
+    let row = |found: &Difference<'_>| {
+        let words = [found.change.as_str(), found.subject, found.target, found.tier.as_str()].map(str::to_owned);
+        words.into_iter().chain([word(&found.was), word(&found.is)]).collect::<Vec<_>>()
+    };
+    let mut out = String::new();
+    if !found.is_empty() {
+        let rows: Vec<_> = found.iter().take(MAX_SHOWN).map(row).collect();
+        out += &table::render(&["CHANGE", "WHO", "TARGET", "TIER", "WAS", "IS"], &rows);
+    }
+    if found.len() > MAX_SHOWN {
+        out += &format!("and {} more; --json lists all\n", found.len() - MAX_SHOWN);
+    }
+    if limits {
+        out += "limits.yaml differs\n";
+    }
+    let count = |wanted: Change| found.iter().filter(|found| found.change == wanted).count();
+    let all = [Change::Gained, Change::Widened, Change::Changed, Change::Narrowed, Change::Lost];
+    let counts = all.map(|change| format!("{} {}", count(change), change.as_str())).join(", ");
+    format!("{out}rights: {counts}; {more} of them may permit more that is irreversible\n")
+}
+
+/// Every right that differs, the most irreversible first. What an agent has through a role that both policies give it is told of the role alone.
+fn differences<'p>(before: &'p Policy, after: &'p Policy, targets: &[(&'p str, Tier)]) -> Vec<Difference<'p>> {
+    let subjects: BTreeSet<&str> = before.subjects().chain(after.subjects()).collect();
+    let mut found: BTreeMap<&str, Vec<Difference<'p>>> = BTreeMap::new();
+    for subject in &subjects {
+        let (was, is) = (before.rows_of(subject), after.rows_of(subject));
+        let of_subject = targets.iter().filter_map(|(target, tier)| {
+            let (was, is) = (before.right(&was, target, *tier), after.right(&is, target, *tier));
+            let change = change(was.as_ref(), is.as_ref())?;
+            Some(Difference { subject, target, tier: *tier, change, was, is })
+        });
+        found.insert(subject, of_subject.collect());
+    }
+    let of_role: BTreeSet<(&str, &str, Change)> =
+        found.values().flatten().map(|found| (found.subject, found.target, found.change)).collect();
+    let through =
+        |subject: &str, role: &str| role != subject && (role == ANY || before.has_role(subject, role) && after.has_role(subject, role));
+    let is_told = |found: &Difference<'_>| {
+        subjects.iter().any(|role| through(found.subject, role) && of_role.contains(&(*role, found.target, found.change)))
+    };
+    let mut all: Vec<Difference<'p>> = found.into_values().flatten().collect();
+    let told: Vec<bool> = all.iter().map(is_told).collect();
+    let mut told = told.into_iter();
+    all.retain(|_| !told.next().unwrap_or(false));
+    all.sort_by_key(|found| (std::cmp::Reverse(found.tier), found.change, found.subject, found.target));
+    all
+}
