@@ -10,6 +10,7 @@ mod assembly;
 mod change;
 mod entrance;
 mod folders;
+mod frozen;
 mod listing;
 mod obligations;
 mod recording;
@@ -42,6 +43,7 @@ use crate::audit::filler::Indexed;
 use crate::audit::trail::{Audit, Trail};
 use crate::catalog::{Catalog, Standing, Target, param_header};
 use crate::error::{Code, Effect, Error};
+use crate::freeze::Freezes;
 use crate::identity::{Identity, Principal};
 use crate::inspect::inspect;
 use crate::invocation::{Arguments, Caller, Invocation};
@@ -73,6 +75,8 @@ pub struct Shared {
     pub anchored: Standings,
     /// How the index of the audit logs stands.
     pub indexed: Indexed,
+    /// What people have stopped for a while.
+    pub freezes: Freezes,
     /// Who is let in; swapped by itself, so that a revoked key is gone at once.
     pub identity: ArcSwap<Identity>,
     /// Compiled schemas.
@@ -139,7 +143,8 @@ impl Gateway {
         let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context };
         let round = rounds::open(&self.shared, &invocation, request.retry)?;
         let invocation = round.as_deref().map_or(invocation, |round| round.goes_on(trail, invocation));
-        // May it be called by this agent, this often, without asking a person?
+        // Has a person stopped it? May it be called by this agent, this often, without asking a person?
+        self.shared.freezes.check(&invocation, request.meta.run())?;
         let permit = self.policy.authorize(invocation, self.shared.audit.clock())?;
         trail.permitted(&permit);
         let admission = limit::admit(&self.limits, permit)?;
@@ -147,19 +152,20 @@ impl Gateway {
         // Is there room at the tool server, and is everything still as it was when we looked?
         trail.waits();
         let (upstream, slot) = self.reserve(target, &caller.principal).await?;
-        self.still_current(caller, target)?;
+        self.still_current(&invocation, request)?;
         // The record first, then the call: `forward` takes nothing but what was recorded.
         let recorded = match rounds::spend(&self.shared, &caller.principal.id, round.as_deref())? {
             None => self.shared.audit.intent(trail, cleared).await?,
             Some(open) => Box::pin(self.shared.audit.round(trail, cleared, open)).await?,
         };
         let resume = rounds::resume(round.as_deref(), request.retry);
-        let mut forwarded = upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await;
+        let forwarding = pin!(upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream));
+        let mut forwarded = self.unless_frozen(&invocation, request, forwarding).await;
         if forwarded.as_ref().is_err_and(|error| was_just_lost(upstream, error)) {
             // Nothing of the call had left, and a server that has just ended is mostly back in a moment. Boxed, since it is rare.
             forwarded = Box::pin(async {
                 let (upstream, slot) = self.reserve(target, &caller.principal).await?;
-                self.still_current(caller, target)?;
+                self.still_current(&invocation, request)?;
                 upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await
             })
             .await;

@@ -13,7 +13,7 @@
 //! | [`schema`] | which schemas compile, and whether arguments match |
 //! | [`catalog`] | which tools there are, how harmful, and whether they are as reviewed |
 //! | [`identity`] | who is calling |
-//! | [`policy`], [`limit`], [`approval`] | may they, how often, does a person have to say yes |
+//! | [`policy`], [`freeze`], [`limit`], [`approval`] | may they, has a person stopped it, how often, does a person have to say yes |
 //! | [`audit`] | the record, before anything is done |
 //! | [`upstream`], [`inspect`] | the tool server, and what it answered |
 //! | [`gateway`] | the path itself, and the exit |
@@ -52,6 +52,7 @@ pub mod identity;
 pub mod invocation;
 
 pub mod approval;
+pub mod freeze;
 pub mod limit;
 pub mod policy;
 

@@ -1,9 +1,11 @@
 //! The state database: what must outlive the process and is no file that people write. SQLite, in the state folder.
 //!
-//! Owns: API keys that `doorward agent add` made, and the protocol era each upstream was last found to speak.
+//! Owns: API keys that `doorward agent add` made, freezes, and the protocol era each upstream was last found to speak.
 //! Never on the request path: what a call needs is read into a snapshot.
 //!
 //! INVARIANT: the database has a schema version; an older one is migrated step by step, a newer one is refused.
+
+mod freeze;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,14 +13,18 @@ use std::sync::Mutex;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+pub use self::freeze::StoredFreeze;
+
 /// The file in the state folder.
 const DATABASE: &str = "state.db";
 
 /// The steps from an empty database to today's; a step is never edited, only followed by another.
-const MIGRATIONS: &[&str] =
-    &["CREATE TABLE key (id TEXT PRIMARY KEY, agent TEXT NOT NULL, hash BLOB NOT NULL, created TEXT NOT NULL, revoked TEXT);
+const MIGRATIONS: &[&str] = &[
+    "CREATE TABLE key (id TEXT PRIMARY KEY, agent TEXT NOT NULL, hash BLOB NOT NULL, created TEXT NOT NULL, revoked TEXT);
      CREATE INDEX key_agent ON key (agent);
-     CREATE TABLE era (upstream TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, era TEXT NOT NULL);"];
+     CREATE TABLE era (upstream TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, era TEXT NOT NULL);",
+    freeze::TABLE,
+];
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -448,7 +448,8 @@ fn as_micros(time: Duration) -> u64 {
 fn ending(code: Code) -> &'static str {
     match code {
         Code::UpstreamTimeout => "timed_out",
-        Code::Cancelled => "cancelled",
+        // A person has stopped it while it ran.
+        Code::Cancelled | Code::Frozen => "cancelled",
         Code::Internal => "failed",
         _ => "upstream_error",
     }

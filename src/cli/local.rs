@@ -43,7 +43,10 @@ pub(super) async fn serve(
         tokio::select! {
             () = &mut serving => return,
             Some(event) = events.recv() => running.take(event),
-            _ = counted.tick() => running.assembly.shared().audit.store_counted(),
+            _ = counted.tick() => {
+                running.assembly.shared().audit.store_counted();
+                running.assembly.look_for_freezes();
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod audit;
 mod call;
 mod check;
 mod errors;
+mod freeze;
 mod local;
 mod person;
 mod policy;
@@ -75,6 +76,9 @@ enum Verb {
     /// Make, list and revoke the API keys of agents.
     #[command(subcommand)]
     Agent(agent::Verb),
+    /// Stop agents, tools, runs or values for a while, whatever the policy says.
+    #[command(subcommand)]
+    Freeze(freeze::Verb),
     /// Print every error code and what it means.
     Errors(errors::Args),
     /// Print the JSON Schema of a file that people write.
@@ -215,6 +219,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         }
         Verb::Policy(verb) => policy::run(context, &verb),
         Verb::Agent(verb) => block_on(agent::run(context, &verb)),
+        Verb::Freeze(verb) => block_on(freeze::run(context, &verb)),
         Verb::Errors(args) => errors::run(context, &args),
         Verb::Schema(args) => schema::run(&args),
         Verb::DemoServer(args) => Ok(demo(&args.folder, &args.outbox).map(|()| 0)?),

@@ -347,6 +347,7 @@ async fn attend(
             _ = pruned.tick() => running.prune(),
             _ = counted.tick() => {
                 running.assembly.shared().audit.store_counted();
+                running.assembly.look_for_freezes();
                 attended.orphans.reap();
             }
         }
@@ -377,11 +378,21 @@ async fn answer(running: &mut Running, asked: Asked) {
                 Err(error) => serde_json::json!({ "error": error.detail().map_or_else(|| error.to_string(), str::to_owned) }),
             }
         }
+        Command::Freezes { number } => freezes(running, number),
         Command::Status => status(running),
         // The listener takes this verb itself.
         Command::Mcp { .. } => serde_json::json!({ "error": "not a question" }),
     };
     let _ = asked.answer.send(answer.to_string());
+}
+
+/// Takes the freezes over, and says which tools one of them covers.
+fn freezes(running: &Running, number: i64) -> serde_json::Value {
+    running.assembly.look_for_freezes();
+    let gateway = running.service.gateway();
+    let names = gateway.catalog().tools().iter().map(|tool| &*tool.policy_name);
+    let freezes = &gateway.shared().freezes;
+    serde_json::json!({ "in_force": freezes.is_in_force(number), "tools": freezes.covered(number, names) })
 }
 
 fn status(running: &Running) -> serde_json::Value {
@@ -391,6 +402,7 @@ fn status(running: &Running) -> serde_json::Value {
     serde_json::json!({
         "policy_version": gateway.policy().version(),
         "calls_under_way": running.service.calls_under_way(),
+        "freezes": gateway.shared().freezes.count(),
         "audit": {
             "open": health.is_open,
             "records": health.records,

@@ -226,7 +226,10 @@ async fn listen(
         tokio::select! {
             () = &mut ended => return Ok("SIGTERM"),
             Some(event) = events.recv() => running.take(event),
-            _ = counted.tick() => running.assembly.shared().audit.store_counted(),
+            _ = counted.tick() => {
+                running.assembly.shared().audit.store_counted();
+                running.assembly.look_for_freezes();
+            }
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::catalog::lock::{Definition, changes};
 use crate::catalog::{Catalog, Item, Listing, Live, Source};
 use crate::clock::Clock;
 use crate::config::{Config, Fault};
+use crate::freeze::Freezes;
 use crate::identity::Identity;
 use crate::limit::Limits;
 use crate::mcp::json;
@@ -143,6 +144,7 @@ impl Assembly {
             return Err(fault.into());
         }
         let shared = Shared {
+            freezes: Freezes::load(&state, clock.clone())?,
             anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin()), log.health().records),
             indexed: crate::audit::filler::Indexed::default(),
             audit: Audit::new(log, values, config.audit.durability.clone(), clock).keeping(payloads),
@@ -228,6 +230,19 @@ impl Assembly {
         let (identity, faults) = Identity::load(config, &self.state, Some(&self.shared.identity.load()))?;
         self.shared.identity.store(Arc::new(identity));
         Ok(faults)
+    }
+
+    /// Takes over freezes that another process has made or lifted, and records the end of those whose time is over. To be called every
+    /// second or so.
+    pub fn look_for_freezes(&self) {
+        if let Err(error) = self.shared.freezes.look(&self.state) {
+            tracing::error!(%error, "freezes could not be read again; those of before stay in force");
+        }
+        let ended = self.shared.freezes.expire();
+        for freeze in &ended {
+            let (actor, action, subject) = (Some("doorward".into()), Some("freeze_expired".into()), Some(freeze.as_str().into()));
+            self.shared.audit.note(&Record { actor, action, subject, ..Record::new(Kind::Lifecycle) });
+        }
     }
 
     fn live(&self, id: &str) -> Arc<Live> {

@@ -6,7 +6,7 @@ use super::{Gateway, withheld};
 use crate::catalog::{Standing, Target};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
-use crate::invocation::Caller;
+use crate::invocation::{Caller, Invocation};
 use crate::mcp::canonical::write_string;
 use crate::mcp::messages::{Kind, Method, Request};
 use crate::mcp::revision::Revision;
@@ -82,11 +82,13 @@ impl Gateway {
         }
     }
 
-    /// What may have changed while the call waited: the credential, and the live definition.
-    pub(super) fn still_current(&self, caller: &Caller, target: &Target) -> Result<(), Error> {
+    /// What may have changed while the call waited: the credential, what people have stopped, and the live definition.
+    pub(super) fn still_current(&self, call: &Invocation<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
+        let Invocation { caller, target, .. } = call;
         if !self.shared.identity.load().holds(&caller.principal) {
             return Err(Error::new(Code::Unauthenticated, "the credential does not hold any more"));
         }
+        self.shared.freezes.check(call, request.meta.run())?;
         match (target.kind, self.catalog.standing(target)) {
             (_, Standing::Reviewed) => Ok(()),
             (Kind::Prompt, _) => Err(self.not_found(caller, target.kind, &target.name)),

@@ -82,7 +82,8 @@ impl Watching {
 
     /// Asks whether each is permitted still, or again, and records what is otherwise than before.
     pub fn look(&mut self, gateway: &Gateway) {
-        let holds = self.shared.identity.load().holds(&self.principal);
+        let kept_out = self.shared.kept_out(&self.principal);
+        let holds = kept_out.is_none();
         let class = gateway.policy.class(&self.principal.id);
         let (mut lost, mut back) = (Vec::new(), Vec::new());
         for (topic, permitted) in &mut self.topics {
@@ -98,7 +99,7 @@ impl Watching {
                 if now { &mut back } else { &mut lost }.push(topic.name());
             }
         }
-        let why = if holds { "the policy does not permit it any more" } else { "the agent's key does not hold any more" };
+        let why = kept_out.unwrap_or("the policy does not permit it any more");
         for (action, topics, why) in [("ended", lost, why), ("begun", back, "it is permitted again")] {
             if !topics.is_empty() {
                 self.shared.audit.note_watch(&self.watched, action, &topics, why);
@@ -142,8 +143,10 @@ impl Gateway {
     /// A resource that the principal may read. The caller records a refusal.
     ///
     /// # Errors
-    /// `tool_not_found` for a URI that leads nowhere or may not be known of, `policy_denied` for one that may not be read.
+    /// `frozen` where the agent is, `tool_not_found` for a URI that leads nowhere or may not be known of, `policy_denied` for one that may not
+    /// be read.
     pub fn may_watch(&self, principal: &Principal, uri: &str) -> Result<Watchable, Error> {
+        self.shared.freezes.admit(principal)?;
         let missing = || Error::new(Code::ToolNotFound, "there is no such resource").because(UNKNOWN);
         let (upstream, own) = self.located(uri).ok_or_else(missing)?;
         let names = PolicyNames::resource(upstream.id(), own).ok_or_else(missing)?;

@@ -36,6 +36,11 @@ pub enum Command {
     },
     /// Read policy, manifests and keys again.
     Reload,
+    /// Read the freezes again, and say which tools this one covers.
+    Freezes {
+        /// Its number.
+        number: i64,
+    },
     /// How everything stands.
     Status,
     /// Record what a person did with files, keys or payloads.

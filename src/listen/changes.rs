@@ -77,7 +77,7 @@ pub fn told(service: &Service, principal: &Principal, change: &Change) -> Option
     Some((method, service.gateway().shows(principal, change)?))
 }
 
-/// Whether the principal's credential still holds.
-pub fn is_let_in(service: &Service, principal: &Principal) -> bool {
-    service.gateway().shared().identity.load().holds(principal)
+/// Why the principal is told of nothing any more, where that is so.
+pub fn kept_out(service: &Service, principal: &Principal) -> Option<&'static str> {
+    service.gateway().kept_out(principal)
 }

@@ -170,7 +170,7 @@ pub(super) fn standalone(service: Service, principal: Principal, session: Sessio
                 _ = alive.tick() => Vec::new(),
             };
             // Each time like a new request: the key and the session must still hold.
-            if !changes::is_let_in(&service, &principal) || !service.0.sessions.lasts(&session) {
+            if changes::kept_out(&service, &principal).is_some() || !service.0.sessions.lasts(&session) {
                 return;
             }
             let wanted = changed.iter().filter(|change| service.streams().wants(&session.name, change));

@@ -144,7 +144,11 @@ impl Listening<'_> {
     /// # Errors
     /// The refusal, recorded.
     pub async fn run(&self, params: Option<&Node<'_>>) -> Result<Bytes, gateway::Answer> {
-        let opened = Filter::read(params).and_then(|filter| Ok((filter, self.service.subscriptions().open(&self.caller.principal.id)?)));
+        let principal = &self.caller.principal;
+        let opened = Filter::read(params).and_then(|filter| {
+            self.service.gateway().shared().freezes.admit(principal)?;
+            Ok((filter, self.service.subscriptions().open(&principal.id)?))
+        });
         let (filter, _place) = match opened {
             Ok(opened) => opened,
             Err(error) => return Err(self.refused(error).await),
@@ -165,7 +169,7 @@ impl Listening<'_> {
                 () = self.service.stopping().cancelled() => break STOPS,
                 _ = look.tick() => {}
                 // Told by nothing is who would not be let in any more; the look below ends it.
-                changed = changes.next() => if changes::is_let_in(self.service, &self.caller.principal) {
+                changed = changes.next() => if changes::kept_out(self.service, &self.caller.principal).is_none() {
                     // Another policy changes every list.
                     if let (Some(recorded), true) = (&mut recorded, changed.iter().any(|change| matches!(change, Change::List(_)))) {
                         recorded.look(&self.service.gateway());
@@ -173,8 +177,8 @@ impl Listening<'_> {
                     changed.iter().for_each(|change| self.tell(change, &filter, &watched));
                 }
             }
-            if !changes::is_let_in(self.service, &self.caller.principal) {
-                break "the agent's key does not hold any more";
+            if let Some(why) = changes::kept_out(self.service, &self.caller.principal) {
+                break why;
             }
         };
         recorded.iter_mut().for_each(|recorded| recorded.ends(why));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules in import order: each imports only what stands before it.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "error",
     "clock",
     "telemetry",
@@ -17,6 +17,7 @@ const ORDER: [&str; 24] = [
     "identity",
     "invocation",
     "policy",
+    "freeze",
     "limit",
     "approval",
     "audit",

@@ -28,6 +28,7 @@ mod disconnect;
 mod errors_golden;
 mod fault_table;
 mod framing;
+mod freezes;
 mod headers;
 mod identity;
 #[path = "../incidents/mod.rs"]
