@@ -15,6 +15,7 @@ pub mod anchor;
 pub mod anomalies;
 pub mod chain;
 pub mod checkpoint;
+pub mod decisions;
 pub mod disk;
 pub mod encode;
 mod evidence;

@@ -5,6 +5,7 @@
 mod cases;
 mod explain;
 mod lint;
+mod replay;
 mod rights;
 
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub enum Verb {
     Matrix(rights::MatrixArgs),
     /// Tell who gains and who loses what by an edit, over every role, agent and tool.
     Diff(rights::DiffArgs),
+    /// Tell which calls on record a candidate policy would decide otherwise.
+    Replay(replay::Args),
 }
 
 /// Answers.
@@ -39,6 +42,7 @@ pub fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         Verb::Lint(args) => lint::run(context, args),
         Verb::Matrix(args) => rights::matrix(context, args),
         Verb::Diff(args) => rights::diff(context, args),
+        Verb::Replay(args) => replay::run(context, args),
     }
 }
 

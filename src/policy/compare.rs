@@ -81,6 +81,11 @@ impl Right {
         !self.asks.is_empty()
     }
 
+    /// Whether it asks for all that another right does.
+    pub fn asks_all_of(&self, other: &Self) -> bool {
+        self.asks.is_superset(&other.asks)
+    }
+
     /// The rows that allow it.
     pub fn rules(&self) -> &[RuleId] {
         &self.rules

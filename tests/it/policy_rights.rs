@@ -99,3 +99,42 @@ async fn lint_tells_odd_rows_and_fails_unless_they_are_allowed() {
     let json = site.run(&["--json", "policy", "lint", "--allow", "redundant"]).await;
     assert_eq!((json.code, &json.json()["odd"][0]["kind"], &json.json()["odd"][0]["allowed"]), (0, &json!("redundant"), &json!(true)));
 }
+
+#[tokio::test]
+async fn a_candidate_is_held_against_the_calls_on_record() {
+    let site = site();
+    let gateway = site.serve().await;
+    let client = gateway.client();
+    assert_eq!(client.call("demo__list_notes", json!({})).await.code(), "ok");
+    assert_eq!(client.call("demo__list_notes", json!({})).await.code(), "ok");
+    assert_eq!(client.call("demo__write_note", json!({ "name": "a", "text": "b" })).await.code(), "ok");
+    assert_eq!(client.call("demo__append_note", json!({ "name": "a", "text": "b" })).await.code(), "ok");
+    assert_eq!(client.call("demo__append_note", json!({ "name": "a", "text": "too long" })).await.code(), "policy_denied");
+    gateway.stop().await;
+    let same = site.run(&["policy", "replay", "--policy", "policies"]).await;
+    assert_eq!(
+        (same.code, same.out.as_str()),
+        (0, "calls: 5 decided as they were, 0 otherwise, 0 that hang on arguments, 0 of targets that are no more\n")
+    );
+
+    site.write("new/conditions.yaml", &CONDITIONS.replace('4', "2"));
+    let rows = ROWS.replace("R1, role:writer, demo__*", "R1, role:writer, demo__append_note").replace("R2, role:any", "R2, agent:other");
+    site.write(
+        "new/policy.csv",
+        &format!(
+            "{rows}p, R3, role:writer, demo__write_note, reversible, -, allow\no, O1, role:any, demo__write_note, any, -, limit:5/min\n"
+        ),
+    );
+    let done = site.run(&["policy", "replay", "--since", "1h", "--policy", "new"]).await;
+
+    assert_eq!(done.code, 3, "{done:?}");
+    assert!(done.out.contains("would be denied"), "{done:?}");
+    assert!(done.out.contains("would be allowed, and more is asked for") && done.out.contains("hangs on the arguments"), "{done:?}");
+    assert!(
+        done.out.ends_with("calls: 0 decided as they were, 3 otherwise, 2 that hang on arguments, 0 of targets that are no more\n"),
+        "{done:?}"
+    );
+    let json = site.run(&["--json", "policy", "replay", "--policy", "new"]).await.json();
+    let list = json["decisions"].as_array().unwrap().iter().find(|one| one["target"] == "demo__list_notes").unwrap().clone();
+    assert_eq!((&list["was"], &list["verdict"], &list["calls"]), (&json!("allowed"), &json!("would be denied"), &json!(2)));
+}

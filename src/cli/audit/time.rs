@@ -7,7 +7,7 @@ use jiff::{Timestamp, ToSpan};
 use super::Error;
 
 /// A time in nanoseconds since 1970, from RFC 3339, from a date in `zone` (its first moment) or from how long before `now`.
-pub(super) fn time(text: &str, now: Timestamp, zone: &TimeZone) -> Result<i64, Error> {
+pub(in crate::cli) fn time(text: &str, now: Timestamp, zone: &TimeZone) -> Result<i64, Error> {
     let wrong = || Error::Time(text.to_owned());
     let ago = || {
         let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
