@@ -1,36 +1,86 @@
 //! Whether a person has to say yes. Gives the last proof that forwarding needs before the record: [`Cleared`].
 //!
-//! No row can ask for an approval yet: the policy's loader refuses `o` rows, so every admission is cleared. The stage stands
-//! in the path because its proof does.
+//! Owns: what a row's `approve:…` asks for, what an approval is bound to (`asked`), and when enough people have said yes (`pending`). Leaves
+//! to others: who is a person (`identity`), the rows in the database (`state`), the records and the words for the agent (`gateway`).
+//!
+//! INVARIANT: an approval is good for one call: of the same principal with the same delegation, of the same target and reviewed definition,
+//! with the same arguments, under the same policy. It is used up, in the database, before the call's intent.
+//! INVARIANT: a call that nobody has to approve takes no lock and asks no database.
 
+mod asked;
+mod pending;
+
+pub use self::asked::{Ask, Asked, Facts, Lack};
+pub use self::pending::{Answer, Approvals, Given, Looked, Refused, Spent, USER, Waiting};
+use crate::error::{Code, Error};
 use crate::invocation::Invocation;
 use crate::limit::Admission;
 use crate::policy::Obligation;
 
-/// A call that policy permits, limits admit and nobody has to approve any more. Only [`approve`] makes one:
+/// A call that policy permits, limits admit and nobody has to approve any more, but whose approval, where it needs one, is not used up yet.
+#[derive(Debug)]
+pub struct Approved<'d> {
+    admission: Admission<'d>,
+    given: Option<Given>,
+}
+
+/// The same once its approval is used up. Only [`Approved::cleared`] makes one:
 ///
-/// ```compile_fail,E0423
+/// ```compile_fail,E0451
 /// fn forged(admission: doorward::limit::Admission<'_>) -> doorward::approval::Cleared<'_> {
-///     doorward::approval::Cleared(admission)
+///     doorward::approval::Cleared { admission }
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Cleared<'d>(Admission<'d>);
+pub struct Cleared<'d> {
+    admission: Admission<'d>,
+}
 
-/// Honours the obligations to ask.
-pub fn approve(admission: Admission<'_>) -> Cleared<'_> {
-    Cleared(admission)
+/// Whether some row asks for a person's yes.
+pub fn asks(admission: &Admission<'_>) -> bool {
+    let obligations = admission.permit().obligations();
+    obligations.iter().any(|obliged| matches!(obliged.obligation, Obligation::Approve { .. } | Obligation::ApproveUser))
+}
+
+/// Honours the obligations to ask: lets a call on that nobody asks about, or whose approval is there.
+///
+/// # Errors
+/// `internal` where a person has to say yes and the approval is not there, or is another call's: [`asks`] tells before.
+pub fn approve(admission: Admission<'_>, given: Option<Given>) -> Result<Approved<'_>, Error> {
+    let is_given = given.as_ref().map_or(!asks(&admission), |given| given.is_for(admission.invocation()));
+    if is_given { Ok(Approved { admission, given }) } else { Err(Error::new(Code::Internal, "nobody has approved the call")) }
+}
+
+impl<'d> Approved<'d> {
+    /// The call that is approved.
+    pub fn invocation(&self) -> &Invocation<'d> {
+        self.admission.invocation()
+    }
+
+    /// What is still to be used up before the record.
+    pub fn unspent(&self) -> Option<&Given> {
+        self.given.as_ref().filter(|given| !given.is_used())
+    }
+
+    /// The proof for the record, once nothing is left to use up.
+    ///
+    /// # Errors
+    /// `internal` where something is, or it was used up for another call.
+    pub fn cleared(self, spent: Option<&Spent>) -> Result<Cleared<'d>, Error> {
+        let is_spent = self.unspent().is_none() || spent.is_some_and(|spent| spent.is_for(self.invocation()));
+        if is_spent { Ok(Cleared { admission: self.admission }) } else { Err(Error::new(Code::Internal, "the approval is not used up")) }
+    }
 }
 
 impl<'d> Cleared<'d> {
     /// The call that was cleared.
     pub fn invocation(&self) -> &Invocation<'d> {
-        self.0.invocation()
+        self.admission.invocation()
     }
 
     /// Whether arguments and result are to be kept sealed.
     pub fn records_payload(&self) -> bool {
-        let permit = self.0.permit();
+        let permit = self.admission.permit();
         self.invocation().target.record_payload
             || permit.obligations().iter().any(|obliged| obliged.obligation == Obligation::RecordPayload)
     }

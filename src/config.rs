@@ -9,6 +9,7 @@ mod audit;
 mod bound;
 mod identity;
 mod payloads;
+mod people;
 mod place;
 mod rate;
 mod settled;
@@ -27,6 +28,7 @@ pub use self::audit::{Audit, Durability, DurabilityByTier};
 pub use self::bound::{Bound, KeyText, LogName};
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
 pub use self::payloads::{OpenerKey, Openers, Payloads};
+pub use self::people::{Approvals, Person};
 pub use self::place::fault_at;
 pub use self::rate::{MAX_COUNT, Rate};
 
@@ -97,6 +99,8 @@ pub struct Config {
     pub agents: Vec<Agent>,
     /// The people who may act on the gateway.
     pub people: Vec<Person>,
+    /// What waits for people.
+    pub approvals: Approvals,
     /// How agents are known that show no API key.
     pub identity: Identity,
     /// Folder of one manifest and one lock per upstream. Default `tool-manifests`.
@@ -169,14 +173,17 @@ impl Config {
             let sound = |hash: &String| hash.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(is_lower_hex));
             if hash.as_ref().is_some_and(|hash| !sound(hash)) {
                 let message = format!("the `key_hash` of `{name}` is not `sha256:` and 64 lower-case hex digits");
-                let help = "`doorward agent add NAME --print-hash` makes a key and its hash";
+                let help = match list {
+                    "people" => "`doorward approvals keygen NAME --out FILE` makes a key and its hash",
+                    _ => "`doorward agent add NAME --print-hash` makes a key and its hash",
+                };
                 return Err(fault(&[list, &at, "key_hash"], message).help(help));
             }
         }
         for (at, anchor) in self.audit.anchors.iter().enumerate() {
             anchor.check().map_err(|message| fault(&["audit", "anchors", &at.to_string()], message))?;
         }
-        self.check_openers().map_err(|wrong| {
+        self.check_people().and_then(|()| self.check_openers()).map_err(|wrong| {
             let path: Vec<&str> = wrong.path.iter().map(String::as_str).collect();
             fault(&path, wrong.message.clone()).help(wrong.help)
         })?;
@@ -394,23 +401,6 @@ pub struct Agent {
     /// `sha256:` and the hex SHA-256 of the secret part of its key; `doorward agent add --print-hash` makes both.
     #[serde(default)]
     pub key_hash: Option<String>,
-}
-
-/// One person.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Person {
-    /// Their name: `[a-z0-9-]{1,64}`.
-    pub name: String,
-    /// What they may do.
-    #[serde(default)]
-    pub roles: Vec<String>,
-    /// `sha256:` and the hex SHA-256 of their key.
-    #[serde(default)]
-    pub key_hash: Option<String>,
-    /// The public key that payloads are sealed to where they are one of `audit.payloads.openers`, as `doorward audit keygen --opener` prints it.
-    #[serde(default)]
-    pub payload_key: Option<OpenerKey>,
 }
 
 /// Largest file that people write, in bytes: some hundred thousand rows, or ten thousand definitions.

@@ -6,8 +6,10 @@
 //! `Admission`, which only `limit` makes from `Permit`, which only `policy` makes from an `Invocation`.
 //! INVARIANT: a `Gateway` never changes. A reload builds another and swaps it; a call keeps the one it began with.
 
+mod approving;
 mod assembly;
 mod change;
+mod deciding;
 mod entrance;
 mod folders;
 mod frozen;
@@ -31,13 +33,14 @@ use tokio::sync::broadcast;
 
 pub use self::assembly::{Assembly, Loaded, LogOrigin, Plan, StartError, carried, heard, targets};
 pub use self::change::Change;
+pub use self::deciding::{Decided, Undone};
 pub use self::entrance::needed_scopes;
 pub use self::folders::Folders;
 pub use self::listing::{Listed, Page};
 use self::resolve::Made;
 pub use self::versions::{Versions, config_version};
 pub use self::watching::{Topic, Watchable, Watching};
-use crate::approval;
+use crate::approval::Approvals;
 use crate::audit::anchor::Standings;
 use crate::audit::filler::Indexed;
 use crate::audit::trail::{Audit, Trail};
@@ -87,6 +90,8 @@ pub struct Shared {
     pub seal: Arc<Seal>,
     /// Calls that go on with an agent's answers.
     pub rounds: rounds::Rounds,
+    /// Calls that wait for a person's yes.
+    pub approvals: Approvals,
     /// Where changes of lists and resources are told; whoever listens subscribes.
     pub changes: broadcast::Sender<Change>,
 }
@@ -148,12 +153,13 @@ impl Gateway {
         let permit = self.policy.authorize(invocation, self.shared.audit.clock())?;
         trail.permitted(&permit);
         let admission = limit::admit(&self.limits, permit)?;
-        let cleared = approval::approve(admission);
+        let approved = self.approve(trail, admission, round.is_some()).await?;
         // Is there room at the tool server, and is everything still as it was when we looked?
         trail.waits();
         let (upstream, slot) = self.reserve(target, &caller.principal).await?;
         self.still_current(&invocation, request)?;
-        // The record first, then the call: `forward` takes nothing but what was recorded.
+        // The record first, then the call: `forward` takes nothing but what was recorded. An approval is used up with it.
+        let cleared = self.spend(trail, approved).await?;
         let recorded = match rounds::spend(&self.shared, &caller.principal.id, round.as_deref())? {
             None => self.shared.audit.intent(trail, cleared).await?,
             Some(open) => Box::pin(self.shared.audit.round(trail, cleared, open)).await?,

@@ -6,6 +6,7 @@
 //! INVARIANT: nothing a caller says of itself (client name, `_meta`, forwarding headers) makes it somebody.
 
 mod keys;
+mod people;
 mod tokens;
 
 use std::borrow::Cow;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use subtle::ConstantTimeEq;
 
+pub use self::people::{Approver, People};
 use self::tokens::Tokens;
 pub use self::tokens::{Token, WELL_KNOWN};
 use crate::config::{Agent, Config, Fault};
@@ -97,6 +99,7 @@ pub struct Identity {
     /// Those of the file and of the state database, whom a token can name.
     agents: HashSet<Arc<str>>,
     tokens: Option<Tokens>,
+    people: People,
 }
 
 impl Identity {
@@ -119,7 +122,7 @@ impl Identity {
         let named = config.agents.iter().map(|agent| agent_id(&agent.name));
         let agents = named.chain(keys.values().map(|(agent, _)| Arc::clone(agent))).collect();
         let (tokens, faults) = Tokens::load(config, before.and_then(|before| before.tokens.as_ref()));
-        Ok((Self { agents, keys, anonymous, tokens }, faults))
+        Ok((Self { agents, keys, anonymous, tokens, people: People::of(config) }, faults))
     }
 
     /// Who shows these credentials.
@@ -187,6 +190,17 @@ impl Identity {
         }
     }
 
+    /// Everybody who can approve.
+    pub fn people(&self) -> &People {
+        &self.people
+    }
+
+    /// The person whose key it is; none where it is an agent's too, wherever that one is kept.
+    pub fn person(&self, key: &str) -> Option<&Approver> {
+        let id = key.strip_prefix("dw_")?.split_once('_')?.0;
+        self.people.by_key(key).filter(|_| !self.keys.contains_key(id))
+    }
+
     /// What differs from an earlier one, in words for the record; empty when everybody is let in as before.
     pub fn changes_since(&self, before: &Self) -> Vec<String> {
         let keyless = (self.anonymous != before.anonymous).then(|| match &self.anonymous {
@@ -196,7 +210,9 @@ impl Identity {
         let words = |id: &str, agent: &str, what: &str| format!("key {id} of {agent} {what}");
         let new = self.keys.iter().filter(|(id, key)| before.keys.get(*id) != Some(key)).map(|(id, (agent, _))| words(id, agent, "is new"));
         let out = before.keys.iter().filter(|(id, key)| self.keys.get(*id) != Some(key)).map(|(id, (agent, _))| words(id, agent, "is out"));
-        let mut keys: Vec<String> = new.chain(out).chain(Tokens::changes(self.tokens.as_ref(), before.tokens.as_ref())).collect();
+        let people = self.people.changes_since(&before.people);
+        let mut keys: Vec<String> =
+            new.chain(out).chain(people).chain(Tokens::changes(self.tokens.as_ref(), before.tokens.as_ref())).collect();
         keys.sort_unstable();
         let more = keys.len().saturating_sub(MAX_CHANGES);
         keys.truncate(MAX_CHANGES);

@@ -1,10 +1,11 @@
 //! The state database: what must outlive the process and is no file that people write. SQLite, in the state folder.
 //!
-//! Owns: API keys that `doorward agent add` made, freezes, and the protocol era each upstream was last found to speak.
-//! Never on the request path: what a call needs is read into a snapshot.
+//! Owns: API keys that `doorward agent add` made, freezes, the protocol era each upstream was last found to speak, and calls that wait for a
+//! person's yes (`approvals`). But for these it is never on the request path: what a call needs is read into a snapshot.
 //!
 //! INVARIANT: the database has a schema version; an older one is migrated step by step, a newer one is refused.
 
+mod approvals;
 mod freeze;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -13,6 +14,7 @@ use std::sync::Mutex;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+pub use self::approvals::{Begun, NewApproval, Stands, StoredApproval};
 pub use self::freeze::StoredFreeze;
 
 /// The file in the state folder.
@@ -24,6 +26,12 @@ const MIGRATIONS: &[&str] = &[
      CREATE INDEX key_agent ON key (agent);
      CREATE TABLE era (upstream TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, era TEXT NOT NULL);",
     freeze::TABLE,
+    "CREATE TABLE approval (id TEXT PRIMARY KEY, binding BLOB NOT NULL, standing TEXT NOT NULL, agent TEXT NOT NULL, facts TEXT NOT NULL,
+       sealed TEXT, created INTEGER NOT NULL, expires INTEGER NOT NULL, ended INTEGER, ended_by TEXT, told INTEGER NOT NULL DEFAULT 0);
+     CREATE INDEX approval_binding ON approval (binding);
+     CREATE UNIQUE INDEX approval_open ON approval (binding) WHERE standing = 'open';
+     CREATE INDEX approval_standing ON approval (standing, expires);
+     CREATE TABLE approval_yes (approval TEXT NOT NULL, who TEXT NOT NULL, UNIQUE (approval, who));",
 ];
 
 /// Why the state cannot be used.
@@ -81,7 +89,8 @@ impl State {
         let mut database = Connection::open(folder.join(DATABASE))?;
         database.busy_timeout(std::time::Duration::from_secs(5))?;
         database.pragma_update(None, "journal_mode", "WAL")?;
-        database.pragma_update(None, "synchronous", "NORMAL")?;
+        // What was revoked or used up must not come back after a power loss. Writes are rare: none but approvals' is on a path.
+        database.pragma_update(None, "synchronous", "FULL")?;
         migrate(&mut database)?;
         Ok(Self { folder: folder.to_owned(), database: Mutex::new(database) })
     }
@@ -190,6 +199,9 @@ fn migrate(database: &mut Connection) -> Result<(), StateError> {
     let found = version as usize;
     if found > MIGRATIONS.len() {
         return Err(StateError::Newer { found, known: MIGRATIONS.len() });
+    }
+    if found == MIGRATIONS.len() {
+        return Ok(());
     }
     for step in MIGRATIONS.iter().skip(found) {
         transaction.execute_batch(step)?;

@@ -68,6 +68,7 @@ impl Record<'_> {
         out.text("after", &self.after);
         out.text("agent", &self.agent);
         out.list("answers", &self.answers);
+        out.text("approval_id", &self.approval_id);
         out.json("args", &self.args);
         out.number("args_bytes", self.args_bytes);
         out.text("args_hash", &self.args_hash);

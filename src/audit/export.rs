@@ -167,6 +167,7 @@ fn ocsf(stored: &Stored, leaf: &str) -> Value {
     let kept = [
         "action",
         "actor",
+        "approval_id",
         "args_hash",
         "cost",
         "decision",

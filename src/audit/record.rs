@@ -26,7 +26,7 @@ pub enum Kind {
     Refusal,
     /// A parked call that came back.
     Round,
-    /// What a person decided about a call.
+    /// What becomes of a call that needs a person's yes: `requested`, `asked`, `approved`, `denied`, `refused`, `expired`, `used`, `shown`.
     Approval,
     /// The policy, its conditions or its limits changed.
     PolicyChange,
@@ -188,6 +188,8 @@ pub struct Record<'a> {
     pub args: Text<'a>,
     /// What the agent answers to what the server asked: `QUESTION ACTION HASH` each, the hash keyed.
     pub answers: Vec<Cow<'a, str>>,
+    /// The approval that the call waits for, was made with, or that a person decides about: `ap-` and ten hex digits.
+    pub approval_id: Text<'a>,
     /// In an intent: what the call costs, in the units of the manifest's `cost`.
     #[serde(deserialize_with = "integer")]
     #[schemars(schema_with = "schema::number")]

@@ -81,9 +81,11 @@ fn full() -> Record<'static> {
     }
 }
 
-/// The fields that tell of what is kept whole.
+/// The fields that tell of what is kept whole, and of an approval.
 fn of_payloads(payload: Option<Cow<'static, str>>) -> Record<'static> {
-    Record { payload, payload_keys: vec!["0123456789abcdef".into()], openers: vec!["alice".into(), "bob".into()], ..Record::default() }
+    let payload_keys = vec!["0123456789abcdef".into()];
+    let approval_id = Some("ap-0123456789".into());
+    Record { approval_id, payload, payload_keys, openers: vec!["alice".into(), "bob".into()], ..Record::default() }
 }
 
 fn now() -> Moment {

@@ -4,6 +4,7 @@
 //! INVARIANT: a trail is closed exactly once: by the outcome of its intent, or by a refusal where there was none.
 
 mod answers;
+mod approvals;
 mod floods;
 mod parked;
 mod payloads;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub use self::approvals::approval_record;
 pub use self::parked::Open;
 use self::steps::Steps;
 pub use self::watches::Watched;
@@ -110,6 +112,8 @@ pub struct Trail<'d> {
     intent: Option<(u64, Instant)>,
     attempt: u32,
     parked: bool,
+    /// The approval that it waits for, or was made with.
+    approval: Option<Box<str>>,
     /// What is kept sealed of this message, where the call's payloads are.
     payload: Option<Box<str>>,
 }
@@ -219,6 +223,7 @@ impl<'d> Trail<'d> {
         record.conditions = self.conditions.as_deref().map(text);
         record.obligations = self.obligations.iter().map(|obliged| Cow::Owned(obliged.to_string())).collect();
         record.payload = self.payload.as_deref().map(text);
+        record.approval_id = self.approval.as_deref().map(text);
         record.answers = self.answers.map(|responses| answers::shown(responses, key)).unwrap_or_default();
         if let Some(tool) = self.tool {
             record.tier_claimed = tool.tier_claimed;
@@ -293,6 +298,7 @@ impl Audit {
             intent: None,
             attempt: 1,
             parked: false,
+            approval: None,
             payload: None,
         }
     }
@@ -340,8 +346,9 @@ impl Audit {
             }
             (Some((seq, since)), _) => self.close_intent(trail, (seq, since), outcome, payload).await,
             (None, Err(error)) => self.refuse(trail, error).await,
+            (None, Ok(Ending::Asks(questions))) => self.note_asked(trail, questions),
             // No result comes without an intent: forwarding takes `Recorded`.
-            (None, Ok(_)) => {}
+            (None, Ok(Ending::Complete(_))) => {}
         }
     }
 

@@ -18,7 +18,7 @@ use crate::catalog::tier::Tier;
 use crate::catalog::{Catalog, Live, PolicyNames, Source, Standing, Target, prompt_policy_name, template_policy_name};
 use crate::config::Config;
 use crate::gateway::{Folders, Loaded, Plan};
-use crate::identity::{self, Trusted};
+use crate::identity::{self, People, Trusted};
 use crate::limit::Limits;
 use crate::policy::{Decision, Equivalence, Policy, RuleId};
 use crate::schema::Schemas;
@@ -47,7 +47,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let config = context.config()?;
     let schemas = Schemas::default();
     let live = |_: &str| Arc::new(Live::default());
-    let Loaded { catalog, policy, limits, warnings } = Folders::of(&config).load(&live, &schemas, None)?;
+    let Loaded { catalog, policy, limits, warnings } = Folders::of(&config).load(&live, &schemas, None, &People::of(&config))?;
     super::serve::tls(&config.listen)?;
     sealable(&config)?;
     if !args.quick {

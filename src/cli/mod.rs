@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 2 usage or configuration, 3 refused, 4 try later, 5 the tool or its server failed, 1 anything else.
 
 mod agent;
+mod approvals;
+mod arguments;
 mod audit;
 mod call;
 mod check;
@@ -73,6 +75,9 @@ enum Verb {
     /// Ask what the policy decides and why, and whether it decides its cases as asked.
     #[command(subcommand)]
     Policy(policy::Verb),
+    /// Say yes or no to calls that wait for a person.
+    #[command(subcommand)]
+    Approvals(approvals::Verb),
     /// Make, list and revoke the API keys of agents.
     #[command(subcommand)]
     Agent(agent::Verb),
@@ -218,6 +223,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
             })
         }
         Verb::Policy(verb) => policy::run(context, &verb),
+        Verb::Approvals(verb) => block_on(approvals::run(context, &verb)),
         Verb::Agent(verb) => block_on(agent::run(context, &verb)),
         Verb::Freeze(verb) => block_on(freeze::run(context, &verb)),
         Verb::Errors(args) => errors::run(context, &args),

@@ -14,6 +14,7 @@ use super::{Context, Failure};
 use crate::catalog::tier::Tier;
 use crate::catalog::{Catalog, Live, Target};
 use crate::gateway::{Folders, Loaded, Plan};
+use crate::identity::People;
 use crate::policy::{Policy, Warning};
 use crate::schema::Schemas;
 
@@ -58,7 +59,8 @@ impl Files {
     fn load(context: &Context) -> Result<Self, Failure> {
         let config = context.config()?;
         let schemas = Schemas::default();
-        let Loaded { catalog, policy, warnings, .. } = Folders::of(&config).load(&|_| Arc::new(Live::default()), &schemas, None)?;
+        let Loaded { catalog, policy, warnings, .. } =
+            Folders::of(&config).load(&|_| Arc::new(Live::default()), &schemas, None, &People::of(&config))?;
         Ok(Self { catalog, policy, schemas, warnings })
     }
 

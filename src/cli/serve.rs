@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Context, Failure, check, local, person};
+use super::{Context, Failure, approvals, check, local, person};
 use crate::audit::Opened;
 use crate::audit::anchor::{Anchors, Source};
 use crate::audit::filler::{self, Filler, SPARE_BYTES};
@@ -135,6 +135,13 @@ impl Running {
                 Err(error) => tracing::error!(%error, "old segments of the audit log stay"),
             }
         });
+    }
+
+    /// Ends calls that have waited too long for a person's yes.
+    async fn expire_approvals(&self) {
+        if let Err(error) = self.assembly.shared().expire_approvals().await {
+            tracing::error!(error = error.detail(), "approvals that are too late could not be ended");
+        }
     }
 
     fn versions(&self) -> Versions {
@@ -348,6 +355,7 @@ async fn attend(
             _ = counted.tick() => {
                 running.assembly.shared().audit.store_counted();
                 running.assembly.look_for_freezes();
+                running.expire_approvals().await;
                 attended.orphans.reap();
             }
         }
@@ -380,6 +388,10 @@ async fn answer(running: &mut Running, asked: Asked) {
         }
         Command::Freezes { number } => freezes(running, number),
         Command::Status => status(running),
+        question @ (Command::ApprovalsList { .. } | Command::ApprovalsShow { .. } | Command::ApprovalsDecide { .. }) => {
+            let _ = asked.answer.send(approvals::answer(running.assembly.shared(), &question, &who).await);
+            return;
+        }
         // The listener takes this verb itself.
         Command::Mcp { .. } => serde_json::json!({ "error": "not a question" }),
     };

@@ -22,7 +22,7 @@ use crate::catalog::transport::{Command, Endpoint, Inherit, Sandbox, Transport, 
 use crate::catalog::{Catalog, Live, Source, claimed_tier};
 use crate::config::{Agent, Anonymous, Audit, Bound, Config, Durability, DurabilityByTier, Fault, Peers, Rate, check_name};
 use crate::gateway::{Assembly, Loaded, LogOrigin, Plan, carried, targets};
-use crate::identity::Principal;
+use crate::identity::{People, Principal};
 use crate::limit::{Limits, Time};
 use crate::listen::http;
 use crate::listen::workers::Workers;
@@ -107,7 +107,13 @@ struct Wrapped {
 }
 
 impl Plan for Wrapped {
-    fn load(&self, live: &dyn Fn(&str) -> Arc<Live>, schemas: &Schemas, previous: Option<&Limits>) -> Result<Loaded, Vec<Fault>> {
+    fn load(
+        &self,
+        live: &dyn Fn(&str) -> Arc<Live>,
+        schemas: &Schemas,
+        previous: Option<&Limits>,
+        _: &People,
+    ) -> Result<Loaded, Vec<Fault>> {
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let source =
             Source { manifest: Arc::new(self.with_tools(&lock)), live: live(&self.manifest.upstream), lock: Arc::new(lock), claimed: true };

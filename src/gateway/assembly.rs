@@ -17,6 +17,7 @@ use super::listing::Listings;
 use super::recording::open_log;
 use super::rounds::Rounds;
 use super::{Gateway, Shared};
+use crate::approval::Approvals;
 use crate::audit::anchor::Standings;
 use crate::audit::kept::{Kept, Sort};
 use crate::audit::log::{OpenError, Opened};
@@ -29,7 +30,7 @@ use crate::catalog::{Catalog, Item, Listing, Live, Source};
 use crate::clock::Clock;
 use crate::config::{Config, Fault};
 use crate::freeze::Freezes;
-use crate::identity::Identity;
+use crate::identity::{Identity, People};
 use crate::limit::Limits;
 use crate::mcp::json;
 use crate::policy::{Policy, TargetFacts, Warning};
@@ -88,11 +89,17 @@ pub struct Loaded {
 
 /// Where [`Loaded`] comes from.
 pub trait Plan: Send + Sync {
-    /// Reads everything anew. `live` gives each upstream's live state, so that it carries over.
+    /// Reads everything anew. `live` gives each upstream's live state, so that it carries over; `people` are those who can approve now.
     ///
     /// # Errors
     /// All faults found.
-    fn load(&self, live: &dyn Fn(&str) -> Arc<Live>, schemas: &Schemas, previous: Option<&Limits>) -> Result<Loaded, Vec<Fault>>;
+    fn load(
+        &self,
+        live: &dyn Fn(&str) -> Arc<Live>,
+        schemas: &Schemas,
+        previous: Option<&Limits>,
+        people: &People,
+    ) -> Result<Loaded, Vec<Fault>>;
 }
 
 /// The catalog's tools as the policy's targets, in the order of their indices.
@@ -136,29 +143,31 @@ impl Assembly {
     ) -> Result<(Self, Opened, mpsc::Receiver<Report>), StartError> {
         let clock = Clock::system();
         let payloads = config.openers().map(Payloads::new).transpose()?;
-        let state = State::open(config.state.as_ref())?;
+        let state = Arc::new(State::open(config.state.as_ref())?);
         let (log, opened) = open_log(config, origin, &clock)?;
         let values = ValueKeys::open(&state.keys_folder(), clock.unix_nanos())?;
         let (identity, faults) = Identity::load(config, &state, None)?;
         if let Some(fault) = faults.into_iter().next() {
             return Err(fault.into());
         }
+        let seal = Arc::new(Seal::new(&seal::key(&state.keys_folder(), "seal.key")?).ok_or(StartError::Crypto)?);
         let shared = Shared {
             freezes: Freezes::load(&state, clock.clone())?,
+            approvals: Approvals::new(Arc::clone(&state), Arc::clone(&seal), clock.clone(), config.approvals.clone()),
             anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin()), log.health().records),
             indexed: crate::audit::filler::Indexed::default(),
             audit: Audit::new(log, values, config.audit.durability.clone(), clock).keeping(payloads),
             identity: ArcSwap::from_pointee(identity),
             schemas: Schemas::default(),
             telemetry: Telemetry::default(),
-            seal: Arc::new(Seal::new(&seal::key(&state.keys_folder(), "seal.key")?).ok_or(StartError::Crypto)?),
+            seal,
             rounds: Rounds::default(),
             changes: broadcast::Sender::new(change::MAX_BEHIND),
         };
         let (events, received) = mpsc::channel(256);
         let assembly = Self {
             plan,
-            state: Arc::new(state),
+            state,
             shared: Arc::new(shared),
             kept: Kept::in_dir(config.audit.dir.as_ref()),
             base,
@@ -188,7 +197,8 @@ impl Assembly {
     /// All faults found; nothing has changed then.
     pub fn build(&self) -> Result<(Gateway, Vec<Warning>), Vec<Fault>> {
         let previous = lock(&self.limits).clone();
-        let loaded = self.plan.load(&|id| self.live(id), &self.shared.schemas, previous.as_deref())?;
+        let identity = self.shared.identity.load_full();
+        let loaded = self.plan.load(&|id| self.live(id), &self.shared.schemas, previous.as_deref(), identity.people())?;
         let limits = Arc::new(loaded.limits);
         let upstreams = self.connect(&loaded.catalog)?;
         *lock(&self.limits) = Some(Arc::clone(&limits));

@@ -9,6 +9,7 @@ use super::assembly::{Loaded, Plan, carried, targets};
 use super::{obligations, recording};
 use crate::catalog::{Catalog, Live};
 use crate::config::{Config, Fault};
+use crate::identity::People;
 use crate::limit::{Limits, Time};
 use crate::policy::{Names, Options, Policy};
 use crate::schema::Schemas;
@@ -50,7 +51,13 @@ impl Folders {
 }
 
 impl Plan for Folders {
-    fn load(&self, live: &dyn Fn(&str) -> Arc<Live>, schemas: &Schemas, previous: Option<&Limits>) -> Result<Loaded, Vec<Fault>> {
+    fn load(
+        &self,
+        live: &dyn Fn(&str) -> Arc<Live>,
+        schemas: &Schemas,
+        previous: Option<&Limits>,
+        people: &People,
+    ) -> Result<Loaded, Vec<Fault>> {
         let catalog = Catalog::load(&self.manifests, live, schemas)?;
         let upstreams: Vec<String> = catalog.sources().iter().map(|source| source.manifest.upstream.clone()).collect();
         let targets = targets(&catalog);
@@ -67,7 +74,7 @@ impl Plan for Folders {
             ..Options::default()
         };
         let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
-        obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy)?;
+        obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy, people)?;
         let limits = carried(limits.with_rows(policy.rows()), previous, &targets);
         drop(targets);
         recording::opened_by_somebody(self, &catalog, &policy)?;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroize;
 
 use super::{Service, stdio};
 use crate::identity::Principal;
@@ -45,6 +46,56 @@ pub enum Command {
     Status,
     /// Record what a person did with files, keys or payloads.
     Did(Deed),
+    /// The calls that wait for a person's yes; with `all` also those that did.
+    ApprovalsList {
+        /// Whether those that are decided are wanted too.
+        all: bool,
+    },
+    /// One of them, with its arguments.
+    ApprovalsShow {
+        /// Its name.
+        id: String,
+    },
+    /// A person's word about one of them.
+    ApprovalsDecide {
+        /// Its name.
+        id: String,
+        /// Yes or no.
+        yes: bool,
+        /// Why, in the person's words.
+        reason: Option<String>,
+        /// The person's key.
+        key: Key,
+    },
+}
+
+/// A person's key on its way to the gateway: never printed, and wiped when it is done with.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Key(String);
+
+impl Key {
+    /// A key of this text.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Key(…)")
+    }
 }
 
 /// What a person did.

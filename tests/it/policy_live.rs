@@ -67,10 +67,10 @@ async fn an_obligation_that_nothing_keeps_is_refused_where_it_stands() {
     let site = Site::of(&upstream).policy(ALLOW);
     let mut gateway = site.serve().await;
 
-    site.write("policies/policy.csv", &format!("{ALLOW}o, O1, role:any, *, any, -, approve:oncall\n"));
+    site.write("policies/policy.csv", &format!("{ALLOW}o, O1, role:any, *, any, -, redact\n"));
 
     let said = gateway.says("what was in force before stays in force").await;
-    assert!(said.contains("policy.csv:2:29: `approve:oncall` cannot be kept yet: approvals come with a later release"), "{said}");
+    assert!(said.contains("policy.csv:2:29: `redact` cannot be kept yet: redaction of results comes with a later release"), "{said}");
     assert_eq!(code(&gateway).await, "ok");
 }
 

@@ -35,6 +35,8 @@ impl Audit {
             // What permitted it stays beside what refused it.
             (Code::RateLimited, _) => record.limit = error.rule_ids().first().map(|limit| Cow::Borrowed(limit.as_str())),
             (_, Some(DEFAULT_DENY)) => record.near_rules = named(),
+            // The rows that ask stand in `obligations`.
+            (Code::ApprovalRequired | Code::ApprovalDenied | Code::ApprovalExpired, _) => {}
             _ => record.rule_ids = named(),
         }
         if let Some(message) = trail.unread {

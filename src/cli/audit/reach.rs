@@ -17,6 +17,7 @@ use crate::cli::Failure;
 use crate::cli::table::{render, safe, word};
 use crate::clock::rfc3339;
 use crate::gateway::{Folders, Loaded, Plan};
+use crate::identity::People;
 use crate::policy::Decision;
 use crate::policy::past::{Stood, told};
 use crate::schema::Schemas;
@@ -155,8 +156,9 @@ fn present(home: &Home, agent: &str) -> Result<Today, Error> {
     let context = home.context.as_ref().ok_or_else(|| Error::Files("no configuration was given".to_owned()))?;
     let config = context.config().map_err(|failure| Error::Files(why(failure)))?;
     let schemas = Schemas::default();
-    let Loaded { catalog, policy, .. } =
-        Folders::of(&config).load(&|_| Arc::new(Live::default()), &schemas, None).map_err(|faults| Error::Files(why(faults.into())))?;
+    let Loaded { catalog, policy, .. } = Folders::of(&config)
+        .load(&|_| Arc::new(Live::default()), &schemas, None, &People::of(&config))
+        .map_err(|faults| Error::Files(why(faults.into())))?;
     let class = policy.class(&format!("agent:{agent}"));
     let mut labels = HashMap::new();
     let stood = catalog.tools().iter().map(|tool| {

@@ -15,6 +15,7 @@ use crate::cli::audit::time;
 use crate::cli::{Context, Failure, table};
 use crate::clock::rfc3339;
 use crate::gateway::{Folders, Loaded, Plan};
+use crate::identity::People;
 use crate::policy::Policy;
 use crate::policy::compare::{Right, change};
 use crate::schema::Schemas;
@@ -70,7 +71,12 @@ pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let at = |text: &Option<String>| text.as_deref().map(|text| time(text, now, &TimeZone::system())).transpose();
     let (since, until) = (at(&args.since).map_err(usage)?, at(&args.until).map_err(usage)?);
     let load = |policies: PathBuf| -> Result<Loaded, Failure> {
-        Ok(Folders { policies, ..Folders::of(&config) }.load(&|_| Arc::new(Live::default()), &Schemas::default(), None)?)
+        Ok(Folders { policies, ..Folders::of(&config) }.load(
+            &|_| Arc::new(Live::default()),
+            &Schemas::default(),
+            None,
+            &People::of(&config),
+        )?)
     };
     let (today, candidate) = (load(config.policies.as_ref().to_owned())?, load(args.policy.clone())?);
     let dir: &Path = config.audit.dir.as_ref();

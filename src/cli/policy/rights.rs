@@ -11,6 +11,7 @@ use crate::catalog::Live;
 use crate::catalog::tier::Tier;
 use crate::cli::{Context, Failure, table};
 use crate::gateway::{Folders, Loaded, Plan};
+use crate::identity::People;
 use crate::policy::compare::{Change, Right, change};
 use crate::policy::{ANY, Policy, Rule};
 use crate::schema::Schemas;
@@ -87,7 +88,12 @@ struct Difference<'p> {
 pub fn diff(context: &Context, args: &DiffArgs) -> Result<u8, Failure> {
     let config = context.config()?;
     let load = |policies: PathBuf| -> Result<Loaded, Failure> {
-        Ok(Folders { policies, ..Folders::of(&config) }.load(&|_| Arc::new(Live::default()), &Schemas::default(), None)?)
+        Ok(Folders { policies, ..Folders::of(&config) }.load(
+            &|_| Arc::new(Live::default()),
+            &Schemas::default(),
+            None,
+            &People::of(&config),
+        )?)
     };
     let (from, to) = match &args.to {
         Some(to) => (args.from.clone(), to.clone()),

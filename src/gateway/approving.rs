@@ -1,0 +1,145 @@
+//! The stage *approve* of the path: what a call that needs a person's yes is told while it waits, and its records.
+//!
+//! Owns: the words for the agent and the records of each step. Leaves to `approval` what there is for a call, and to `deciding` the people.
+//! INVARIANT: an approval is used up right before the intent, so that a refusal for want of room does not cost it.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Gateway, Shared};
+use crate::approval::{self, Answer, Approvals, Approved, Asked, Cleared, Given, Waiting};
+use crate::audit::trail::{Trail, approval_record};
+use crate::clock::rfc3339;
+use crate::error::{Code, Error};
+use crate::identity::People;
+use crate::limit::Admission;
+use crate::state::StateError;
+
+/// How soon a call that waits may be sent again, in milliseconds.
+const AGAIN_MS: u64 = 5_000;
+
+impl Gateway {
+    /// Lets a call on that nobody has to approve, or whose approval is there. Boxed where somebody has to, since it is rare.
+    pub(super) async fn approve<'d>(&self, trail: &mut Trail<'d>, admission: Admission<'d>, goes_on: bool) -> Result<Approved<'d>, Error> {
+        match approval::asks(&admission) {
+            false => approval::approve(admission, None),
+            true => Box::pin(self.asked(trail, admission, goes_on)).await,
+        }
+    }
+
+    async fn asked<'d>(&self, trail: &mut Trail<'d>, admission: Admission<'d>, goes_on: bool) -> Result<Approved<'d>, Error> {
+        let asked = Asked::of(&admission, self.policy.version(), goes_on).ok_or_else(too_long)?;
+        let rules: Vec<String> = asked.asks.iter().map(|ask| ask.rule.clone()).collect();
+        let answer = self.shared.with_approvals(move |approvals, people| approvals.answer(&asked, people)).await?;
+        let target = &admission.invocation().target.name;
+        match answer.ok_or_else(|| Error::new(Code::Internal, "the machine gives no randomness"))? {
+            Answer::Given(given) => {
+                trail.approval(given.id());
+                approval::approve(admission, Some(given))
+            }
+            Answer::Waits(waiting) => {
+                trail.approval(&waiting.id);
+                self.shared.requested(trail, &waiting).await?;
+                Err(required(target, &waiting).rules(rules))
+            }
+            Answer::Denied(id) => {
+                trail.approval(&id);
+                Err(Error::new(Code::ApprovalDenied, format!("a person has denied approval `{id}` of `{target}`"))
+                    .rules(rules)
+                    .data(MEMBER, of(&id)))
+            }
+            Answer::Expired(id, facts) => {
+                trail.approval(&id);
+                if let Some(facts) = facts {
+                    self.shared.audit.note(&approval_record(&id, &facts, "expired"));
+                }
+                Err(Error::new(Code::ApprovalExpired, format!("approval `{id}` of `{target}` came too late, or not at all"))
+                    .rules(rules)
+                    .data(MEMBER, of(&id)))
+            }
+            Answer::Full => Err(Error::new(Code::Overloaded, "too many calls wait for an approval").rules(rules).retry_after_ms(AGAIN_MS)),
+            Answer::FullForAgent => {
+                let error = Error::new(Code::ConcurrencyLimited, "too many calls of this agent wait for an approval").rules(rules);
+                Err(error.suggest("wait until some of them are decided, then send the same call again").retry_after_ms(AGAIN_MS))
+            }
+        }
+    }
+
+    /// Uses the approval up, where the call has one.
+    ///
+    /// # Errors
+    /// `approval_required` where an identical call has just used it.
+    pub(super) async fn spend<'d>(&self, trail: &Trail<'d>, approved: Approved<'d>) -> Result<Cleared<'d>, Error> {
+        match approved.unspent().cloned() {
+            None => approved.cleared(None),
+            Some(given) => Box::pin(self.used(trail, approved, given)).await,
+        }
+    }
+
+    async fn used<'d>(&self, trail: &Trail<'d>, approved: Approved<'d>, given: Given) -> Result<Cleared<'d>, Error> {
+        let spent = self.shared.with_approvals(move |approvals, _| approvals.spend(&given)).await?.ok_or_else(gone)?;
+        self.shared.audit.approval_used(trail);
+        approved.cleared(Some(&spent))
+    }
+}
+
+impl Shared {
+    /// Asks the database where it may block.
+    pub(super) async fn with_approvals<T: Send + 'static>(
+        self: &Arc<Self>,
+        ask: impl FnOnce(&Approvals, &People) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let shared = Arc::clone(self);
+        let asked = tokio::task::spawn_blocking(move || {
+            let identity = shared.identity.load_full();
+            ask(&shared.approvals, identity.people())
+        });
+        let unknown = || Error::new(Code::Internal, "it cannot be told who has approved the call, so nothing was done");
+        asked.await.map_err(|_| unknown())?.map_err(|error| unknown().operator(error))
+    }
+
+    /// Records that a call begins to wait; one that cannot be recorded does not.
+    async fn requested(self: &Arc<Self>, trail: &Trail<'_>, waiting: &Waiting) -> Result<(), Error> {
+        if !waiting.is_new {
+            return Ok(());
+        }
+        let recorded = self.audit.approval_requested(trail, &waits_for(waiting)).await;
+        if recorded.is_err() {
+            let id = waiting.id.clone();
+            self.with_approvals(move |approvals, _| approvals.withdraw(&id)).await?;
+        }
+        recorded
+    }
+}
+
+/// `waits for a person with the role …`, the words of records too.
+pub(super) fn waits_for(waiting: &Waiting) -> String {
+    let lacks: Vec<String> = waiting.lacks.iter().map(ToString::to_string).collect();
+    format!("waits for {}", lacks.join(" and "))
+}
+
+fn required(target: &str, waiting: &Waiting) -> Error {
+    let Waiting { id, expires, .. } = waiting;
+    let expires = rfc3339(expires.saturating_mul(1_000_000_000));
+    let whom: Vec<String> = waiting.lacks.iter().map(ToString::to_string).collect();
+    let error = Error::new(Code::ApprovalRequired, format!("`{target}` {}: approval `{id}`", waits_for(waiting)));
+    let error = error.suggest(format!("wait for approval `{id}`, then send the very same call again, at the latest at {expires}"));
+    error.retry_after_ms(AGAIN_MS).data(MEMBER, json!({ "id": id, "expires": expires, "waits_for": whom }).to_string())
+}
+
+fn gone() -> Error {
+    let error = Error::new(Code::ApprovalRequired, "the approval of this call has just been used by an identical one, or taken back");
+    error.suggest("send the same call again where it is to be made once more; it needs an approval of its own")
+}
+
+fn too_long() -> Error {
+    Error::new(Code::PayloadTooLarge, "the call needs an approval, and its arguments are longer than anybody reviews")
+}
+
+fn of(id: &str) -> String {
+    json!({ "id": id }).to_string()
+}
+
+/// The member of an error's data that names the approval.
+const MEMBER: &str = "approval";

@@ -1,0 +1,443 @@
+//! Calls that wait for a person's yes: asked for, given by the right people for this very call, used once, and on record all the way.
+
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::site::Done;
+use crate::support::{Answer, Ask, Does, Serving, Site, Upstream, until};
+
+const SECRET: &str = "canary-approval-6160";
+const ALLOW: &str = "p, R1, role:any, up__*, reversible, -, allow\np, R2, role:any, up__pay, irreversible, -, allow\n";
+
+/// Adds people with a key each, in `NAME.key`, as `(name, members)`.
+async fn with_people(site: Site, people: &[(&str, &str)], more: &str) -> Site {
+    let mut lines = String::new();
+    for (name, members) in people {
+        let made = site.run(&["--json", "approvals", "keygen", name, "--out", &format!("{name}.key")]).await;
+        assert_eq!(made.code, 0, "{made:?}");
+        lines += &format!("  - {{ name: {name}, key_hash: {}, {members} }}\n", made.json()["key_hash"]);
+    }
+    site.config(&format!("people:\n{lines}{more}"))
+}
+
+/// `up__pay` needs what the row says; alice and bob are on call, carol is not.
+async fn site_of(upstream: &Upstream, obligation: &str, more: &str) -> Site {
+    let site = Site::of(upstream).policy(&format!("{ALLOW}o, O1, role:any, up__pay, any, -, {obligation}\n"));
+    with_people(site, &[("alice", "roles: [oncall]"), ("bob", "roles: [oncall]"), ("carol", "roles: [dba]")], more).await
+}
+
+async fn site() -> (Upstream, Site) {
+    let upstream = Upstream::start().await;
+    let site = site_of(&upstream, "approve:oncall", "").await;
+    (upstream, site)
+}
+
+async fn pay(gateway: &Serving, text: &str) -> Answer {
+    gateway.client().call("up__pay", json!({ "text": text })).await
+}
+
+/// The approval that the call waits for.
+fn wanted(answer: &Answer) -> String {
+    assert_eq!(answer.told(), "approval_required none", "{}", answer.text());
+    answer.error()["approval"]["id"].as_str().unwrap().to_owned()
+}
+
+async fn says(site: &Site, word: &str, id: &str, who: &str) -> Done {
+    site.run(&["approvals", word, id, "--key", &format!("{who}.key"), "--reason", "ticket 17"]).await
+}
+
+async fn approve(site: &Site, id: &str, who: &str) {
+    let done = says(site, "approve", id, who).await;
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+/// Actions of an approval on record, each with who acted.
+fn steps(site: &Site, id: &str) -> Vec<String> {
+    let of_it = site.of_kind("approval").into_iter().filter(|record| record["approval_id"] == id);
+    of_it.map(|record| format!("{} {}", record["action"].as_str().unwrap(), record["actor"].as_str().unwrap_or("-"))).collect()
+}
+
+/// Lets the time of every open approval run out.
+fn time_passes(site: &Site) {
+    let database = Connection::open(site.path("var/state.db")).unwrap();
+    assert!(database.execute("UPDATE approval SET expires = 1 WHERE standing = 'open'", []).unwrap() > 0);
+}
+
+fn holds(site: &Site, words: &str) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![site.path("var")]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::read(&path).is_ok_and(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes())) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_persons_yes_runs_once_and_leaves_every_step_on_record() {
+    let (upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let first = pay(&gateway, SECRET).await;
+    let id = wanted(&first);
+    let error = first.error();
+    assert!(
+        error["message"].as_str().unwrap().contains(&id) && error["suggestion"].as_str().unwrap().contains("the very same call"),
+        "{error}"
+    );
+    assert_eq!(
+        (&error["rules"], &error["retryable"], &error["approval"]["waits_for"]),
+        (&json!(["O1"]), &json!(true), &json!(["a person with the role `oncall`"]))
+    );
+    assert_eq!(wanted(&pay(&gateway, SECRET).await), id, "asking again does not pile up");
+    assert_eq!((upstream.calls().len(), holds(&site, SECRET)), (0, Vec::new()));
+
+    let listed = site.run(&["--json", "approvals", "list"]).await.json();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["id"], &listed[0]["standing"]), (1, &json!(id), &json!("waiting")));
+    let shown = site.run(&["approvals", "show", &id]).await;
+    for words in
+        [SECRET, "agent:demo", "up__pay (irreversible)", "sha256:", "O1 approve:oncall", "R2", "waiting for a person with the role"]
+    {
+        assert!(shown.code == 0 && shown.out.contains(words), "{words}: {shown:?}");
+    }
+    approve(&site, &id, "alice").await;
+    // Other spellings of the same arguments are the same.
+    let spelled = format!("{{ \"text\" : \"\\u0063{}\" }}", &SECRET[1..]);
+    assert_eq!(gateway.client().send(&Ask::call_with_text("up__pay", &spelled)).await.code(), "ok");
+    let second = wanted(&pay(&gateway, SECRET).await);
+    assert_ne!(second, id, "it is good once");
+    assert_eq!(upstream.calls().len(), 1);
+
+    site.ends(1).await;
+    assert_eq!(
+        steps(&site, &id),
+        ["requested -", &format!("shown uid:{}", rustix::process::getuid().as_raw()), "approved alice", "used -"]
+    );
+    let intent = &site.of_kind("intent")[0];
+    assert_eq!((&intent["approval_id"], &intent["obligations"]), (&json!(id), &json!(["O1 approve:oncall"])));
+    let used = site.of_kind("approval").into_iter().find(|record| record["action"] == "used").unwrap();
+    assert!(used["seq"].as_u64() < intent["seq"].as_u64() && used["call_id"] == intent["call_id"], "{used}");
+    let refusal = &site.of_kind("refusal")[0];
+    assert_eq!(
+        (&refusal["decision"], &refusal["approval_id"], &refusal["rule_ids"]),
+        (&json!("needs_approval"), &json!(id), &json!(["R2"]))
+    );
+    let approved = site.recorded("approval", "action", "approved").await;
+    assert_eq!((&approved["note"], &approved["after"], &approved["agent"]), (&json!("ticket 17"), &json!("approved"), &json!("demo")));
+    assert_eq!(holds(&site, SECRET), Vec::<PathBuf>::new());
+    assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn an_approval_is_good_for_no_other_arguments_and_no_other_agent() {
+    let (upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, "5 to bob").await);
+    approve(&site, &id, "alice").await;
+    for text in [r#"{"text":"50 to bob"}"#, r#"{"text":"5 to bob","more":1}"#, r#"{"text":"5 to bob","more":1.0}"#, "{}"] {
+        assert_ne!(wanted(&gateway.client().send(&Ask::call_with_text("up__pay", text)).await), id, "{text}");
+    }
+    assert_ne!(wanted(&gateway.other().call("up__pay", json!({ "text": "5 to bob" })).await), id);
+    assert_eq!((upstream.calls().len(), pay(&gateway, "5 to bob").await.code()), (0, "ok".to_owned()));
+}
+
+#[tokio::test]
+async fn an_approval_is_good_under_the_policy_that_asked_for_it_only() {
+    let (upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, "a").await);
+    approve(&site, &id, "alice").await;
+    let rows = std::fs::read_to_string(site.path("policies/policy.csv")).unwrap();
+    site.write("policies/policy.csv", &format!("{rows}p, D9, agent:nobody, up__echo, any, -, deny\n"));
+    site.recorded("policy_change", "action", "reload").await;
+    assert_ne!(wanted(&pay(&gateway, "a").await), id);
+    site.write("policies/policy.csv", &rows);
+    until("the old policy", async || (pay(&gateway, "a").await.code() == "ok").then_some(())).await;
+    assert_eq!(upstream.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn an_approval_is_good_for_the_definition_that_was_shown_only() {
+    let (upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, "a").await);
+    approve(&site, &id, "alice").await;
+    gateway.stop().await;
+    upstream.redefine(|tools| tools.iter_mut().find(|tool| tool["name"] == "pay").unwrap()["description"] = "otherwise".into());
+    assert_eq!(site.run(&["tools", "approve", "up", "pay"]).await.code, 0);
+    let gateway = site.serve().await;
+    assert_ne!(wanted(&pay(&gateway, "a").await), id);
+    assert!(upstream.calls().is_empty());
+}
+
+#[tokio::test]
+async fn what_waits_and_what_is_approved_outlive_the_gateway() {
+    let (upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, SECRET).await);
+    gateway.kill().await;
+    let gateway = site.serve().await;
+    assert_eq!(wanted(&pay(&gateway, SECRET).await), id);
+    assert!(site.run(&["approvals", "show", &id]).await.out.contains(SECRET));
+    approve(&site, &id, "bob").await;
+    gateway.kill().await;
+    let gateway = site.serve().await;
+    assert_eq!(pay(&gateway, SECRET).await.code(), "ok");
+    gateway.kill().await;
+    let gateway = site.serve().await;
+    assert_ne!(wanted(&pay(&gateway, SECRET).await), id);
+    assert_eq!(upstream.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn a_no_is_told_and_its_arguments_are_gone() {
+    let (upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, "a").await);
+    // Who has said yes may think again, and so may somebody else.
+    approve(&site, &id, "alice").await;
+    let done = says(&site, "deny", &id, "bob").await;
+    assert!(done.code == 0 && done.out.contains("bob says no to up__pay of agent:demo"), "{done:?}");
+    let told = pay(&gateway, "a").await;
+    assert_eq!(
+        (told.told(), &told.error()["approval"]["id"], &told.error()["retryable"]),
+        ("approval_denied none".to_owned(), &json!(id), &json!(false))
+    );
+    assert_eq!(steps(&site, &id), ["requested -", "approved alice", "denied bob"]);
+    let shown = site.run(&["--json", "approvals", "show", &id]).await.json();
+    assert_eq!((&shown["standing"], shown.get("arguments"), &shown["ended_by"]), (&json!("denied"), None, &json!("bob")));
+    let again = says(&site, "approve", &id, "alice").await;
+    assert_eq!((again.code, again.err.contains("it is denied")), (3, true), "{again:?}");
+    assert!(upstream.calls().is_empty());
+    assert_eq!(site.run(&["audit", "find", "--code", "approval_denied"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn nobody_in_time_is_told_once_and_then_it_is_asked_anew() {
+    let (upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, "a").await);
+    time_passes(&site);
+    let late = says(&site, "approve", &id, "alice").await;
+    assert_eq!((late.code, late.err.contains("it is expired")), (3, true), "{late:?}");
+    assert_eq!(pay(&gateway, "a").await.told(), "approval_expired none");
+    let second = wanted(&pay(&gateway, "a").await);
+    // An approval that nobody uses expires too.
+    approve(&site, &second, "alice").await;
+    time_passes(&site);
+    assert_eq!(site.run(&["--json", "approvals", "list"]).await.json(), json!([]));
+    assert_eq!(pay(&gateway, "a").await.told(), "approval_expired none");
+    assert_ne!(wanted(&pay(&gateway, "a").await), second);
+    assert_eq!(steps(&site, &second)[1..], ["approved alice", "expired -"]);
+    let shown = site.run(&["--json", "approvals", "show", &second]).await.json();
+    assert_eq!((&shown["standing"], shown.get("arguments")), (&json!("expired"), None));
+    assert!(upstream.calls().is_empty());
+}
+
+#[tokio::test]
+async fn neither_the_requester_nor_an_agent_nor_another_role_can_approve() {
+    let upstream = Upstream::start().await;
+    let site = site_of(&upstream, "approve:oncall", "").await;
+    let site = {
+        let yaml = std::fs::read_to_string(site.path("doorward.yaml")).unwrap();
+        let made = site.run(&["--json", "approvals", "keygen", "demo", "--out", "demo.key"]).await.json();
+        let own = format!("people:\n  - {{ name: demo, roles: [oncall], key_hash: {} }}\n", made["key_hash"]);
+        site.write("doorward.yaml", &yaml.replacen("people:\n", &own, 1));
+        site
+    };
+    site.write("agent.key", site.key("other"));
+    site.write("stranger.key", "dw_000000000000_00");
+    site.write("no.key", "hello");
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, "a").await);
+    for (who, code, words) in [
+        ("demo", 3, "made by or for this person"),
+        ("carol", 3, "a person with the role `oncall`"),
+        ("agent", 3, "no person of `people`, or an agent's"),
+        ("stranger", 3, "no person of `people`, or an agent's"),
+        ("no", 2, "holds no key"),
+        ("absent", 2, "absent.key"),
+    ] {
+        for word in ["approve", "deny"] {
+            let done = says(&site, word, &id, who).await;
+            assert_eq!((done.code, done.err.contains(words)), (code, true), "{who}: {done:?}");
+        }
+    }
+    assert_eq!(says(&site, "approve", "ap-0000000000", "alice").await.code, 3);
+    assert_eq!(wanted(&pay(&gateway, "a").await), id);
+    let steps = steps(&site, &id);
+    assert_eq!(steps[..3], ["requested -", "refused demo", "refused demo"], "{steps:?}");
+    assert!(steps.contains(&"refused carol".to_owned()) && steps.contains(&"refused -".to_owned()), "{steps:?}");
+    assert!(upstream.calls().is_empty());
+}
+
+#[tokio::test]
+async fn two_people_are_two_and_one_who_leaves_does_not_count_any_more() {
+    let upstream = Upstream::start().await;
+    let site = site_of(&upstream, "approve:oncall*2", "").await;
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, "a").await);
+    let first = says(&site, "approve", &id, "alice").await;
+    assert!(first.code == 0 && first.out.contains("still waits for a person with the role `oncall`"), "{first:?}");
+    let twice = says(&site, "approve", &id, "alice").await;
+    assert_eq!((twice.code, twice.err.contains("has said yes already")), (3, true), "{twice:?}");
+    let waits = pay(&gateway, "a").await;
+    assert_eq!((wanted(&waits), &waits.error()["approval"]["waits_for"]), (id.clone(), &json!(["a person with the role `oncall`"])));
+    approve(&site, &id, "bob").await;
+
+    let yaml = std::fs::read_to_string(site.path("doorward.yaml")).unwrap();
+    site.write("doorward.yaml", &yaml.replacen("name: bob", "name: bobby", 1));
+    gateway.signal(Signal::HUP);
+    site.recorded("config_change", "actor", "SIGHUP").await;
+    assert_eq!(wanted(&pay(&gateway, "a").await), id, "a yes of somebody who is out");
+    site.write("doorward.yaml", &yaml);
+    gateway.signal(Signal::HUP);
+    until("bob again", async || (pay(&gateway, "a").await.code() == "ok").then_some(())).await;
+    assert_eq!(upstream.calls().len(), 1);
+    assert_eq!(steps(&site, &id), ["requested -", "approved alice", "refused alice", "approved bob", "used -"]);
+}
+
+#[tokio::test]
+async fn of_many_identical_calls_with_one_approval_one_runs() {
+    let (upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, "a").await);
+    approve(&site, &id, "alice").await;
+    let go = CancellationToken::new();
+    upstream.does("pay", Does::Waits(go.clone()));
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let client = gateway.client();
+            tokio::spawn(async move { client.call("up__pay", json!({ "text": "a" })).await.code() })
+        })
+        .collect();
+    upstream.got(1).await;
+    go.cancel();
+    let mut codes = Vec::new();
+    for call in calls {
+        codes.push(call.await.unwrap());
+    }
+    codes.sort();
+    assert_eq!(
+        (codes.iter().filter(|code| *code == "ok").count(), codes[0].as_str(), codes[6].as_str()),
+        (1, "approval_required", "approval_required")
+    );
+    assert_eq!((upstream.calls().len(), site.ends(1).await), (1, vec!["ok done".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_refusal_for_want_of_room_does_not_cost_the_approval() {
+    let (upstream, site) = site().await;
+    let site = site.defaults(&upstream, "concurrency: 1");
+    let gateway = site.serve().await;
+    let id = wanted(&pay(&gateway, "a").await);
+    approve(&site, &id, "alice").await;
+    let go = CancellationToken::new();
+    upstream.does("save", Does::Waits(go.clone()));
+    let client = gateway.client();
+    let other = tokio::spawn(async move { client.call("up__save", json!({})).await.code() });
+    upstream.got(1).await;
+    assert_eq!(pay(&gateway, "a").await.code(), "concurrency_limited");
+    go.cancel();
+    assert_eq!(other.await.unwrap(), "ok");
+    assert_eq!(pay(&gateway, "a").await.code(), "ok");
+}
+
+#[tokio::test]
+async fn what_is_shown_cannot_deceive() {
+    let (_upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let text = "{\"text\":\"\\u001b[2Jpay \u{202e}evil\u{2066} \u{9b}31m \u{5d0}\",\"digits\":100000000000000000001,\"z\":\"\\r\\n  }\"}";
+    let id = wanted(&gateway.client().send(&Ask::call_with_text("up__pay", text)).await);
+    let shown = site.run(&["approvals", "show", &id]).await;
+    assert_eq!(shown.code, 0, "{shown:?}");
+    for words in ["\\u001b[2Jpay \\u{202e}evil\\u{2066} \\u{9b}31m \\u{5d0}", "\"digits\": 100000000000000000001", "\\r\\n  }"] {
+        assert!(shown.out.contains(words), "{words}: {}", shown.out);
+    }
+    assert!(!shown.out.chars().any(|letter| letter != '\n' && (letter.is_control() || !letter.is_ascii())), "{:?}", shown.out);
+    // Programs get it digit for digit.
+    let json = site.run(&["--json", "approvals", "show", &id]).await;
+    assert!(json.out.contains("\"digits\":100000000000000000001"), "{json:?}");
+    assert_eq!(json.json()["arguments"]["z"], "\r\n  }");
+}
+
+#[tokio::test]
+async fn one_agent_has_so_many_waiting_calls_and_others_have_room() {
+    let upstream = Upstream::start().await;
+    let site = site_of(&upstream, "approve:oncall", "approvals: { max_pending: 3, max_pending_per_agent: 2 }").await;
+    let gateway = site.serve().await;
+    for text in ["a", "b"] {
+        wanted(&pay(&gateway, text).await);
+    }
+    assert_eq!(pay(&gateway, "c").await.told(), "concurrency_limited none");
+    wanted(&pay(&gateway, "a").await);
+    wanted(&gateway.other().call("up__pay", json!({ "text": "a" })).await);
+    assert_eq!(gateway.other().call("up__pay", json!({ "text": "b" })).await.told(), "overloaded none");
+    let long = "x".repeat(300 << 10);
+    assert_eq!(pay(&gateway, &long).await.told(), "payload_too_large none");
+}
+
+#[tokio::test]
+async fn a_row_that_asks_for_people_who_are_not_there_is_refused() {
+    let upstream = Upstream::start().await;
+    for (obligation, words) in [
+        ("approve:onkall", "nobody with a key has the role `onkall`\n  help: did you mean `oncall`?"),
+        ("approve:dba*2", "only carol has the role `dba`"),
+        ("approve:oncall*3", "only alice and bob have the role `oncall`"),
+    ] {
+        let site = site_of(&upstream, obligation, "").await;
+        let done = site.run(&["check", "--offline"]).await;
+        assert_eq!((done.code, done.err.contains("policy.csv:3:") && done.err.contains(words)), (2, true), "{done:?}");
+    }
+    let site = site_of(&upstream, "approve:oncall*2", "").await;
+    assert_eq!(site.run(&["check", "--offline"]).await.code, 0);
+    let explained = site.run(&["policy", "explain", "up__pay", "text=a", "--as", "demo"]).await;
+    assert!(explained.code == 0 && explained.out.contains("allowed by R2, with O1 approve:oncall*2"), "{explained:?}");
+    site.write(
+        "cases.yaml",
+        "cases:\n  - { agent: demo, call: up__pay, expect: allow, rules: [R2], obligations: [\"approve:oncall*2\"] }\n",
+    );
+    assert_eq!(site.run(&["policy", "test", "--uncovered-ok", "cases.yaml"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn people_with_one_name_or_one_key_are_refused() {
+    let site = with_people(Site::empty(), &[("alice", ""), ("bob", "")], "").await;
+    let yaml = std::fs::read_to_string(site.path("doorward.yaml")).unwrap();
+    let keys: Vec<&str> = yaml.split("sha256:").skip(1).map(|rest| &rest[..64]).collect();
+    let (demo, alice, bob) = (keys[0], keys[2], keys[3]);
+    for (text, words) in [
+        (yaml.replace("name: bob", "name: alice"), "two people are called `alice`"),
+        (yaml.replace(bob, alice), "`bob` has the key of `alice`"),
+        (yaml.replace(bob, demo), "`bob` has the key of `demo`"),
+        (yaml.replacen("name: alice,", "name: alice, roles: [On Call],", 1), "`On Call` is not a name"),
+    ] {
+        site.write("doorward.yaml", &text);
+        let done = site.run(&["check", "--offline"]).await;
+        assert_eq!((done.code, done.err.contains(words)), (2, true), "{words}: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_running_gateway_the_same_commands_do_the_same() {
+    let (upstream, site) = site().await;
+    let call = async || site.run(&["--json", "call", "up__pay", "text=a", "--as", "demo"]).await;
+    let first = call().await;
+    assert_eq!(first.code, 4, "{first:?}");
+    let id = first.json()["_meta"]["dev.doorward/error"]["approval"]["id"].as_str().unwrap().to_owned();
+    assert!(site.run(&["approvals", "list"]).await.out.contains(&id));
+    approve(&site, &id, "alice").await;
+    assert_eq!((call().await.code, upstream.calls().len()), (0, 1));
+    assert_eq!(call().await.code, 4);
+    let actors: Vec<Value> = site.of_kind("approval").into_iter().filter_map(|record| record.get("actor").cloned()).collect();
+    assert_eq!(actors, [json!("alice")]);
+    assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
+}
