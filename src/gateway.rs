@@ -153,7 +153,10 @@ impl Gateway {
         let permit = self.policy.authorize(invocation, self.shared.audit.clock())?;
         trail.permitted(&permit);
         let admission = limit::admit(&self.limits, permit)?;
-        let approved = self.approve(trail, admission, round.is_some()).await?;
+        let approved = match self.approve(trail, admission, round.as_deref(), request.retry).await? {
+            Ok(approved) => approved,
+            Err(question) => return Ok(*question),
+        };
         // Is there room at the tool server, and is everything still as it was when we looked?
         trail.waits();
         let (upstream, slot) = self.reserve(target, &caller.principal).await?;

@@ -76,7 +76,7 @@ fn asks(text: &Bytes, result: &Node<'_>, invocation: &Invocation<'_>) -> Result<
         return Err(unsound(invocation, "the tool server asks for input in a way that the protocol does not have"));
     }
     let slice = |node: &Node<'_>| text.slice(node.span());
-    Ok(Questions { requests: requests.map_or(Bytes::from_static(b"{}"), slice), state: state.map(slice), running: false })
+    Ok(Questions { requests: requests.map_or(Bytes::from_static(b"{}"), slice), state: state.map(slice), running: false, own: false })
 }
 
 fn conforms(schema: &Schema, result: &Node<'_>) -> Result<(), Error> {

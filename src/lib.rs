@@ -25,7 +25,7 @@
 //! 1. `listen/http.rs` checks where the request comes from, [`gateway::Gateway::authenticate`] who sent it, and only then the
 //!    body is read. `mcp/json.rs` parses it once; `listen/dispatch.rs` finds a `tools/call` in it.
 //! 2. `gateway.rs` begins a trail and runs the stages: resolve, sees, validate, decide, admit, approve, reserve, still current,
-//!    **store the intent**, forward, inspect. Each refuses with an [`error::Error`], and none can be left out: what is
+//!    **store the intent** (and before it use the approval up), forward, inspect. Each refuses with an [`error::Error`], and none can be left out: what is
 //!    forwarded is [`audit::trail::Recorded`], which only the stage before it makes.
 //! 3. The trail is closed once: an outcome for an intent, a refusal otherwise. `mcp/respond.rs` writes the answer.
 //!

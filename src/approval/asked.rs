@@ -18,6 +18,9 @@ use crate::seal::sha256;
 /// Longest canonical arguments that somebody is asked about, in bytes: nobody reviews more.
 const MAX_ARGUMENTS: usize = 256 << 10;
 
+/// The same where the agent's user is asked, whose client shows one message.
+const MAX_FOR_USER: usize = 16 << 10;
+
 /// One row that asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
@@ -153,11 +156,12 @@ impl Asked {
             Some(node) => write_canonical(node, &mut arguments),
             None => arguments.extend_from_slice(b"{}"),
         }
-        if arguments.len() > MAX_ARGUMENTS {
-            return None;
-        }
         let obligations = admission.permit().obligations();
         let asks: Vec<Ask> = obligations.iter().filter_map(|obliged| Ask::of(obliged.rule.as_str(), &obliged.obligation)).collect();
+        let longest = if asks.iter().any(|ask| ask.role.is_none()) { MAX_FOR_USER } else { MAX_ARGUMENTS };
+        if arguments.len() > longest {
+            return None;
+        }
         let asking =
             obligations.iter().filter(|obliged| matches!(obliged.obligation, Obligation::Approve { .. } | Obligation::ApproveUser));
         let facts = Facts {

@@ -355,3 +355,86 @@ fn waits_or_given(row: StoredApproval, asked: &Asked, people: &People) -> Answer
 fn purpose(id: &str, binding: &[u8; 32]) -> String {
     format!("approval {id} {}", hex(binding))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::approval::Ask;
+    use crate::identity::People;
+
+    fn asked() -> Asked {
+        let facts = Facts { asks: vec!["O1 approve:user".to_owned()], principal: "agent:demo".to_owned(), ..Facts::default() };
+        let asks = vec![Ask::parse("O1 approve:user").unwrap()];
+        Asked { call: Uuid::now_v7(), goes_on: false, binding: [7; 32], asks, facts, arguments: b"{}".to_vec() }
+    }
+
+    fn answer(approvals: &Approvals) -> Answer {
+        approvals.answer(&asked(), &People::default()).unwrap().unwrap()
+    }
+
+    fn waiting(approvals: &Approvals) -> String {
+        let Answer::Waits(waiting) = answer(approvals) else { panic!("it does not wait") };
+        waiting.id
+    }
+
+    fn given(approvals: &Approvals) -> Given {
+        let Answer::Given(given) = answer(approvals) else { panic!("it is not given") };
+        given
+    }
+
+    #[test]
+    fn time_runs_out_for_what_waits_and_for_what_is_approved() {
+        let home = tempfile::tempdir().unwrap();
+        let (clock, seal) = (Clock::fixed(1_800_000_000_000_000_000), Arc::new(Seal::new(&[1; 32]).unwrap()));
+        let state = Arc::new(State::open(home.path()).unwrap());
+        let approvals = Approvals::new(state, seal, clock.clone(), config::Approvals::default());
+        let people = People::default();
+        let seconds = Duration::from_secs;
+
+        let first = waiting(&approvals);
+        clock.pass(seconds(599));
+        assert_eq!(waiting(&approvals), first);
+        let looked = approvals.look(&first, &people).unwrap().unwrap();
+        assert_eq!(approvals.arguments(&looked.row).as_deref(), Some(b"{}".as_slice()));
+        // With the last yes the time begins anew.
+        assert!(approvals.yes(&looked, USER, true).unwrap());
+        clock.pass(seconds(599));
+        let late = given(&approvals);
+        clock.pass(seconds(1));
+        assert!(approvals.spend(&late).unwrap().is_none(), "it came too late, however early it was looked at");
+        assert!(!approvals.yes(&looked, USER, true).unwrap() && approvals.is_due());
+        assert!(matches!(answer(&approvals), Answer::Expired(id, Some(_)) if id == first));
+
+        let second = waiting(&approvals);
+        assert_ne!(second, first);
+        clock.pass(seconds(600));
+        assert_eq!(approvals.expire().unwrap().iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), [second.as_str()]);
+        assert!(matches!(answer(&approvals), Answer::Expired(id, None) if id == second));
+        let third = approvals.look(&waiting(&approvals), &people).unwrap().unwrap();
+        assert!(approvals.yes(&third, USER, true).unwrap());
+        let both = (given(&approvals), given(&approvals));
+        assert!(approvals.spend(&both.0).unwrap().is_some() && approvals.spend(&both.1).unwrap().is_none(), "it is used once");
+        assert_eq!(approvals.arguments(&approvals.look(&third.row.id, &people).unwrap().unwrap().row), None);
+    }
+
+    #[test]
+    fn of_many_who_hold_it_in_two_processes_one_spends_it() {
+        let home = tempfile::tempdir().unwrap();
+        let open = || {
+            let (state, seal) = (State::open(home.path()).unwrap(), Seal::new(&[1; 32]).unwrap());
+            Approvals::new(Arc::new(state), Arc::new(seal), Clock::fixed(1_800_000_000_000_000_000), config::Approvals::default())
+        };
+        let (one, other) = (open(), open());
+        let looked = one.look(&waiting(&one), &People::default()).unwrap().unwrap();
+        assert!(other.yes(&looked, USER, true).unwrap());
+        let held: Vec<_> = [&one, &other].into_iter().cycle().take(8).map(|approvals| (approvals, given(approvals))).collect();
+        let spent: Vec<bool> = std::thread::scope(|scope| {
+            let spend = |(approvals, given): &'_ (&Approvals, Given)| approvals.spend(given).unwrap().is_some();
+            let threads: Vec<_> = held.iter().map(|held| scope.spawn(move || spend(held))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(spent.into_iter().filter(|spent| *spent).count(), 1);
+    }
+}

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::gateway::{Assembly, Folders, LogOrigin, Shared, Undone};
 use crate::identity::new_key;
 use crate::listen::admin::{self, Command, Key};
+use crate::mcp::plain::plain;
 use crate::seal::hex;
 
 /// Longest reason, in characters.
@@ -246,14 +247,18 @@ fn shown(looked: &Looked, arguments: Option<Vec<u8>>) -> Shown {
         policy_version: facts.policy,
         rules: facts.rules,
         asks: facts.asks,
-        yes: row.yes.iter().map(|who| if who == USER { "the agent's user (relayed)".to_owned() } else { who.clone() }).collect(),
+        yes: row.yes.iter().map(|who| named(who)).collect(),
         waits_for: looked.lacks.iter().map(ToString::to_string).collect(),
         requested: time(row.created),
         expires: time(row.expires),
-        ended_by: row.ended_by.clone(),
+        ended_by: row.ended_by.as_deref().map(named),
         call: facts.call,
         arguments,
     }
+}
+
+fn named(who: &str) -> String {
+    if who == USER { "the agent's user (relayed)".to_owned() } else { who.to_owned() }
 }
 
 fn print_json(value: &impl Serialize) -> Result<u8, Failure> {
@@ -306,7 +311,7 @@ fn in_full(one: &Shown) -> String {
         ("expires", one.expires.clone()),
         ("invocation", one.call.clone()),
     ];
-    let mut out: String = lines.iter().map(|(name, value)| format!("{name:<12} {}\n", arguments::plain(value))).collect();
+    let mut out: String = lines.iter().map(|(name, value)| format!("{name:<12} {}\n", plain(value))).collect();
     match &one.arguments {
         Some(text) => out.push_str(&format!("arguments\n{}", arguments::shown(text.get()))),
         None => out.push_str("arguments    not kept any more\n"),

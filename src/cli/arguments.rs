@@ -4,18 +4,12 @@
 
 use std::fmt::Write;
 
-use super::table::safe;
 use crate::mcp::canonical::write_string;
 use crate::mcp::json::{self, Limits, Node, Value};
+use crate::mcp::plain::{plain, written};
 
 /// What the arguments came through already.
 const LIMITS: Limits = Limits { depth: 128, nodes: 10_000_000 };
-
-/// One line of text: control characters and those without a shape are written out, and so are letters of scripts that run from right to left,
-/// since a terminal turns what stands beside them.
-pub(super) fn plain(text: &str) -> String {
-    escaped(&safe(text), runs_left)
-}
 
 /// JSON text, a member or an item a line. Where some letter is beyond ASCII, which can look like another, all of it follows once more in ASCII.
 pub(super) fn shown(text: &str) -> String {
@@ -26,26 +20,9 @@ pub(super) fn shown(text: &str) -> String {
     }
     let mut lines = format!("  {out}\n");
     if !text.is_ascii() {
-        let _to_a_string = writeln!(lines, "in ASCII\n  {}", escaped(&plain(text), |letter| !letter.is_ascii()));
+        let _to_a_string = writeln!(lines, "in ASCII\n  {}", written(&plain(text), |letter| !letter.is_ascii()));
     }
     lines
-}
-
-fn escaped(text: &str, hidden: impl Fn(char) -> bool) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, letter| {
-        if hidden(letter) {
-            out.extend(letter.escape_unicode())
-        } else {
-            out.push(letter)
-        }
-        out
-    })
-}
-
-/// Blocks of letters of the bidirectional classes R and AL (Unicode 16, DerivedBidiClass), unassigned places among them.
-fn runs_left(letter: char) -> bool {
-    matches!(letter,
-        '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}' | '\u{10800}'..='\u{10fff}' | '\u{1e800}'..='\u{1efff}')
 }
 
 fn write(node: &Node<'_>, depth: usize, out: &mut String) {

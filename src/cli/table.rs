@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+pub use crate::mcp::plain::safe;
+use crate::mcp::plain::{is_shapeless, written};
+
 /// Lays rows out under a head. Control characters are shown, not sent.
 pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
     let cells = |row: &[String]| row.iter().map(|cell| safe(cell)).collect::<Vec<_>>();
@@ -22,12 +25,6 @@ pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// Text that cannot steer a terminal or hide in it: control characters, line breaks, direction marks and characters without a
-/// shape of their own are written out.
-pub fn safe(text: &str) -> String {
-    written(text, |letter| letter.is_control() || is_shapeless(letter))
-}
-
 /// Like [`safe`], and without white space: one word, which cannot be taken for two fields of a row. A space is shown as `·`.
 pub fn word(text: &str) -> String {
     if text.is_empty() {
@@ -41,26 +38,6 @@ pub fn word(text: &str) -> String {
 
 /// Stands for a space; one that was there is written out.
 const SPACE: char = '·';
-
-fn written(text: &str, hidden: impl Fn(char) -> bool) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, letter| {
-        if hidden(letter) {
-            out.extend(letter.escape_unicode());
-        } else {
-            out.push(letter);
-        }
-        out
-    })
-}
-
-/// Default-ignorable code points (Unicode 16, DerivedCoreProperties), and the line and paragraph separators.
-fn is_shapeless(letter: char) -> bool {
-    matches!(letter,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
-        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
-        | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-        | '\u{e0000}'..='\u{e0fff}')
-}
 
 #[cfg(test)]
 mod tests {

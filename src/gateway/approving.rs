@@ -5,47 +5,85 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::json;
 
+use super::rounds::{self, Round};
 use super::{Gateway, Shared};
 use crate::approval::{self, Answer, Approvals, Approved, Asked, Cleared, Given, Waiting};
 use crate::audit::trail::{Trail, approval_record};
 use crate::clock::rfc3339;
 use crate::error::{Code, Error};
 use crate::identity::People;
+use crate::invocation::Invocation;
 use crate::limit::Admission;
+use crate::mcp::capabilities::Capabilities;
+use crate::mcp::json::{self, Node};
+use crate::mcp::messages::{Method, Retry};
+use crate::mcp::plain::plain;
+use crate::mcp::respond::Ending;
+use crate::mcp::revision::Revision;
 use crate::state::StateError;
 
 /// How soon a call that waits may be sent again, in milliseconds.
 const AGAIN_MS: u64 = 5_000;
 
+/// The call's approval, or what its user is asked.
+type Approval<'d> = Result<Approved<'d>, Box<Ending>>;
+
 impl Gateway {
     /// Lets a call on that nobody has to approve, or whose approval is there. Boxed where somebody has to, since it is rare.
-    pub(super) async fn approve<'d>(&self, trail: &mut Trail<'d>, admission: Admission<'d>, goes_on: bool) -> Result<Approved<'d>, Error> {
+    pub(super) async fn approve<'d>(
+        &self,
+        trail: &mut Trail<'d>,
+        admission: Admission<'d>,
+        round: Option<&Round>,
+        retry: Option<Retry<'_>>,
+    ) -> Result<Approval<'d>, Error> {
         match approval::asks(&admission) {
-            false => approval::approve(admission, None),
-            true => Box::pin(self.asked(trail, admission, goes_on)).await,
+            false => approval::approve(admission, None).map(Ok),
+            true => Box::pin(self.asked(trail, admission, round, retry)).await,
         }
     }
 
-    async fn asked<'d>(&self, trail: &mut Trail<'d>, admission: Admission<'d>, goes_on: bool) -> Result<Approved<'d>, Error> {
-        let asked = Asked::of(&admission, self.policy.version(), goes_on).ok_or_else(too_long)?;
+    async fn asked<'d>(
+        &self,
+        trail: &mut Trail<'d>,
+        admission: Admission<'d>,
+        round: Option<&Round>,
+        retry: Option<Retry<'_>>,
+    ) -> Result<Approval<'d>, Error> {
+        let asked = Arc::new(Asked::of(&admission, self.policy.version(), round.is_some()).ok_or_else(too_long)?);
         let rules: Vec<String> = asked.asks.iter().map(|ask| ask.rule.clone()).collect();
-        let answer = self.shared.with_approvals(move |approvals, people| approvals.answer(&asked, people)).await?;
+        let mut answer = self.shared.answer(&asked).await?;
+        // Whom the agent's user answers is this very call: the state that came with the answer says so.
+        if let (Answer::Waits(waiting), Some(id)) = (&answer, round.and_then(|round| round.approval.as_deref()))
+            && waiting.id == id
+            && let Some(yes) = said(retry)
+        {
+            self.shared.relayed(id, yes).await?;
+            answer = self.shared.answer(&asked).await?;
+        }
         let target = &admission.invocation().target.name;
-        match answer.ok_or_else(|| Error::new(Code::Internal, "the machine gives no randomness"))? {
+        match answer {
             Answer::Given(given) => {
                 trail.approval(given.id());
-                approval::approve(admission, Some(given))
+                approval::approve(admission, Some(given)).map(Ok)
             }
             Answer::Waits(waiting) => {
                 trail.approval(&waiting.id);
                 self.shared.requested(trail, &waiting).await?;
+                let is_answered = round.is_some_and(|round| round.approval.as_deref() == Some(&waiting.id));
+                if !is_answered && is_for_user(&waiting) && can_be_asked(admission.invocation()) {
+                    let question = question(&asked, &waiting.id);
+                    let asked = rounds::ask(&self.shared, trail, admission.invocation(), (&waiting.id, waiting.expires), question)?;
+                    return Ok(Err(Box::new(asked)));
+                }
                 Err(required(target, &waiting).rules(rules))
             }
             Answer::Denied(id) => {
                 trail.approval(&id);
-                Err(Error::new(Code::ApprovalDenied, format!("a person has denied approval `{id}` of `{target}`"))
+                Err(Error::new(Code::ApprovalDenied, format!("approval `{id}` of `{target}` was denied"))
                     .rules(rules)
                     .data(MEMBER, of(&id)))
             }
@@ -54,9 +92,8 @@ impl Gateway {
                 if let Some(facts) = facts {
                     self.shared.audit.note(&approval_record(&id, &facts, "expired"));
                 }
-                Err(Error::new(Code::ApprovalExpired, format!("approval `{id}` of `{target}` came too late, or not at all"))
-                    .rules(rules)
-                    .data(MEMBER, of(&id)))
+                let message = format!("approval `{id}` of `{target}` came too late, or not at all");
+                Err(Error::new(Code::ApprovalExpired, message).rules(rules).data(MEMBER, of(&id)))
             }
             Answer::Full => Err(Error::new(Code::Overloaded, "too many calls wait for an approval").rules(rules).retry_after_ms(AGAIN_MS)),
             Answer::FullForAgent => {
@@ -99,6 +136,12 @@ impl Shared {
         asked.await.map_err(|_| unknown())?.map_err(|error| unknown().operator(error))
     }
 
+    async fn answer(self: &Arc<Self>, asked: &Arc<Asked>) -> Result<Answer, Error> {
+        let asked = Arc::clone(asked);
+        let answer = self.with_approvals(move |approvals, people| approvals.answer(&asked, people)).await?;
+        answer.ok_or_else(|| Error::new(Code::Internal, "the machine gives no randomness"))
+    }
+
     /// Records that a call begins to wait; one that cannot be recorded does not.
     async fn requested(self: &Arc<Self>, trail: &Trail<'_>, waiting: &Waiting) -> Result<(), Error> {
         if !waiting.is_new {
@@ -124,8 +167,49 @@ fn required(target: &str, waiting: &Waiting) -> Error {
     let expires = rfc3339(expires.saturating_mul(1_000_000_000));
     let whom: Vec<String> = waiting.lacks.iter().map(ToString::to_string).collect();
     let error = Error::new(Code::ApprovalRequired, format!("`{target}` {}: approval `{id}`", waits_for(waiting)));
-    let error = error.suggest(format!("wait for approval `{id}`, then send the very same call again, at the latest at {expires}"));
+    let is_users = waiting.lacks.iter().all(|lack| lack.role.is_none());
+    let error = error.suggest(match is_users {
+        true => "send the same call from a client that can ask its user (it declares `elicitation`), and have the user answer".to_owned(),
+        false => format!("wait for approval `{id}`, then send the very same call again, at the latest at {expires}"),
+    });
     error.retry_after_ms(AGAIN_MS).data(MEMBER, json!({ "id": id, "expires": expires, "waits_for": whom }).to_string())
+}
+
+fn is_for_user(waiting: &Waiting) -> bool {
+    waiting.lacks.iter().any(|lack| lack.role.is_none())
+}
+
+/// Whether the agent's client can show its user a form. Completion is no request that questions may come back from (2026-07-28, mrtr).
+fn can_be_asked(invocation: &Invocation<'_>) -> bool {
+    let known = Capabilities::known_to(invocation.caller.revision.unwrap_or(Revision::NEWEST));
+    invocation.method != Method::Complete && invocation.caller.capabilities.intersect(known).contains(Capabilities::ELICIT_FORM)
+}
+
+/// What the agent's user is asked: the words are ours, and the arguments are those that will run, with nothing that hides or turns them.
+fn question(asked: &Asked, id: &str) -> Bytes {
+    let facts = &asked.facts;
+    let (principal, target, tier) = (plain(&facts.principal), plain(&facts.target), &facts.tier);
+    let arguments = plain(&String::from_utf8_lossy(&asked.arguments));
+    let message = format!("Doorward asks: may {principal} call {target} ({tier}) once with these arguments? {arguments} [{id}]");
+    let form =
+        json!({ "type": "object", "properties": { ANSWER: { "type": "boolean", "title": "Let the call run" } }, "required": [ANSWER] });
+    let params = json!({ "mode": "form", "message": message, "requestedSchema": form });
+    json!({ QUESTION: { "method": "elicitation/create", "params": params } }).to_string().into()
+}
+
+/// What the user has said, where that is a word: a form that was accepted says what the box in it does, and nothing where
+/// there is none.
+fn said(retry: Option<Retry<'_>>) -> Option<bool> {
+    let responses = json::parse(retry?.responses?, json::Limits::default()).ok()?;
+    let answer = responses.get(QUESTION)?;
+    match answer.get("action").and_then(Node::as_str)? {
+        "accept" => match answer.get("content").and_then(|content| content.get(ANSWER)).map(|node| &node.value) {
+            Some(json::Value::Bool(yes)) => Some(*yes),
+            _ => None,
+        },
+        "decline" => Some(false),
+        _ => None,
+    }
 }
 
 fn gone() -> Error {
@@ -141,5 +225,9 @@ fn of(id: &str) -> String {
     json!({ "id": id }).to_string()
 }
 
+/// The key of our question, as records show questions of ours.
+const QUESTION: &str = "q1";
+/// The field of its form.
+const ANSWER: &str = "approve";
 /// The member of an error's data that names the approval.
 const MEMBER: &str = "approval";

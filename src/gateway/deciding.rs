@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Shared;
-use crate::approval::{Lack, Looked, Refused};
+use crate::approval::{Lack, Looked, Refused, USER};
 use crate::audit::record::Record;
 use crate::audit::trail::approval_record;
 use crate::error::Error;
@@ -75,6 +75,30 @@ impl Shared {
             return Err(Undone::Refused(Refused::Ended("not open any more")));
         }
         Ok(Decided { person: person.name.to_string(), looked, lacks })
+    }
+
+    /// Takes what the agent's client says that its user says. It counts for the rows that ask the user, and for no other: the client could have
+    /// answered by itself.
+    ///
+    /// # Errors
+    /// When it could not be recorded, or the database not be read.
+    pub(super) async fn relayed(self: &Arc<Self>, id: &str, yes: bool) -> Result<(), Error> {
+        let name = id.to_owned();
+        let Some(looked) = self.with_approvals(move |approvals, people| approvals.look(&name, people)).await? else { return Ok(()) };
+        let lacks = if yes { self.approvals.after(&looked, USER, self.identity.load().people()) } else { Vec::new() };
+        let record = Record {
+            actor: Some("user".into()),
+            after: Some(after(yes, &lacks).into()),
+            note: Some("relayed by the agent's client".into()),
+            ..approval_record(id, &looked.facts, if yes { "approved" } else { "denied" })
+        };
+        self.audit.event(&record).await?;
+        let is_last = lacks.is_empty();
+        let counted = self.with_approvals(
+            move |approvals, _| if yes { approvals.yes(&looked, USER, is_last) } else { approvals.no(&looked.row.id, USER) },
+        );
+        // One that was decided meanwhile stands as it is, and the call is told so.
+        counted.await.map(drop)
     }
 
     /// Records a word that does not count, where there is such an approval.

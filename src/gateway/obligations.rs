@@ -11,10 +11,9 @@ use crate::policy::{Obligation, Policy};
 /// Why nothing on the path keeps an obligation yet; `None` where it is kept.
 fn unkept(obligation: &Obligation) -> Option<&'static str> {
     match obligation {
-        Obligation::ApproveUser => Some("asking the agent's user comes"),
         Obligation::Redact => Some("redaction of results comes"),
         Obligation::DryRun => Some("dry runs come"),
-        Obligation::Approve { .. } | Obligation::Limit(_) | Obligation::RecordPayload => None,
+        Obligation::Approve { .. } | Obligation::ApproveUser | Obligation::Limit(_) | Obligation::RecordPayload => None,
     }
 }
 

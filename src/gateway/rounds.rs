@@ -90,6 +90,19 @@ pub(super) struct Round {
     parked: Option<Box<str>>,
     /// The server's own state, a JSON string.
     inner: Option<Vec<u8>>,
+    /// The approval that the agent's user was asked about; nothing of the answer goes on to the server.
+    pub(super) approval: Option<Box<str>>,
+}
+
+/// Whose question a state belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// A server's that has ended its request.
+    Relayed = 0,
+    /// A server's that still waits.
+    Parked = 1,
+    /// Our own, about an approval.
+    Approval = 2,
 }
 
 impl Round {
@@ -164,7 +177,7 @@ pub(super) fn spend(shared: &Shared, agent: &Arc<str>, round: Option<&Round>) ->
 
 /// What goes on to the tool server with the request: the answers, and the state that the server itself has given.
 pub(super) fn resume<'r>(round: Option<&'r Round>, retry: Option<Retry<'r>>) -> Option<Resume<'r>> {
-    let retry = retry?;
+    let retry = retry.filter(|_| round.is_none_or(|round| round.approval.is_none()))?;
     let (parked, state) = round.map_or((None, None), |round| (round.parked.as_deref(), round.inner.as_deref()));
     Some(Resume { responses: retry.responses, state, parked })
 }
@@ -191,7 +204,7 @@ pub(super) fn pages(invocation: &Invocation<'_>, reply: &Reply) -> Option<Questi
     }
     requests.push(b'}');
     // The state is ours alone, and empty: it ties the next request to this one.
-    Some(Questions { requests: requests.into(), state: Some(Bytes::from_static(b"\"\"")), running: false })
+    Some(Questions { requests: requests.into(), state: Some(Bytes::from_static(b"\"\"")), running: false, own: false })
 }
 
 /// What the agent has declared and the manifest lets the server ask.
@@ -214,11 +227,11 @@ pub(super) fn wrap(shared: &Shared, trail: &Trail<'_>, invocation: &Invocation<'
         Some(inner) if inner.len() > MAX_INNER => return Err(unsound("the state of the tool server's question is too long")),
         Some(inner) => {
             let expires = shared.audit.clock().unix_seconds() + RELAYED_SECONDS;
-            Some(sealed(shared, trail, invocation, expires, inner, false)?)
+            Some(sealed(shared, trail, invocation, expires, inner, Of::Relayed)?)
         }
         None => None,
     };
-    Ok(Ending::Asks(Questions { requests, state, running: false }))
+    Ok(Ending::Asks(Questions { requests, state, running: false, own: false }))
 }
 
 /// Keeps a call that waits at its server until the agent has answered, or the manifest's limit is over.
@@ -236,7 +249,7 @@ pub(super) fn park<'d>(
     // Who answers too late is told that the call was lost, not that the state is none of ours.
     let seconds = i64::try_from(patience.as_secs()).unwrap_or(i64::MAX).saturating_add(RELAYED_SECONDS);
     let expires = shared.audit.clock().unix_seconds().saturating_add(seconds);
-    let state = sealed(shared, trail, invocation, expires, name.as_bytes(), true).inspect_err(|_| upstream.end_parked(&name))?;
+    let state = sealed(shared, trail, invocation, expires, name.as_bytes(), Of::Parked).inspect_err(|_| upstream.end_parked(&name))?;
     let Some(open) = trail.park() else { return Err(unsound("the call waits without a record")) };
     shared.rounds.waiting().insert(invocation.id, Waiting { open, upstream: upstream.clone(), name: name.clone() });
     let (shared, id, upstream) = (Arc::clone(shared), invocation.id, upstream.clone());
@@ -247,7 +260,23 @@ pub(super) fn park<'d>(
         }
         upstream.end_parked(&name);
     });
-    Ok(Ending::Asks(Questions { requests, state: Some(state), running: true }))
+    Ok(Ending::Asks(Questions { requests, state: Some(state), running: true, own: false }))
+}
+
+/// Puts our own question about an approval to the agent's user, in whichever way its revision has.
+///
+/// # Errors
+/// `internal` when the machine gives no randomness.
+pub(super) fn ask(
+    shared: &Shared,
+    trail: &Trail<'_>,
+    invocation: &Invocation<'_>,
+    (approval, expires): (&str, i64),
+    requests: Bytes,
+) -> Result<Ending, Error> {
+    let state = sealed(shared, trail, invocation, expires, approval.as_bytes(), Of::Approval);
+    let state = state.map_err(|error| error.after_effect(Effect::None, true))?;
+    Ok(Ending::Asks(Questions { requests, state: Some(state), running: false, own: true }))
 }
 
 impl Shared {
@@ -314,18 +343,11 @@ fn binding(invocation: &Invocation<'_>) -> [u8; 32] {
     sha256(&text)
 }
 
-fn sealed(
-    shared: &Shared,
-    trail: &Trail<'_>,
-    invocation: &Invocation<'_>,
-    expires: i64,
-    inner: &[u8],
-    parked: bool,
-) -> Result<Bytes, Error> {
+fn sealed(shared: &Shared, trail: &Trail<'_>, invocation: &Invocation<'_>, expires: i64, inner: &[u8], of: Of) -> Result<Bytes, Error> {
     let mut nonce = [0; 16];
     let failed = || Error::new(Code::Internal, "the machine gives no randomness").after_effect(Effect::Unknown, false);
     random(&mut nonce).map_err(|error| failed().operator(error))?;
-    let mut plain = vec![VERSION, u8::from(parked)];
+    let mut plain = vec![VERSION, of as u8];
     plain.extend_from_slice(invocation.id.as_bytes());
     plain.extend_from_slice(&(trail.attempt() + 1).to_be_bytes());
     plain.extend_from_slice(&nonce);
@@ -345,7 +367,7 @@ impl Round {
             rest = after;
             Some(part)
         };
-        let [VERSION, parked] = *next(2)? else { return None };
+        let [VERSION, of] = *next(2)? else { return None };
         let id = Uuid::from_slice(next(16)?).ok()?;
         let attempt = u32::from_be_bytes(next(4)?.try_into().ok()?);
         let nonce = next(16)?.try_into().ok()?;
@@ -354,11 +376,13 @@ impl Round {
             return None;
         }
         let inner = rest.to_vec();
-        let (parked, inner) = match parked {
-            0 => (None, Some(inner)),
-            _ => (Some(String::from_utf8(inner).ok()?.into()), None),
+        let name = |inner| String::from_utf8(inner).ok().map(String::into_boxed_str);
+        let (parked, inner, approval) = match of {
+            0 => (None, Some(inner), None),
+            1 => (Some(name(inner)?), None, None),
+            _ => (None, None, Some(name(inner)?)),
         };
-        Some(Self { id, attempt, nonce, expires, parked, inner })
+        Some(Self { id, attempt, nonce, expires, parked, inner, approval })
     }
 }
 
@@ -409,7 +433,7 @@ mod tests {
     fn round(number: usize, expires: i64) -> Round {
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&number.to_le_bytes());
-        Round { id: Uuid::nil(), attempt: 2, nonce, expires, parked: None, inner: None }
+        Round { id: Uuid::nil(), attempt: 2, nonce, expires, parked: None, inner: None, approval: None }
     }
 
     #[test]

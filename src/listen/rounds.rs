@@ -57,7 +57,10 @@ pub async fn drive(turn: &Turn<'_>, asked: Asked<'_>, id: &Id, request: &Request
             place = None;
         }
         let mut responses = vec![b'{'];
-        let asked = ask(turn, (back, conversation), &questions, deadline, round, &mut responses).await;
+        let mut asked = ask(turn, (back, conversation), &questions, deadline, round, &mut responses).await;
+        if questions.own {
+            asked = unheard(asked, &mut responses);
+        }
         responses.push(b'}');
         let responses = Some(responses.as_slice()).filter(|_| has_questions);
         let state = asked.and_then(|()| match questions.state.as_deref().map(plain) {
@@ -139,6 +142,18 @@ async fn ask(
         out.extend_from_slice(&answer);
     }
     Ok(())
+}
+
+/// A question of our own that nobody could be asked is one that nobody answers: the call is told whose yes it needs. No server has had it.
+fn unheard(asked: Result<(), Error>, responses: &mut Vec<u8>) -> Result<(), Error> {
+    match asked {
+        Err(error) if error.code() == Code::Cancelled => Err(error.after_effect(Effect::None, true)),
+        Err(_) => {
+            responses.truncate(1);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// The answer, if it comes in time and is a result.

@@ -10,5 +10,6 @@ pub mod json;
 pub mod jsonrpc;
 pub mod log_level;
 pub mod messages;
+pub mod plain;
 pub mod respond;
 pub mod revision;

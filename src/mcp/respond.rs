@@ -37,6 +37,8 @@ pub struct Questions {
     pub state: Option<Bytes>,
     /// Whether the tool server's request has not ended: it waits for the answers.
     pub running: bool,
+    /// Whether the gateway itself asks: no server has had the call.
+    pub own: bool,
 }
 
 /// How long a result may be kept, and by whom (2026-07-28, caching).

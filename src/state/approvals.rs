@@ -272,3 +272,23 @@ fn read(row: &Row<'_>) -> rusqlite::Result<StoredApproval> {
         yes: Vec::new(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::StoredKey;
+
+    #[test]
+    fn a_database_of_before_approvals_gets_them_and_keeps_its_keys() {
+        let home = tempfile::tempdir().unwrap();
+        let state = State::open(home.path()).unwrap();
+        let key = StoredKey { id: "k".into(), agent: "demo".into(), hash: [3; 32], created: "2026-11-21T00:00:00Z".into(), revoked: None };
+        state.add_key(&key).unwrap();
+        state.database().execute_batch("DROP TABLE approval_yes; DROP TABLE approval; DROP TABLE freeze; PRAGMA user_version = 1").unwrap();
+        drop(state);
+        let state = State::open(home.path()).unwrap();
+        let new = NewApproval { id: "ap-1", binding: &[1; 32], agent: "agent:demo", facts: "{}", sealed: "x", now: 1, expires: 9 };
+        assert_eq!(state.begin_approval(&new, (1, 1)).unwrap(), Begun::New);
+        assert_eq!((state.keys().unwrap(), state.approvals(false).unwrap().len()), (vec![key], 1));
+    }
+}

@@ -7,8 +7,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::support::asking::{accepts, declaring, forms, questions};
 use crate::support::site::Done;
-use crate::support::{Answer, Ask, Does, Serving, Site, Upstream, until};
+use crate::support::stream::Stream;
+use crate::support::{Answer, Ask, Does, Issuer, Serving, Site, Upstream, until};
 
 const SECRET: &str = "canary-approval-6160";
 const ALLOW: &str = "p, R1, role:any, up__*, reversible, -, allow\np, R2, role:any, up__pay, irreversible, -, allow\n";
@@ -440,4 +442,160 @@ async fn without_a_running_gateway_the_same_commands_do_the_same() {
     let actors: Vec<Value> = site.of_kind("approval").into_iter().filter_map(|record| record.get("actor").cloned()).collect();
     assert_eq!(actors, [json!("alice")]);
     assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
+}
+
+/// The same call of a client that can ask its user, with an answer to what `asked` asks.
+fn asking(text: &str, answer: Option<(&Value, Value)>) -> Ask {
+    let mut params = json!({ "name": "up__pay", "arguments": { "text": text } });
+    if let Some((asked, response)) = answer {
+        params["inputResponses"] = json!({ "q1": response });
+        params["requestState"] = asked["requestState"].clone();
+    }
+    declaring(Ask::modern("tools/call", params), &forms())
+}
+
+fn yes() -> Value {
+    accepts(&json!({ "approve": true }))
+}
+
+#[tokio::test]
+async fn the_agents_user_is_asked_in_band_and_the_yes_is_on_record_as_relayed() {
+    let upstream = Upstream::start().await;
+    let site = site_of(&upstream, "approve:user", "").await;
+    let gateway = site.serve().await;
+    let client = gateway.client();
+    let first = questions(&client.send(&asking("a\u{202e}b", None)).await);
+    let question = &first["inputRequests"]["q1"];
+    let message = question["params"]["message"].as_str().unwrap();
+    assert_eq!((&question["method"], &question["params"]["mode"]), (&json!("elicitation/create"), &json!("form")));
+    assert!(
+        message.contains("agent:demo") && message.contains("up__pay (irreversible)") && message.contains("{\"text\":\"a\\u{202e}b\"}"),
+        "{message}"
+    );
+    // Another call's state, no word, and a form that was accepted unfilled are no yes.
+    assert_eq!(client.send(&asking("c", Some((&first, yes())))).await.code(), "state_invalid");
+    for nothing in [json!({ "action": "cancel" }), json!({ "action": "accept" }), accepts(&json!({ "approve": "true" }))] {
+        wanted(&client.send(&asking("a\u{202e}b", Some((&first, nothing)))).await);
+    }
+    assert!(upstream.calls().is_empty());
+    assert_eq!(client.send(&asking("a\u{202e}b", Some((&first, yes())))).await.code(), "ok");
+    assert_eq!(client.send(&asking("a\u{202e}b", Some((&first, yes())))).await.code(), "state_invalid");
+    let got = upstream.calls()[0].json();
+    assert_eq!((upstream.calls().len(), got["params"].get("inputResponses"), got["params"].get("requestState")), (1, None, None));
+    questions(&client.send(&asking("a\u{202e}b", None)).await);
+
+    site.ends(1).await;
+    let intent = &site.of_kind("intent")[0];
+    let id = intent["approval_id"].as_str().unwrap();
+    assert_eq!(steps(&site, id), ["requested -", "asked -", "approved user", "used -"]);
+    let approved = site.recorded("approval", "action", "approved").await;
+    assert_eq!(
+        (&approved["note"], &approved["call_id"], &intent["attempt"]),
+        (&json!("relayed by the agent's client"), &intent["call_id"], &json!(2))
+    );
+    assert!(intent["answers"][0].as_str().unwrap().starts_with("q1 accept hmac:"), "{intent}");
+    assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn a_user_of_a_handshake_revision_is_asked_over_the_stream_of_the_call() {
+    let upstream = Upstream::start().await;
+    let site = site_of(&upstream, "approve:user", "").await;
+    let gateway = site.serve().await;
+    for revision in ["2025-06-18", "2025-11-25"] {
+        let session = gateway.client().begin(revision, forms()).await;
+        for (text, answer, code) in [
+            ("a", yes(), "ok"),
+            ("b", json!({ "action": "decline" }), "approval_denied"),
+            ("c", json!({ "action": "cancel" }), "approval_required"),
+        ] {
+            let text = format!("{text} {revision}");
+            let mut stream = Stream::open(&session.client, &session.call("up__pay", &json!({ "text": text }))).await;
+            let question = stream.told("elicitation/create").await;
+            assert!(question["params"]["message"].as_str().unwrap().contains(&text), "{question}");
+            session.answers(&question, answer).await;
+            let ended = stream.rest().await.pop().unwrap();
+            let told = ended.pointer("/result/_meta/dev.doorward~1error/code").and_then(Value::as_str).unwrap_or("ok");
+            assert_eq!(told, code, "{revision}: {ended}");
+        }
+    }
+    assert_eq!(upstream.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn a_users_yes_is_no_persons_and_a_persons_is_no_users() {
+    let upstream = Upstream::start().await;
+    let site = site_of(&upstream, "approve:oncall", "").await;
+    let rows = std::fs::read_to_string(site.path("policies/policy.csv")).unwrap();
+    site.write("policies/policy.csv", &format!("{rows}o, O2, agent:demo, up__pay, any, -, approve:user\n"));
+    let gateway = site.serve().await;
+    let client = gateway.client();
+    let first = questions(&client.send(&asking("a", None)).await);
+    let waits = client.send(&asking("a", Some((&first, yes())))).await;
+    let id = wanted(&waits);
+    assert_eq!(waits.error()["approval"]["waits_for"], json!(["a person with the role `oncall`"]));
+    approve(&site, &id, "alice").await;
+    assert_eq!((client.send(&asking("a", None)).await.code(), upstream.calls().len()), ("ok".to_owned(), 1));
+
+    // A client that asks nobody leaves its user's yes missing, whoever else says it.
+    let id = wanted(&pay(&gateway, "b").await);
+    approve(&site, &id, "alice").await;
+    let waits = pay(&gateway, "b").await;
+    assert_eq!((wanted(&waits), &waits.error()["approval"]["waits_for"]), (id.clone(), &json!(["the agent's user"])));
+    let bob = says(&site, "approve", &id, "bob").await;
+    assert_eq!((bob.code, bob.err.contains("nobody else has to")), (3, true), "{bob:?}");
+    assert!(site.run(&["approvals", "show", &id]).await.out.contains("waiting for the agent's user"));
+    assert_eq!(upstream.calls().len(), 1);
+    // A row that asks a role only is not answered in band, whatever comes.
+    let forged = json!({ "name": "up__pay", "arguments": { "text": "z" }, "inputResponses": { "q1": yes() } });
+    wanted(&gateway.other().send(&declaring(Ask::modern("tools/call", forged), &forms())).await);
+}
+
+#[tokio::test]
+async fn a_server_that_asks_meanwhile_goes_on_under_the_same_approval() {
+    let form = json!({ "type": "object", "properties": { "why": { "type": "string" } } });
+    let asks = json!({ "q": { "method": "elicitation/create", "params": { "mode": "form", "message": "Why?", "requestedSchema": form } } });
+    let upstream = Upstream::start().await;
+    upstream.does("pay", Does::Asks(json!({ "resultType": "input_required", "inputRequests": asks, "requestState": "s" })));
+    let site = site_of(&upstream, "approve:oncall", "").await;
+    let manifest = "may_ask: [elicitation]\ntools:\n  pay: { tier: irreversible }\n";
+    let site = site.manifest("up", &format!("transport: {{ http: {{ url: \"{}\" }} }}\n{manifest}", upstream.url()));
+    let gateway = site.serve().await;
+    let client = gateway.client();
+    let id = wanted(&client.send(&asking("a", None)).await);
+    approve(&site, &id, "alice").await;
+    let first = questions(&client.send(&asking("a", None)).await);
+    // Another call of the same kind begins to wait for an approval of its own.
+    assert_ne!(wanted(&client.send(&asking("a", None)).await), id);
+    let mut again = asking("a", Some((&first, accepts(&json!({ "why": "rent" })))));
+    again = again.saying("\"q1\"", "\"q\"");
+    assert_eq!(client.send(&again).await.code(), "ok");
+    site.ends(2).await;
+    assert!(site.of_kind("intent").iter().all(|intent| intent["approval_id"] == id.as_str()));
+    assert_eq!(steps(&site, &id), ["requested -", "approved alice", "used -"]);
+}
+
+#[tokio::test]
+async fn nobody_approves_a_call_that_a_token_makes_on_their_own_behalf() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let site = Site::of(&upstream).policy(&format!("{ALLOW}o, O1, role:any, up__pay, any, -, approve:oncall\n"));
+    let people = [("alice", "roles: [oncall], subjects: [alice@example.org]"), ("planner", "roles: [oncall]"), ("bob", "roles: [oncall]")];
+    let site = with_people(site, &people, "").await.config(&issuer.entry(""));
+    let gateway = site.serve().await;
+    let call = async |claims: Value| {
+        let token = format!("Bearer {}", issuer.token(&claims));
+        gateway.nobody().send(&Ask::call("up__pay", json!({ "text": "a" })).with("Authorization", &token)).await
+    };
+    let for_alice = json!({ "sub": "alice@example.org", "act": { "sub": "planner" } });
+    let id = wanted(&call(for_alice.clone()).await);
+    for who in ["alice", "planner"] {
+        let done = says(&site, "approve", &id, who).await;
+        assert_eq!((done.code, done.err.contains("made by or for this person")), (3, true), "{done:?}");
+    }
+    assert!(site.run(&["approvals", "show", &id]).await.out.contains("agent:demo for alice@example.org through planner"));
+    approve(&site, &id, "bob").await;
+    for other in [json!({ "sub": "bob@example.org", "act": { "sub": "planner" } }), json!({ "sub": "alice@example.org" }), json!({})] {
+        assert_ne!(wanted(&call(other).await), id, "for another chain of principals");
+    }
+    assert_eq!((call(for_alice).await.code(), upstream.calls().len()), ("ok".to_owned(), 1));
 }
