@@ -78,6 +78,11 @@ impl<'d> Cleared<'d> {
         self.admission.invocation()
     }
 
+    /// Whether somebody had to approve it, so that nothing goes along that nobody was shown.
+    pub fn was_approved(&self) -> bool {
+        asks(&self.admission)
+    }
+
     /// Whether arguments and result are to be kept sealed.
     pub fn records_payload(&self) -> bool {
         let permit = self.admission.permit();

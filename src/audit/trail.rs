@@ -80,6 +80,11 @@ impl<'d> Recorded<'d> {
         self.cleared.invocation()
     }
 
+    /// Whether somebody had to approve the call.
+    pub fn was_approved(&self) -> bool {
+        self.cleared.was_approved()
+    }
+
     /// The place of the intent in the log.
     pub fn seq(&self) -> u64 {
         self.seq

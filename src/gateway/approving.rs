@@ -53,6 +53,10 @@ impl Gateway {
         round: Option<&Round>,
         retry: Option<Retry<'_>>,
     ) -> Result<Approval<'d>, Error> {
+        if round.is_none() && retry.is_some_and(|retry| retry.responses.is_some()) {
+            // Answers to questions that nobody has asked would reach the server unseen by whoever approves.
+            return Err(Error::new(Code::StateInvalid, "the call answers what nobody has asked"));
+        }
         let asked = Arc::new(Asked::of(&admission, self.policy.version(), round.is_some()).ok_or_else(too_long)?);
         let rules: Vec<String> = asked.asks.iter().map(|ask| ask.rule.clone()).collect();
         let mut answer = self.shared.answer(&asked).await?;

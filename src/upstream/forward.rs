@@ -18,6 +18,8 @@ use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::Node;
 use crate::mcp::messages::{self as mcp, Downstream, Kind, Method};
 
+/// The members of `_meta` that say where in a trace a call is (W3C Trace Context and Baggage).
+const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 /// Progress of one call that waits to be passed on; a faster server's is dropped.
 const MAX_NOTICES: usize = 16;
 /// Headers of an agent that no schema names and that are passed on.
@@ -46,7 +48,11 @@ impl Upstream {
         };
         let (arguments, whose) = (invocation.arguments.text(), invocation.caller.principal.bound());
         let (members, used) = members(invocation.method, &target.own_name, &reference, arguments, invocation.context);
-        let relayed = asked.meta.relayed(message);
+        let mut relayed = asked.meta.relayed(message);
+        if recorded.was_approved() {
+            // What nobody was shown does not go along. Traces differ each time, and no server acts on them.
+            relayed.retain(|(key, _)| TRACE.contains(key));
+        }
         let token = asked.meta.progress_token();
         let wanted = wanted(invocation);
         let headers = param_headers(target, asked);

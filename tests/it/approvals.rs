@@ -152,6 +152,27 @@ async fn an_approval_is_good_for_no_other_arguments_and_no_other_agent() {
 }
 
 #[tokio::test]
+async fn nothing_goes_along_with_an_approved_call_that_nobody_was_shown() {
+    let (upstream, site) = site().await;
+    let gateway = site.serve().await;
+    let traced = "\"_meta\":{\"traceparent\":\"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\",\"acme/act_as\":\"root\",";
+    let ask = || Ask::call("up__pay", json!({ "text": "a" }));
+    let id = wanted(&gateway.client().send(&ask()).await);
+    approve(&site, &id, "alice").await;
+
+    let answers = "\"inputResponses\":{\"q\":{\"action\":\"accept\",\"content\":{\"all\":true}}},\"_meta\":{";
+    let unasked = gateway.client().send(&ask().saying("\"_meta\":{", answers)).await;
+    assert_eq!((unasked.code().as_str(), upstream.calls().len()), ("state_invalid", 0), "{}", unasked.text());
+    assert_eq!(gateway.client().send(&ask().saying("\"_meta\":{", traced)).await.code(), "ok");
+
+    let sent = upstream.asked("tools/call").pop().unwrap()["params"]["_meta"].clone();
+    assert!(sent["traceparent"].is_string() && sent["acme/act_as"].is_null(), "{sent}");
+    assert_eq!(gateway.client().send(&Ask::call("up__echo", json!({})).saying("\"_meta\":{", traced)).await.code(), "ok");
+    let sent = upstream.asked("tools/call").pop().unwrap()["params"]["_meta"].clone();
+    assert_eq!(sent["acme/act_as"], "root", "what nobody has to approve goes along as it came");
+}
+
+#[tokio::test]
 async fn an_approval_is_good_under_the_policy_that_asked_for_it_only() {
     let (upstream, site) = site().await;
     let gateway = site.serve().await;
@@ -548,7 +569,8 @@ async fn a_users_yes_is_no_persons_and_a_persons_is_no_users() {
     assert_eq!(upstream.calls().len(), 1);
     // A row that asks a role only is not answered in band, whatever comes.
     let forged = json!({ "name": "up__pay", "arguments": { "text": "z" }, "inputResponses": { "q1": yes() } });
-    wanted(&gateway.other().send(&declaring(Ask::modern("tools/call", forged), &forms())).await);
+    let forged = gateway.other().send(&declaring(Ask::modern("tools/call", forged), &forms())).await;
+    assert_eq!((forged.code().as_str(), upstream.calls().len()), ("state_invalid", 1), "{}", forged.text());
 }
 
 #[tokio::test]
