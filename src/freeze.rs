@@ -116,7 +116,10 @@ impl Freezes {
         let version = state.version_of_others()?;
         let seconds = self.clock.unix_seconds();
         let stored = state.freezes()?.into_iter().filter(|stored| stored.lifted.is_none());
-        self.now.send_replace(stored.map(Freeze::of).filter(|freeze| freeze.lasts(seconds)).map(Arc::new).collect());
+        // One that was in force and is over stays until `expire` has told of it.
+        let known: Vec<String> = self.now.borrow().iter().map(|freeze| freeze.name.clone()).collect();
+        let is_told = |freeze: &Freeze| freeze.lasts(seconds) || known.contains(&freeze.name);
+        self.now.send_replace(stored.map(Freeze::of).filter(is_told).map(Arc::new).collect());
         self.read_at.store(version, Ordering::Relaxed);
         Ok(())
     }
@@ -148,8 +151,8 @@ impl Freezes {
 
     /// Whether one is in force.
     pub fn is_in_force(&self, number: i64) -> bool {
-        let name = name(number);
-        self.now.borrow().iter().any(|freeze| freeze.name == name)
+        let (name, seconds) = (name(number), self.clock.unix_seconds());
+        self.now.borrow().iter().any(|freeze| freeze.name == name && freeze.lasts(seconds))
     }
 
     /// Which of these targets one covers, whoever calls them and with what.
@@ -177,7 +180,8 @@ impl Freezes {
     pub async fn ended(&self, call: &Invocation<'_>, run: Option<&str>) -> Error {
         let mut changes = self.now.subscribe();
         loop {
-            let covering = |freeze: &&Arc<Freeze>| freeze.ends_running && freeze.covers(call, run);
+            let covering =
+                |freeze: &&Arc<Freeze>| freeze.ends_running && freeze.lasts(self.clock.unix_seconds()) && freeze.covers(call, run);
             if let Some(freeze) = changes.borrow_and_update().iter().find(covering) {
                 return freeze.refusal().after_effect(Effect::Unknown, call.target.is_idempotent());
             }

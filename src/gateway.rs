@@ -175,7 +175,8 @@ impl Gateway {
             forwarded = Box::pin(async {
                 let (upstream, slot) = self.reserve(target, &caller.principal).await?;
                 self.still_current(&invocation, request)?;
-                upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream).await
+                let forwarding = pin!(upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream));
+                self.unless_frozen(&invocation, request, forwarding).await
             })
             .await;
         }

@@ -2,6 +2,8 @@
 //!
 //! INVARIANT: nothing is lifted that is not on record. What is stopped is stopped even where that cannot be recorded.
 
+use std::path::Path;
+
 use clap::Subcommand;
 
 use super::{Context, Failure, person, table};
@@ -14,6 +16,8 @@ use crate::state::{State, StoredFreeze};
 
 /// Longest reason, run or value, in bytes.
 const MAX_TEXT: usize = 1_024;
+/// Longest run that an agent can name, in bytes; one that is longer is none.
+const MAX_RUN: usize = 128;
 /// Longest time of a freeze with an end, in seconds: ten years.
 const MAX_SECONDS: i64 = 10 * 366 * 86_400;
 
@@ -75,6 +79,9 @@ fn pointed(text: &str) -> Result<(String, String), String> {
     if !pointer.starts_with('/') || value.len() > MAX_TEXT {
         return Err("the pointer begins with `/`, and the value has at most 1024 bytes".to_owned());
     }
+    if pointer.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+        return Err("in a JSON Pointer `~` is written `~0`, and `/` in a name `~1`".to_owned());
+    }
     Ok((pointer.to_owned(), value.to_owned()))
 }
 
@@ -107,18 +114,7 @@ pub async fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
 }
 
 async fn add(context: &Context, config: &Config, what: &Add) -> Result<u8, Failure> {
-    if what.agent.is_none() && what.tool.is_none() && what.run.is_none() && what.holds.is_none() {
-        return Err(Failure::Usage("say what is stopped: --agent, --tool, --run, --where, or several of them".to_owned()));
-    }
-    if let Some(agent) = &what.agent {
-        check_name(agent).map_err(Failure::Usage)?;
-    }
-    if let Some(tool) = &what.tool {
-        parse_pattern(tool).map_err(|(wrong, help)| Failure::Usage(format!("{wrong}; {help}")))?;
-    }
-    if what.reason.trim().is_empty() || what.reason.len() > MAX_TEXT || what.run.as_ref().is_some_and(|run| run.len() > MAX_TEXT) {
-        return Err(Failure::Usage("a reason has 1 to 1024 bytes, and a run at most 1024".to_owned()));
-    }
+    well_formed(what)?;
     let now = Clock::system().unix_nanos();
     let mut freeze = StoredFreeze {
         number: 0,
@@ -138,40 +134,89 @@ async fn add(context: &Context, config: &Config, what: &Add) -> Result<u8, Failu
     let told = in_force(config, freeze.number).await;
     let deed = Deed {
         action: "freeze_add".to_owned(),
-        subject: format!("{} {}", name(freeze.number), described(&freeze)),
+        subject: format!("{} {}{}", name(freeze.number), described(&freeze), until(&freeze)),
         reason: Some(freeze.reason.clone()),
         ..Deed::default()
     };
     let recorded = person::record_deed(config, deed).await;
-    let tools = told.as_ref().ok().and_then(Option::as_ref).map(|covered| covered.len());
+    let running = told.as_ref().ok().and_then(Option::as_ref);
     if context.json {
+        let (in_force, tools) = running.map(|told| (told.in_force, told.tools.len())).unzip();
         let name = name(freeze.number);
-        println!("{}", serde_json::json!({ "freeze": name, "tools": told.as_ref().ok(), "recorded": recorded.is_ok() }));
+        println!("{}", serde_json::json!({ "freeze": name, "in_force": in_force, "tools": tools, "recorded": recorded.is_ok() }));
     } else {
         println!("{} stops {}{}", name(freeze.number), described(&freeze), until(&freeze));
     }
-    match tools {
-        Some(0) => eprintln!("doorward: no tool of the catalog is covered by it; `doorward check` lists their names"),
-        Some(count) if !context.json => println!("in force; it covers {count} tool{}", if count == 1 { "" } else { "s" }),
-        _ => {}
+    if what.agent.as_ref().is_some_and(|agent| !is_known(config, agent)) {
+        eprintln!("doorward: no agent of this name has a key or stands in the configuration");
     }
-    if let Err(why) = &told {
-        eprintln!("doorward: stored; a gateway that runs takes it over within a second or two, but did not say so: {why}");
-    }
+    let is_in_force = tell(context, &freeze, &told, state.folder());
     if let Err(why) = &recorded {
-        eprintln!("doorward: in force, but not recorded: {why}");
+        eprintln!("doorward: stored, and not recorded: {why}");
     }
-    Ok(u8::from(recorded.is_err()))
+    Ok(u8::from(recorded.is_err() || !is_in_force))
 }
 
-/// Has a running gateway take the freezes over; the tools that this one covers, or `None` where no gateway runs.
-async fn in_force(config: &Config, number: i64) -> Result<Option<Vec<String>>, String> {
-    #[derive(serde::Deserialize)]
-    struct Told {
-        tools: Vec<String>,
+/// Refuses what describes nothing, or what no call could ever be.
+fn well_formed(what: &Add) -> Result<(), Failure> {
+    if what.agent.is_none() && what.tool.is_none() && what.run.is_none() && what.holds.is_none() {
+        return Err(Failure::Usage("say what is stopped: --agent, --tool, --run, --where, or several of them".to_owned()));
     }
+    if let Some(agent) = &what.agent {
+        check_name(agent).map_err(Failure::Usage)?;
+    }
+    if let Some(tool) = &what.tool {
+        parse_pattern(tool).map_err(|(wrong, help)| Failure::Usage(format!("{wrong}; {help}")))?;
+    }
+    let is_no_run = what.run.as_ref().is_some_and(|run| run.is_empty() || run.len() > MAX_RUN);
+    if what.reason.trim().is_empty() || what.reason.len() > MAX_TEXT || is_no_run {
+        return Err(Failure::Usage("a reason has 1 to 1024 bytes, and a run 1 to 128".to_owned()));
+    }
+    Ok(())
+}
+
+/// Says what a running gateway makes of a freeze; `false` where it runs and does not have it.
+fn tell(context: &Context, freeze: &StoredFreeze, told: &Result<Option<Told>, String>, folder: &Path) -> bool {
+    let folder = folder.display();
+    match told {
+        Err(why) => eprintln!("doorward: stored; a gateway that runs takes it over within a second or two, but did not say so: {why}"),
+        Ok(None) => eprintln!("doorward: no gateway runs on {folder}; it is in force where one starts there"),
+        Ok(Some(Told { in_force: false, .. })) => {
+            eprintln!("doorward: STORED, AND NOT IN FORCE: the running gateway does not have it; is {folder} its state folder?");
+            return false;
+        }
+        // What the catalog cannot know each of.
+        Ok(Some(_)) if freeze.tool.as_deref().is_some_and(|tool| tool.starts_with("prompt:") || tool.starts_with("resource:")) => {}
+        Ok(Some(Told { tools, .. })) if tools.is_empty() => {
+            eprintln!("doorward: no tool of the catalog is covered by it; `doorward check` lists their names");
+        }
+        Ok(Some(_)) if context.json => {}
+        Ok(Some(Told { tools, .. })) => {
+            println!("in force; it covers {} tool{}", tools.len(), if tools.len() == 1 { "" } else { "s" });
+        }
+    }
+    true
+}
+
+/// Whether somebody of this name may call at all, as far as can be told from here.
+fn is_known(config: &Config, agent: &str) -> bool {
+    let stored = State::agents(config.state.as_ref()).unwrap_or_default();
+    let acting = config.identity.anonymous.as_ref().map(|who| &who.agent);
+    let named = config.agents.iter().map(|known| &known.name).chain([&config.stdio.agent]).chain(acting);
+    named.chain(&stored).any(|known| known == agent)
+}
+
+/// What a running gateway says of a freeze.
+#[derive(serde::Deserialize)]
+struct Told {
+    in_force: bool,
+    tools: Vec<String>,
+}
+
+/// Has a running gateway take the freezes over; `None` where none runs.
+async fn in_force(config: &Config, number: i64) -> Result<Option<Told>, String> {
     let answer = admin::ask(config.state.as_ref(), &Command::Freezes { number }).await.map_err(|error| error.to_string())?;
-    answer.map(|answer| serde_json::from_str::<Told>(&answer).map(|told| told.tools).map_err(|error| error.to_string())).transpose()
+    answer.map(|answer| serde_json::from_str::<Told>(&answer).map_err(|error| error.to_string())).transpose()
 }
 
 async fn lift(context: &Context, config: &Config, number: i64, reason: Option<&str>) -> Result<u8, Failure> {
@@ -187,10 +232,12 @@ async fn lift(context: &Context, config: &Config, number: i64, reason: Option<&s
         ..Deed::default()
     };
     person::record_deed(config, deed).await.map_err(person::undone)?;
-    let lifted = state.lift_freeze(number, &now, seconds).map_err(Failure::other)?;
+    if !state.lift_freeze(number, &now, seconds).map_err(Failure::other)? {
+        return Err(Failure::Usage(format!("{} has come to its end meanwhile", name(number))));
+    }
     let told = in_force(config, number).await;
     match context.json {
-        true => println!("{}", serde_json::json!({ "freeze": name(number), "lifted": lifted })),
+        true => println!("{}", serde_json::json!({ "freeze": name(number), "lifted": true })),
         false => println!("{} is lifted", name(number)),
     }
     if let Err(why) = told {

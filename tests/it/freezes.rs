@@ -24,6 +24,10 @@ async fn freeze(site: &Site, args: &[&str]) -> Value {
     done.json()
 }
 
+fn is_over(record: &Value) -> bool {
+    record["action"] == "freeze_expired" && record["subject"] == "freeze:1"
+}
+
 async fn code(gateway: &Serving, tool: &str, arguments: Value) -> String {
     gateway.client().call(tool, arguments).await.code()
 }
@@ -85,6 +89,8 @@ async fn a_freeze_outlives_the_gateway_and_ends_by_itself() {
     database.execute("UPDATE freeze SET until = 1", []).unwrap();
 
     until("the end of the freeze", async || (code(&gateway, "up__echo", json!({})).await == "ok").then_some(())).await;
+    let over = until("the record of its end", async || Some(site.of_kind("lifecycle")).filter(|all| all.iter().any(is_over))).await;
+    assert_eq!(over.iter().filter(|record| is_over(record)).count(), 1);
     let listed = site.run(&["freeze", "list", "--all", "--json"]).await.json();
     assert_eq!((&listed[0]["standing"], &listed[0]["tool"]), (&json!("over"), &json!("up__echo")));
     assert_eq!(site.run(&["freeze", "list"]).await.out, "nothing is frozen\n");
@@ -132,7 +138,11 @@ async fn a_frozen_agent_is_told_of_nothing_either() {
 #[tokio::test]
 async fn what_describes_nothing_is_refused_in_words() {
     let (_upstream, site, _gateway) = gateway().await;
-    let wrong: [(&[&str], &str); 6] = [
+    let long = "r".repeat(129);
+    let wrong: [(&[&str], &str); 9] = [
+        (&["--run", "", "--reason", "r"], "a run 1 to 128"),
+        (&["--run", &long, "--reason", "r"], "a run 1 to 128"),
+        (&["--where", "/a~2=1", "--reason", "r"], "written `~0`"),
         (&["--reason", "r"], "--agent"),
         (&["--agent", "demo"], "--reason"),
         (&["--agent", "demo", "--reason", " "], "a reason has"),
@@ -147,6 +157,21 @@ async fn what_describes_nothing_is_refused_in_words() {
     }
     let odd = site.run(&["freeze", "add", "--tool", "down__*", "--reason", "r"]).await;
     assert!(odd.code == 0 && odd.err.contains("no tool of the catalog"), "{odd:?}");
+    let odd = site.run(&["freeze", "add", "--agent", "dmeo", "--reason", "r"]).await;
+    assert!(odd.code == 0 && odd.err.contains("no agent of this name"), "{odd:?}");
+}
+
+#[tokio::test]
+async fn a_freeze_that_the_gateway_does_not_have_is_no_success() {
+    let (_upstream, site, gateway) = gateway().await;
+    for file in ["var/state.db", "var/state.db-wal", "var/state.db-shm"] {
+        let _ = std::fs::remove_file(site.path(file));
+    }
+    let done = site.run(&["freeze", "add", "--agent", "demo", "--reason", "r"]).await;
+    assert!(done.code == 1 && done.err.contains("NOT IN FORCE"), "{done:?}");
+    gateway.stop().await;
+    let later = site.run(&["freeze", "add", "--agent", "demo", "--reason", "r"]).await;
+    assert!(later.code == 0 && later.err.contains("no gateway runs on"), "{later:?}");
 }
 
 #[tokio::test]
