@@ -31,21 +31,26 @@ pub struct Times {
     pub last: i64,
 }
 
+/// The codes of refusals that the policy decides. What is withheld or frozen is refused whatever it says.
+const OF_POLICY: [&str; 2] = ["policy_denied", "tool_not_found"];
+
 impl Logs {
-    /// The decisions of a time: permits have an intent, denials a refusal. What was refused for other reasons tells nothing of the policy.
+    /// The decisions of a time: permits have an intent or wait for a person, denials have a refusal. What was refused for other reasons tells
+    /// nothing of the policy, and of a flood of refusals only the first ones are told.
     ///
     /// # Errors
     /// A file cannot be read.
     pub fn decisions(&self, since: Option<i64>, until: Option<i64>) -> io::Result<BTreeMap<Decided, Times>> {
         let mut all: BTreeMap<Decided, Times> = BTreeMap::new();
-        let wanted = Wanted { fields: &[Field::Principal, Field::Target, Field::Tier, Field::Decision], numbers: &[] };
+        let wanted = Wanted { fields: &[Field::Principal, Field::Target, Field::Tier, Field::Decision, Field::Code], numbers: &[] };
         self.columns(since, until, wanted, |_, _, columns| {
             let word = |field, row| columns.words.get(&field).and_then(|words| words.first(row));
             let within = |time: i64| since.is_none_or(|since| time >= since) && until.is_none_or(|until| time < until);
             for (row, time) in columns.times.iter().copied().enumerate().filter(|(_, time)| within(*time)) {
                 let permitted = match word(Field::Decision, row) {
-                    Some("allow") => true,
-                    Some("deny") => false,
+                    // The policy permits what waits for a person.
+                    Some("allow" | "needs_approval") => true,
+                    Some("deny") if word(Field::Code, row).is_some_and(|code| OF_POLICY.contains(&code)) => false,
                     _ => continue,
                 };
                 let (Some(principal), Some(target)) = (word(Field::Principal, row), word(Field::Target, row)) else { continue };

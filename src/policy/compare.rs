@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Policy;
+use super::condition::ConditionId;
 use super::rule::{ANY, Rule, RuleEffect, RuleId};
 use crate::catalog::tier::Tier;
 
@@ -18,8 +19,8 @@ pub struct Right {
     when: Named,
     /// None of these may hold.
     unless: Named,
-    /// What is asked for beside it; under a condition, that is said.
-    asks: BTreeSet<String>,
+    /// What is asked for beside it, by what it says and under which condition, with words for that.
+    asks: BTreeMap<String, String>,
     /// The rows that allow it, rising.
     rules: Vec<RuleId>,
 }
@@ -66,7 +67,7 @@ impl Right {
             parts.push(format!("unless {}", names(&self.unless)));
         }
         if !self.asks.is_empty() {
-            parts.push(format!("with {}", self.asks.iter().map(String::as_str).collect::<Vec<_>>().join(", ")));
+            parts.push(format!("with {}", self.asks.values().map(String::as_str).collect::<Vec<_>>().join(", ")));
         }
         parts.join(", ")
     }
@@ -83,7 +84,7 @@ impl Right {
 
     /// Whether it asks for all that another right does.
     pub fn asks_all_of(&self, other: &Self) -> bool {
-        self.asks.is_superset(&other.asks)
+        other.asks.keys().all(|asked| self.asks.contains_key(asked))
     }
 
     /// The rows that allow it.
@@ -109,7 +110,8 @@ pub fn change(was: Option<&Right>, is: Option<&Right>) -> Option<Change> {
         (false, false) => more_is(Change::Widened, &keys(&was.when), &keys(&is.when)),
     };
     let unless = more_is(Change::Narrowed, &keys(&was.unless), &keys(&is.unless));
-    let asks = more_is(Change::Narrowed, &was.asks, &is.asks);
+    let asked = |right: &Right| right.asks.keys().cloned().collect::<BTreeSet<String>>();
+    let asks = more_is(Change::Narrowed, &asked(was), &asked(is));
     [when, unless, asks].into_iter().flatten().reduce(|one, other| if one == other { one } else { Change::Changed })
 }
 
@@ -136,18 +138,18 @@ impl Policy {
     }
 
     /// The rows that an agent or role has, its own and those it inherits; whom no row names has those of everyone.
-    pub fn rows_of(&self, subject: &str) -> Vec<&Rule> {
+    pub fn rows_of<'p>(&'p self, subject: &'p str) -> Held<'p> {
         let inherited = self.roles.id(subject).map_or_else(Vec::new, |id| self.roles.closure(id));
         let has: HashSet<u32> = inherited.into_iter().chain(self.roles.id(ANY)).collect();
-        self.rows.rules.iter().filter(|rule| self.roles.id(&rule.subject).is_some_and(|id| has.contains(&id))).collect()
+        let rows = self.rows.rules.iter().filter(|rule| self.roles.id(&rule.subject).is_some_and(|id| has.contains(&id)));
+        Held { subject, rows: rows.collect() }
     }
 
     /// The right that these rows give at a target; `None` for none.
-    pub fn right(&self, rows: &[&Rule], target: &str, tier: Tier) -> Option<Right> {
+    pub fn right(&self, held: &Held<'_>, target: &str, tier: Tier) -> Option<Right> {
         let (mut right, mut always) = (Right::default(), false);
-        for rule in rows.iter().filter(|rule| rule.covers(target, tier)) {
-            let condition =
-                rule.when.as_ref().and_then(|when| Some((self.conditions.get(when.id)?.canonical.clone(), (*when.name).into())));
+        for rule in held.rows.iter().filter(|rule| rule.covers(target, tier)) {
+            let condition = rule.when.as_ref().and_then(|when| Some((self.says(when.id, held.subject)?, Box::from(&*when.name))));
             match (&rule.effect, condition) {
                 (RuleEffect::Deny, None) => return None,
                 (RuleEffect::Deny, Some((says, name))) => drop(right.unless.insert(says, name)),
@@ -158,8 +160,10 @@ impl Policy {
                         Some((says, name)) => drop(right.when.insert(says, name)),
                     }
                 }
-                (RuleEffect::Oblige(obligation), None) => drop(right.asks.insert(obligation.to_string())),
-                (RuleEffect::Oblige(obligation), Some((_, name))) => drop(right.asks.insert(format!("{obligation} when {name}"))),
+                (RuleEffect::Oblige(obligation), None) => drop(right.asks.insert(obligation.to_string(), obligation.to_string())),
+                (RuleEffect::Oblige(obligation), Some((says, name))) => {
+                    right.asks.insert(format!("{obligation} {says}"), format!("{obligation} when {name}"));
+                }
             }
         }
         if always {
@@ -167,6 +171,28 @@ impl Policy {
         }
         right.rules.sort_unstable();
         (!right.rules.is_empty()).then_some(right)
+    }
+
+    /// What a condition says of somebody: the same text is another condition for whoever has other roles, where it asks for them.
+    fn says(&self, condition: ConditionId, subject: &str) -> Option<String> {
+        let condition = self.conditions.get(condition)?;
+        let roles = condition.roles();
+        let held: Vec<&str> = roles.into_iter().filter(|role| self.roles.has(subject, role)).collect();
+        Some(format!("{} {}", condition.canonical, held.join(" ")))
+    }
+}
+
+/// The rows that somebody has.
+#[derive(Debug)]
+pub struct Held<'p> {
+    subject: &'p str,
+    rows: Vec<&'p Rule>,
+}
+
+impl Held<'_> {
+    /// Whether some row is about the target at this tier.
+    pub fn is_about(&self, target: &str, tier: Tier) -> bool {
+        self.rows.iter().any(|rule| rule.covers(target, tier))
     }
 }
 
@@ -182,8 +208,12 @@ mod tests {
     const CONDITIONS: &str = "conditions:\n  small: { argument: /n, range: { max: 5 } }\n  large: { argument: /n, range: { min: 9 } }\n";
 
     fn policy(rows: &str) -> Policy {
+        policy_with(rows, CONDITIONS)
+    }
+
+    fn policy_with(rows: &str, conditions: &str) -> Policy {
         let targets = [TargetFacts { name: "up__read", tier: Tier::Read }, TargetFacts { name: "up__pay", tier: Tier::Irreversible }];
-        let options = Options { upstreams: vec!["up".to_owned()], conditions: CONDITIONS.to_owned(), ..Options::default() };
+        let options = Options { upstreams: vec!["up".to_owned()], conditions: conditions.to_owned(), ..Options::default() };
         Policy::parse(Path::new("policy.csv"), rows, &targets, &options).unwrap().0
     }
 
@@ -225,6 +255,21 @@ mod tests {
         for (was, is, expected) in cases {
             assert_eq!(between(&was, &is), expected, "{was}became\n{is}");
         }
+    }
+
+    #[test]
+    fn what_a_condition_says_counts_and_not_its_name_alone() {
+        let asks = format!("{ALWAYS}o, O1, agent:a, up__*, any, small, limit:5/min\n");
+        let right = |conditions: &str, rows: &str| {
+            let policy = policy_with(rows, conditions);
+            policy.right(&policy.rows_of("agent:a"), "up__pay", Tier::Irreversible)
+        };
+        let other = CONDITIONS.replace("max: 5", "max: 1");
+        assert_eq!(change(right(CONDITIONS, &asks).as_ref(), right(&other, &asks).as_ref()), Some(Change::Changed));
+        let by_role = "conditions:\n  is_r: { role: role:r }\n";
+        let row = "p, R1, role:any, up__pay, irreversible, is_r, allow\np, R2, role:r, up__read, read, -, allow\n";
+        let given = format!("{row}g, agent:a, role:r\n");
+        assert_eq!(change(right(by_role, row).as_ref(), right(by_role, &given).as_ref()), Some(Change::Changed));
     }
 
     #[test]

@@ -110,6 +110,8 @@ async fn a_candidate_is_held_against_the_calls_on_record() {
     assert_eq!(client.call("demo__write_note", json!({ "name": "a", "text": "b" })).await.code(), "ok");
     assert_eq!(client.call("demo__append_note", json!({ "name": "a", "text": "b" })).await.code(), "ok");
     assert_eq!(client.call("demo__append_note", json!({ "name": "a", "text": "too long" })).await.code(), "policy_denied");
+    assert_eq!(site.run(&["freeze", "add", "--tool", "demo__read_note", "--reason", "r"]).await.code, 0);
+    assert_eq!(client.call("demo__read_note", json!({ "name": "a" })).await.code(), "frozen", "of which the policy says nothing");
     gateway.stop().await;
     let same = site.run(&["policy", "replay", "--policy", "policies"]).await;
     assert_eq!(

@@ -45,6 +45,8 @@ enum Verdict {
     Allowed,
     /// It asks for more than the policy in force.
     Asks,
+    /// It asks for less.
+    AsksLess,
     /// It hangs on the arguments, of which records have only what is declared plain.
     Undecidable,
     /// There is no such target today, so neither policy says anything of it.
@@ -58,6 +60,7 @@ impl Verdict {
             Self::Denied => "would be denied",
             Self::Allowed => "would be allowed",
             Self::Asks => "would be allowed, and more is asked for",
+            Self::AsksLess => "would be allowed, and less is asked for",
             Self::Undecidable => "hangs on the arguments",
             Self::Unknown => "no such target today",
         }
@@ -96,7 +99,8 @@ pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let calls = |wanted: &[Verdict]| {
         told.iter().filter(|(_, _, verdict, _)| wanted.contains(verdict)).map(|(_, times, ..)| times.count).sum::<u64>()
     };
-    let (changed, unclear) = (calls(&[Verdict::Denied, Verdict::Allowed, Verdict::Asks]), calls(&[Verdict::Undecidable]));
+    let (changed, unclear) =
+        (calls(&[Verdict::Denied, Verdict::Allowed, Verdict::Asks, Verdict::AsksLess]), calls(&[Verdict::Undecidable]));
     let (same, unknown) = (calls(&[Verdict::Same]), calls(&[Verdict::Unknown]));
     let differing = || told.iter().filter(|(_, _, verdict, _)| !matches!(verdict, Verdict::Same | Verdict::Unknown));
     let was = |decided: &Decided| if decided.permitted { "allowed" } else { "denied" };
@@ -148,6 +152,7 @@ fn verdict(today: &Loaded, candidate: &Policy, decided: &Decided) -> (Verdict, S
         },
         (Some(_), false) => Verdict::Allowed,
         (Some(right), true) if right.asks() && !was.as_ref().is_some_and(|was| was.asks_all_of(right)) => Verdict::Asks,
+        (Some(right), true) if was.as_ref().is_some_and(|was| !right.asks_all_of(was)) => Verdict::AsksLess,
         (Some(_), true) => Verdict::Same,
     };
     (verdict, says)

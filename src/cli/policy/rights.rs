@@ -12,8 +12,8 @@ use crate::catalog::tier::Tier;
 use crate::cli::{Context, Failure, table};
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::identity::People;
-use crate::policy::compare::{Change, Right, change};
-use crate::policy::{ANY, Policy, Rule};
+use crate::policy::compare::{Change, Held, Right, change};
+use crate::policy::{ANY, Policy};
 use crate::schema::Schemas;
 
 /// Differences that are printed one by one; the counts are of all.
@@ -46,15 +46,15 @@ pub struct DiffArgs {
 pub fn matrix(context: &Context, args: &MatrixArgs) -> Result<u8, Failure> {
     let Files { catalog, policy, .. } = Files::load(context)?;
     let subjects: Vec<&str> = policy.subjects().filter(|subject| args.agents || subject.starts_with("role:")).collect();
-    let rows: Vec<Vec<&Rule>> = subjects.iter().map(|subject| policy.rows_of(subject)).collect();
-    let cell = |rows: &[&Rule], name: &str, tier: Tier| match policy.right(rows, name, tier) {
-        None if rows.iter().any(|rule| rule.covers(name, tier)) => "deny".to_owned(),
+    let rows: Vec<Held<'_>> = subjects.iter().map(|subject| policy.rows_of(subject)).collect();
+    let cell = |rows: &Held<'_>, name: &str, tier: Tier| match policy.right(rows, name, tier) {
+        None if rows.is_about(name, tier) => "deny".to_owned(),
         None => "-".to_owned(),
         Some(right) => format!("{}{}", if right.is_conditional() { "when" } else { "allow" }, if right.asks() { "+" } else { "" }),
     };
     let lines = catalog.tools().iter().map(|tool| (&*tool.policy_name, tool.tier));
     if context.json {
-        let told = |rows: &[&Rule], name: &str, tier: Tier| policy.right(rows, name, tier).map(|right| right.told());
+        let told = |rows: &Held<'_>, name: &str, tier: Tier| policy.right(rows, name, tier).map(|right| right.told());
         let lines: Vec<_> = lines
             .map(|(name, tier)| {
                 let cells: BTreeMap<&str, _> =
@@ -103,6 +103,7 @@ pub fn diff(context: &Context, args: &DiffArgs) -> Result<u8, Failure> {
     let targets: Vec<(&str, Tier)> = after.catalog.tools().iter().map(|tool| (&*tool.policy_name, tool.tier)).collect();
     let found = differences(&before.policy, &after.policy, &targets);
     let limits = before.limits.text() != after.limits.text();
+    let others = of_others(&before.policy) != of_others(&after.policy);
     let more = found.iter().filter(|found| found.tier == Tier::Irreversible && found.change.may_permit_more()).count();
     if context.json {
         let told = |right: &Option<Right>| right.as_ref().map(|right| json!({ "right": right.told(), "rules": ids(right) }));
@@ -113,19 +114,25 @@ pub fn diff(context: &Context, args: &DiffArgs) -> Result<u8, Failure> {
         let list: Vec<_> = list.collect();
         println!(
             "{}",
-            json!({ "from": before.policy.version(), "to": after.policy.version(), "rights": list, "limits_differ": limits, "more_irreversible": more })
+            json!({ "from": before.policy.version(), "to": after.policy.version(), "rights": list, "limits_differ": limits, "prompts_or_resources_differ": others, "more_irreversible": more })
         );
     } else {
-        print!("{}", told(&found, limits, more));
+        print!("{}", told(&found, (limits, others), more));
     }
     Ok(if more > 0 { 3 } else { 0 })
+}
+
+/// The rows that are about prompts and resources too, of which the catalog cannot know each.
+fn of_others(policy: &Policy) -> Vec<[String; 6]> {
+    let is_other = |stem: &str| stem.is_empty() || stem.starts_with("prompt:") || stem.starts_with("resource:");
+    policy.rows().rules.iter().filter(|rule| is_other(rule.pattern.stem())).map(|rule| rule.fields()).collect()
 }
 
 fn ids(right: &Right) -> Vec<&str> {
     right.rules().iter().map(|rule| rule.as_str()).collect()
 }
 
-fn told(found: &[Difference<'_>], limits: bool, more: usize) -> String {
+fn told(found: &[Difference<'_>], (limits, others): (bool, bool), more: usize) -> String {
     let word = |right: &Option<Right>| {
         right.as_ref().map_or_else(|| "-".to_owned(), |right| format!("{} ({})", right.told(), ids(right).join(", ")))
     };
@@ -143,6 +150,9 @@ fn told(found: &[Difference<'_>], limits: bool, more: usize) -> String {
     }
     if limits {
         out += "limits.yaml differs\n";
+    }
+    if others {
+        out += "rows about prompts or resources differ, which are not compared one by one\n";
     }
     let count = |wanted: Change| found.iter().filter(|found| found.change == wanted).count();
     let all = [Change::Gained, Change::Widened, Change::Changed, Change::Narrowed, Change::Lost];
@@ -163,12 +173,12 @@ fn differences<'p>(before: &'p Policy, after: &'p Policy, targets: &[(&'p str, T
         });
         found.insert(subject, of_subject.collect());
     }
-    let of_role: BTreeSet<(&str, &str, Change)> =
-        found.values().flatten().map(|found| (found.subject, found.target, found.change)).collect();
+    let words = |found: &Difference<'_>| (found.was.as_ref().map(Right::told), found.is.as_ref().map(Right::told));
+    let of_role: BTreeSet<_> = found.values().flatten().map(|found| (found.subject, found.target, words(found))).collect();
     let through =
         |subject: &str, role: &str| role != subject && (role == ANY || before.has_role(subject, role) && after.has_role(subject, role));
     let is_told = |found: &Difference<'_>| {
-        subjects.iter().any(|role| through(found.subject, role) && of_role.contains(&(*role, found.target, found.change)))
+        subjects.iter().any(|role| through(found.subject, role) && of_role.contains(&(*role, found.target, words(found))))
     };
     let mut all: Vec<Difference<'p>> = found.into_values().flatten().collect();
     let told: Vec<bool> = all.iter().map(is_told).collect();
