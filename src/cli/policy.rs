@@ -8,11 +8,13 @@ mod lint;
 mod replay;
 mod rights;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Context, Failure};
 use crate::catalog::tier::Tier;
 use crate::catalog::{Catalog, Live, Target};
+use crate::config::Config;
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::identity::People;
 use crate::policy::{Policy, Warning};
@@ -45,6 +47,12 @@ pub fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         Verb::Diff(args) => rights::diff(context, args),
         Verb::Replay(args) => replay::run(context, args),
     }
+}
+
+/// All that decides, with the policies of this folder in the place of the configured one.
+fn loaded(config: &Config, policies: &Path) -> Result<Loaded, Failure> {
+    let folders = Folders { policies: policies.to_owned(), ..Folders::of(config) };
+    Ok(folders.load(&|_| Arc::new(Live::default()), &Schemas::default(), None, &People::of(config))?)
 }
 
 /// The policy in force by the files, and the tools that it is about.

@@ -1,24 +1,21 @@
 //! `doorward policy replay`: what a candidate policy would have decided of the calls that are on record.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
+use super::loaded;
 use crate::audit::decisions::{Decided, Times};
 use crate::audit::find::Logs;
-use crate::catalog::Live;
 use crate::catalog::tier::Tier;
 use crate::cli::audit::time;
 use crate::cli::{Context, Failure, table};
 use crate::clock::rfc3339;
-use crate::gateway::{Folders, Loaded, Plan};
-use crate::identity::People;
+use crate::gateway::Loaded;
 use crate::policy::Policy;
 use crate::policy::compare::{Right, change};
-use crate::schema::Schemas;
 
 /// Arguments of `doorward policy replay`.
 #[derive(Debug, clap::Args)]
@@ -73,15 +70,7 @@ pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let now = Timestamp::now();
     let at = |text: &Option<String>| text.as_deref().map(|text| time(text, now, &TimeZone::system())).transpose();
     let (since, until) = (at(&args.since).map_err(usage)?, at(&args.until).map_err(usage)?);
-    let load = |policies: PathBuf| -> Result<Loaded, Failure> {
-        Ok(Folders { policies, ..Folders::of(&config) }.load(
-            &|_| Arc::new(Live::default()),
-            &Schemas::default(),
-            None,
-            &People::of(&config),
-        )?)
-    };
-    let (today, candidate) = (load(config.policies.as_ref().to_owned())?, load(args.policy.clone())?);
+    let (today, candidate) = (loaded(&config, config.policies.as_ref())?, loaded(&config, &args.policy)?);
     let dir: &Path = config.audit.dir.as_ref();
     let mut logs = Logs::in_dir(dir).map_err(|error| Failure::Other(format!("{}: {error}", dir.display())))?;
     if logs.is_worth_an_index(dir) {

@@ -2,19 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde_json::json;
 
-use super::Files;
-use crate::catalog::Live;
+use super::{Files, loaded};
 use crate::catalog::tier::Tier;
 use crate::cli::{Context, Failure, table};
-use crate::gateway::{Folders, Loaded, Plan};
-use crate::identity::People;
 use crate::policy::compare::{Change, Held, Right, change};
 use crate::policy::{ANY, Policy};
-use crate::schema::Schemas;
 
 /// Differences that are printed one by one; the counts are of all.
 const MAX_SHOWN: usize = 200;
@@ -87,19 +82,11 @@ struct Difference<'p> {
 /// Compares and prints.
 pub fn diff(context: &Context, args: &DiffArgs) -> Result<u8, Failure> {
     let config = context.config()?;
-    let load = |policies: PathBuf| -> Result<Loaded, Failure> {
-        Ok(Folders { policies, ..Folders::of(&config) }.load(
-            &|_| Arc::new(Live::default()),
-            &Schemas::default(),
-            None,
-            &People::of(&config),
-        )?)
-    };
     let (from, to) = match &args.to {
         Some(to) => (args.from.clone(), to.clone()),
         None => (config.policies.as_ref().to_owned(), args.from.clone()),
     };
-    let (before, after) = (load(from)?, load(to)?);
+    let (before, after) = (loaded(&config, &from)?, loaded(&config, &to)?);
     let targets: Vec<(&str, Tier)> = after.catalog.tools().iter().map(|tool| (&*tool.policy_name, tool.tier)).collect();
     let found = differences(&before.policy, &after.policy, &targets);
     let limits = before.limits.text() != after.limits.text();
