@@ -31,6 +31,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::tz::TimeZone;
 
+pub use self::show::asked;
 pub(super) use self::time::time;
 use crate::audit::find::Logs;
 use crate::audit::index::IndexError;

@@ -5,13 +5,19 @@
 mod cases;
 mod explain;
 mod lint;
+mod recorded;
 mod replay;
 mod rights;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::audit::time;
 use super::{Context, Failure};
+use crate::audit::find::Logs;
 use crate::catalog::tier::Tier;
 use crate::catalog::{Catalog, Live, Target};
 use crate::config::Config;
@@ -53,6 +59,27 @@ pub fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
 fn loaded(config: &Config, policies: &Path) -> Result<Loaded, Failure> {
     let folders = Folders { policies: policies.to_owned(), ..Folders::of(config) };
     Ok(folders.load(&|_| Arc::new(Live::default()), &Schemas::default(), None, &People::of(config))?)
+}
+
+/// The logs of the configuration, with their index where there is one.
+fn logs(config: &Config) -> Result<Logs, Failure> {
+    let dir: &Path = config.audit.dir.as_ref();
+    let mut logs = Logs::in_dir(dir).map_err(|error| Failure::Other(format!("{}: {error}", dir.display())))?;
+    if logs.is_worth_an_index(dir) {
+        // The log alone has all answers.
+        let _ = logs.with_index(dir, None, &mut |_| {});
+    }
+    Ok(logs)
+}
+
+/// The time of these options, in nanoseconds since 1970.
+fn span(since: Option<&str>, until: Option<&str>) -> Result<(Option<i64>, Option<i64>), Failure> {
+    let now = Timestamp::now();
+    let at = |text: Option<&str>| {
+        let at = text.map(|text| time(text, now, &TimeZone::system())).transpose();
+        at.map_err(|error| Failure::Usage(error.to_string()))
+    };
+    Ok((at(since)?, at(until)?))
 }
 
 /// The policy in force by the files, and the tools that it is about.

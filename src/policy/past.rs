@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::condition::Conditions;
-use super::{Decision, Policy, RuleId, TargetFacts, TargetIndex, read, roles};
+use super::{Decision, Pattern, Policy, RuleId, TargetFacts, TargetIndex, read, roles};
 use crate::catalog::tier::Tier;
 
 /// What a policy said of an agent and one target.
@@ -25,10 +25,29 @@ pub struct Stood {
     pub why: String,
 }
 
+/// A row about a target, as its policy had it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Its id.
+    pub rule: String,
+    /// The roles through which the agent has its subject, the agent first; empty where it has not.
+    pub through: Vec<Box<str>>,
+    /// Its subject.
+    pub subject: String,
+    /// Its tier, and whether that covers the target's.
+    pub tier: (String, bool),
+    /// The name of its condition; `None` for always.
+    pub condition: Option<String>,
+    /// What it says.
+    pub effect: String,
+}
+
 /// A policy that was in force.
 #[derive(Debug)]
 pub struct Past {
     policy: Policy,
+    /// The rules and obligations, as the bundle has them.
+    rows: Vec<[String; 6]>,
     /// The conditions of rules, by id.
     conditions: HashMap<String, String>,
 }
@@ -37,11 +56,15 @@ impl Past {
     /// Reads a bundle, as [`Policy::bundle`] makes them; `None` where it has another form, or rows that are no rows by now.
     pub fn read(bundle: &[u8]) -> Option<Self> {
         let (mut csv, mut targets, mut limits) = (String::new(), Vec::new(), String::new());
-        let (mut conditions, mut said) = (HashMap::new(), HashSet::new());
+        let (mut conditions, mut said, mut all) = (HashMap::new(), HashSet::new(), Vec::new());
         for line in bundle.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             // A kind of line that is not known may hold anything.
             let Ok(fields) = serde_json::from_slice::<Vec<String>>(line) else { continue };
-            match fields.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+            if let ["p" | "o", id, subject, target, tier, condition, effect] = *fields {
+                all.push([id, subject, target, tier, condition, effect].map(str::to_owned));
+            }
+            match fields.as_slice() {
                 ["p", id, subject, target, tier, condition, effect] => {
                     if *condition != "-" {
                         conditions.insert((*id).to_owned(), (*condition).to_owned());
@@ -62,7 +85,12 @@ impl Past {
         let rows = read::read(file, &csv, &Conditions::default()).ok()?;
         let roles = roles::Roles::build(file, &rows).ok()?;
         let facts: Vec<_> = targets.iter().map(|(name, tier)| TargetFacts { name, tier: *tier }).collect();
-        Some(Self { policy: Policy::compile(rows, Conditions::default(), roles, &facts, &limits).ok()?, conditions })
+        Some(Self { policy: Policy::compile(rows, Conditions::default(), roles, &facts, &limits).ok()?, rows: all, conditions })
+    }
+
+    /// The rows about a target, in file order.
+    pub fn rows_about(&self, agent: &str, target: &str, tier: Option<Tier>) -> Vec<Said> {
+        self.rows.iter().filter_map(|row| self.policy.said(row, agent, target, tier)).collect()
     }
 
     /// What it said of an agent and each target of its catalogue.
@@ -80,6 +108,38 @@ impl Past {
             Some(condition) => format!("{rule} if {condition}"),
             None => rule.to_string(),
         }
+    }
+}
+
+impl Policy {
+    /// [`Past::rows_about`] of a policy that is in force.
+    pub fn said_about(&self, agent: &str, target: &str, tier: Option<Tier>) -> Vec<Said> {
+        self.rows.rules.iter().filter_map(|rule| self.said(&rule.fields(), agent, target, tier)).collect()
+    }
+
+    fn said(
+        &self,
+        [rule, subject, pattern, bound, condition, effect]: &[String; 6],
+        agent: &str,
+        target: &str,
+        tier: Option<Tier>,
+    ) -> Option<Said> {
+        if !Pattern::new(pattern).matches(target) {
+            return None;
+        }
+        let covers = |tier: Tier| match Tier::parse(bound) {
+            None => true,
+            Some(ceiling) if effect == "allow" => tier <= ceiling,
+            Some(floor) => tier >= floor,
+        };
+        Some(Said {
+            rule: rule.clone(),
+            through: self.roles.way(&format!("agent:{agent}"), subject),
+            subject: subject.clone(),
+            tier: (bound.clone(), tier.is_none_or(covers)),
+            condition: Some(condition.clone()).filter(|condition| condition != "-"),
+            effect: effect.clone(),
+        })
     }
 }
 

@@ -109,3 +109,31 @@ async fn an_explanation_has_the_row_its_way_and_what_became_of_the_others() {
     assert_eq!(condition, json!({ "name": "drafts", "truth": "error", "why": "the argument is missing" }));
     assert_eq!(site.run(&["policy", "explain", "demo__nothing", "--as", "demo"]).await.code, 2);
 }
+
+#[tokio::test]
+async fn a_call_on_record_is_explained_by_the_rows_that_decided_it_and_by_those_of_today() {
+    let site = site(GOOD);
+    let gateway = site.serve().await;
+    let client = gateway.client();
+    assert_eq!(client.call("demo__write_note", json!({ "name": "draft-1", "text": "long enough" })).await.code(), "ok");
+    assert_eq!(client.call("demo__append_note", json!({ "name": "a", "text": "b" })).await.code(), "policy_denied");
+    gateway.stop().await;
+    let intent = site.of_kind("intent")[0].clone();
+    let seq = intent["seq"].to_string();
+    let refused = site.of_kind("refusal")[0].clone();
+    site.write("policies/policy.csv", &ROWS.replace("p, R1, role:writer, demo__*", "p, R9, role:writer, demo__list_notes"));
+
+    let done = site.run(&["policy", "explain", "--record", &seq]).await;
+
+    assert_eq!(done.code, 3, "{done:?}");
+    assert!(done.out.contains("then: allowed by R1, R2, with O1 limit:5/min (sha256:"), "{done:?}");
+    assert!(done.out.contains("now:  allowed by R2: when drafts, with limit:5/min when long (sha256:"), "{done:?}");
+    let json = site.run(&["--json", "policy", "explain", "--record", refused["call_id"].as_str().unwrap()]).await.json();
+    assert_eq!((&json["then"]["verdict"], &json["then"]["permits"]), (&json!("policy_denied by D1"), &json!(false)));
+    assert_eq!(json["then"]["policy_version"], refused["policy_version"]);
+    let results: Vec<_> = json["then"]["rows"].as_array().unwrap().iter().map(|row| (&row["rule"], &row["result"])).collect();
+    assert_eq!(results, [(&json!("R1"), &json!("overruled")), (&json!("D1"), &json!("decided"))]);
+    assert_eq!(json["now"]["verdict"], "denied");
+    assert_eq!(site.run(&["policy", "explain", "--record", "99999"]).await.code, 2);
+    assert_eq!(site.run(&["policy", "explain"]).await.code, 2);
+}

@@ -18,7 +18,7 @@ pub(super) fn run(asking: &Asking<'_>, what: &str, out: &mut dyn Write) -> Resul
 }
 
 /// What is meant by a number, a place or an id.
-pub(super) fn asked(what: &str) -> Asked {
+pub fn asked(what: &str) -> Asked {
     let place = |origin: Option<&str>, seq: &str| Some(Asked::Place(origin.map(str::to_owned), seq.parse().ok()?));
     let found = match what.rsplit_once(':') {
         Some((origin, seq)) => place(Some(origin), seq),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Files;
+use super::{Files, recorded};
 use crate::cli::{Context, Failure, call, table};
 use crate::clock::Clock;
 use crate::config::check_name;
@@ -14,37 +14,45 @@ use crate::policy::{Call, Decision, Explanation, Finding};
 /// Arguments of `doorward policy explain`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  doorward policy explain demo__write_note name=todo text=milk --as demo\n  doorward policy explain demo__delete_note --as demo\n\nNothing is called. Arguments are written as for `doorward call`."
+    after_help = "Examples:\n  doorward policy explain demo__write_note name=todo text=milk --as demo\n  doorward policy explain demo__delete_note --as demo\n  doorward policy explain --record 42\n\nNothing is called. Arguments are written as for `doorward call`."
 )]
 pub struct Args {
     /// The tool, or a prompt or resource as rows name it.
-    target: String,
+    #[arg(required_unless_present = "record")]
+    target: Option<String>,
     /// The arguments: `key=text` or `key:=JSON`.
     arguments: Vec<String>,
     /// The agent that would call.
-    #[arg(long = "as", value_name = "AGENT")]
-    agent: String,
+    #[arg(long = "as", value_name = "AGENT", required_unless_present = "record")]
+    agent: Option<String>,
     /// When it would call, as an RFC 3339 time. Default now.
     #[arg(long, value_name = "TIME")]
     at: Option<jiff::Timestamp>,
+    /// A call on record instead, then and now: `SEQ`, `ORIGIN/SEQ` or its id, as for `doorward audit show`.
+    #[arg(long, value_name = "RECORD", conflicts_with_all = ["target", "arguments", "agent", "at"])]
+    record: Option<String>,
 }
 
 /// Explains and prints.
 pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
-    check_name(&args.agent).map_err(Failure::Usage)?;
+    let (target, agent) = match (&args.record, &args.target, &args.agent) {
+        (Some(record), ..) => return recorded::run(context, record),
+        (None, Some(target), Some(agent)) => (target, agent),
+        (None, ..) => return Err(Failure::Usage("a target and `--as AGENT`, or `--record RECORD`".to_owned())),
+    };
+    check_name(agent).map_err(Failure::Usage)?;
     let files = Files::load(context)?;
-    let (target, tier) =
-        files.target(&args.target).ok_or_else(|| Failure::Usage(format!("there is no target `{}`", table::safe(&args.target))))?;
+    let (target, tier) = files.target(target).ok_or_else(|| Failure::Usage(format!("there is no target `{}`", table::safe(target))))?;
     let text = call::together(&args.arguments)?;
     let arguments = json::parse(text.as_bytes(), Limits::default()).map_err(|error| Failure::Usage(error.to_string()))?;
     let clock = clock(args.at);
-    let principal = Principal::local(&args.agent, "admin");
+    let principal = Principal::local(agent, "admin");
     let call = Call { principal: &principal, target, tier, arguments: Some(&arguments), clock: &clock };
     let explanation = files.policy.explain(&call);
     if context.json {
         println!("{}", json(&explanation, target, files.policy.version()));
     } else {
-        print!("{}", told(&explanation, &args.agent, target, tier.as_str()));
+        print!("{}", told(&explanation, agent, target, tier.as_str()));
     }
     Ok(if explanation.decision.is_permit() { 0 } else { 3 })
 }

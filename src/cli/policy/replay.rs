@@ -1,16 +1,12 @@
 //! `doorward policy replay`: what a candidate policy would have decided of the calls that are on record.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde_json::json;
 
-use super::loaded;
+use super::{loaded, logs, span};
 use crate::audit::decisions::{Decided, Times};
-use crate::audit::find::Logs;
 use crate::catalog::tier::Tier;
-use crate::cli::audit::time;
 use crate::cli::{Context, Failure, table};
 use crate::clock::rfc3339;
 use crate::gateway::Loaded;
@@ -67,17 +63,9 @@ impl Verdict {
 /// Replays and prints.
 pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let config = context.config()?;
-    let now = Timestamp::now();
-    let at = |text: &Option<String>| text.as_deref().map(|text| time(text, now, &TimeZone::system())).transpose();
-    let (since, until) = (at(&args.since).map_err(usage)?, at(&args.until).map_err(usage)?);
+    let (since, until) = span(args.since.as_deref(), args.until.as_deref())?;
     let (today, candidate) = (loaded(&config, config.policies.as_ref())?, loaded(&config, &args.policy)?);
-    let dir: &Path = config.audit.dir.as_ref();
-    let mut logs = Logs::in_dir(dir).map_err(|error| Failure::Other(format!("{}: {error}", dir.display())))?;
-    if logs.is_worth_an_index(dir) {
-        // The log alone has all answers.
-        let _ = logs.with_index(dir, None, &mut |_| {});
-    }
-    let decisions = logs.decisions(since, until).map_err(Failure::other)?;
+    let decisions = logs(&config)?.decisions(since, until).map_err(Failure::other)?;
     let told: Vec<(&Decided, &Times, Verdict, String)> = decisions
         .iter()
         .map(|(decided, times)| {
@@ -116,10 +104,6 @@ pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         );
     }
     Ok(if changed + unclear > 0 { 3 } else { 0 })
-}
-
-fn usage(error: impl std::fmt::Display) -> Failure {
-    Failure::Usage(error.to_string())
 }
 
 fn verdict(today: &Loaded, candidate: &Policy, decided: &Decided) -> (Verdict, String) {
