@@ -8,6 +8,7 @@ mod lint;
 mod recorded;
 mod replay;
 mod rights;
+mod suggest;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub enum Verb {
     Diff(rights::DiffArgs),
     /// Tell which calls on record a candidate policy would decide otherwise.
     Replay(replay::Args),
+    /// Print a patch that takes back what nobody used, by the calls on record.
+    Suggest(suggest::Args),
 }
 
 /// Answers.
@@ -52,6 +55,7 @@ pub fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         Verb::Matrix(args) => rights::matrix(context, args),
         Verb::Diff(args) => rights::diff(context, args),
         Verb::Replay(args) => replay::run(context, args),
+        Verb::Suggest(args) => suggest::run(context, args),
     }
 }
 

@@ -45,7 +45,7 @@ impl Folders {
     }
 
     /// Every agent that there is now; `None` when the state database cannot be read.
-    fn known(&self) -> Option<Vec<String>> {
+    pub fn known(&self) -> Option<Vec<String>> {
         State::agents(&self.state).map(|stored| self.agents.iter().cloned().chain(stored).collect()).ok()
     }
 }

@@ -17,6 +17,7 @@ mod explain;
 mod index;
 mod lint;
 pub mod naive;
+pub mod narrow;
 mod obligation;
 mod oracle;
 mod outcome;

@@ -147,6 +147,13 @@ fn told(found: &[Difference<'_>], (limits, others): (bool, bool), more: usize) -
     format!("{out}rights: {counts}; {more} of them may permit more that is irreversible\n")
 }
 
+/// The first right of which more is permitted after than before, in words.
+pub(super) fn more(before: &Policy, after: &Policy, targets: &[(&str, Tier)]) -> Option<String> {
+    let found = differences(before, after, targets);
+    let more = found.iter().find(|found| found.change.may_permit_more())?;
+    Some(format!("{} {} {}", more.subject, more.change.as_str(), more.target))
+}
+
 /// Every right that differs, the most irreversible first. What an agent has through a role that both policies give it is told of the role alone.
 fn differences<'p>(before: &'p Policy, after: &'p Policy, targets: &[(&'p str, Tier)]) -> Vec<Difference<'p>> {
     let subjects: BTreeSet<&str> = before.subjects().chain(after.subjects()).collect();
