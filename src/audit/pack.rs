@@ -116,13 +116,7 @@ pub struct Pack {
 /// # Errors
 /// A log cannot be read.
 pub fn pack(dir: &Path, records: Vec<Stored>, selected: String, root_key: Option<&VerifyingKey>) -> io::Result<Pack> {
-    let about = About {
-        doorward_pack: 1,
-        made_by: format!("doorward {}", env!("CARGO_PKG_VERSION")),
-        selected,
-        root_key: root_key.map(ToString::to_string),
-        ..About::default()
-    };
+    let about = About { doorward_pack: 1, made_by: maker(), selected, root_key: root_key.map(ToString::to_string), ..About::default() };
     let time = records.iter().map(Stored::unix_nanos).max().unwrap_or(0).div_euclid(1_000_000_000);
     let mut pack = Pack { about, records: 0, kept: [0; 2], files: BTreeMap::new(), time: u64::try_from(time).unwrap_or(0) };
     let known = disk::origins(dir)?;
@@ -215,29 +209,13 @@ impl Pack {
 
     /// What tells a stranger what all this is, and lets him check it.
     fn explained(&mut self) -> io::Result<()> {
-        self.put("verify_audit.py", VERIFIER);
-        self.put("record.schema.json", pretty(&super::schema::line())?);
+        for (name, bytes) in explanations(&self.about, self.records)? {
+            self.put(name, bytes);
+        }
         self.put(ABOUT, pretty(&self.about)?);
-        self.put("README.txt", self.readme());
         let sums: String = self.files.iter().map(|(name, bytes)| format!("{}  {name}\n", hex(&sha256(bytes)))).collect();
         self.put(SUMS, sums);
         Ok(())
-    }
-
-    fn readme(&self) -> String {
-        let logs = self.about.logs.iter().map(|log| format!("  {}: {} from {} to {}", log.origin, log.records, log.from_seq, log.to_seq));
-        let proved = match self.about.not_proved.len() {
-            0 => "each of them has a proof".to_owned(),
-            count => format!("{count} of them have NO proof, see `not_proved` in pack.json: anybody could have written these"),
-        };
-        let keys = self.about.logs.iter().flat_map(|log| log.keys.values());
-        README
-            .replace("{records}", &self.records.to_string())
-            .replace("{proved}", &proved)
-            .replace("{selected}", &self.about.selected)
-            .replace("{logs}", &logs.collect::<Vec<_>>().join("\n"))
-            .replace("{root_key}", self.about.root_key.as_deref().unwrap_or("none that the packer knows of"))
-            .replace("{keys}", &keys.map(|key| format!("  {key}")).collect::<Vec<_>>().join("\n"))
     }
 
     /// Writes the archive.
@@ -260,6 +238,33 @@ impl Pack {
         }
         archive.finish()
     }
+}
+
+/// The files that are the same in every archive, or follow from what it says of itself.
+fn explanations(about: &About, records: u64) -> io::Result<[(&'static str, Vec<u8>); 3]> {
+    let schema = pretty(&super::schema::line())?;
+    Ok([("verify_audit.py", VERIFIER.into()), ("record.schema.json", schema), ("README.txt", readme(about, records).into_bytes())])
+}
+
+fn readme(about: &About, records: u64) -> String {
+    let logs = about.logs.iter().map(|log| format!("  {}: {} from {} to {}", log.origin, log.records, log.from_seq, log.to_seq));
+    let proved = match about.not_proved.len() {
+        0 => "each of them has a proof".to_owned(),
+        count => format!("{count} of them have NO proof, see `not_proved` in pack.json: anybody could have written these"),
+    };
+    let keys = about.logs.iter().flat_map(|log| log.keys.values());
+    README
+        .replace("{records}", &records.to_string())
+        .replace("{proved}", &proved)
+        .replace("{selected}", &about.selected)
+        .replace("{logs}", &logs.collect::<Vec<_>>().join("\n"))
+        .replace("{root_key}", about.root_key.as_deref().unwrap_or("none that the packer knows of"))
+        .replace("{keys}", &keys.map(|key| format!("  {key}")).collect::<Vec<_>>().join("\n"))
+}
+
+/// The program that makes archives, by name and version.
+fn maker() -> String {
+    format!("doorward {}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Whether a proof is about this very line: one may stand in a log under the number of another.

@@ -62,12 +62,16 @@ fn forged(archive: &Path, mut files: BTreeMap<String, Vec<u8>>) {
     files.remove("SHA256SUMS");
     let sums: String = files.iter().map(|(name, bytes)| format!("{}  {name}\n", hex(&sha256(bytes)))).collect();
     files.insert("SHA256SUMS".to_owned(), sums.into_bytes());
+    // As text, since a path would be put in order.
     let mut out = tar::Builder::new(fs::File::create(archive).unwrap());
     for (name, bytes) in files {
         let mut header = tar::Header::new_ustar();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        out.append_data(&mut header, format!("doorward-pack/{name}"), &bytes[..]).unwrap();
+        let name = format!("doorward-pack/{name}");
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        out.append(&header, &bytes[..]).unwrap();
     }
     out.finish().unwrap();
 }
@@ -158,7 +162,21 @@ async fn whatever_is_changed_in_it_is_found_also_where_the_sums_are_made_anew() 
     let records = "records/main.jsonl".to_owned();
     let lines = String::from_utf8(whole[&records].clone()).unwrap();
     let first_gone = lines.split_once('\n').unwrap().1.as_bytes().to_vec();
-    let cases: [(&str, &String, Option<Vec<u8>>, &str); 6] = [
+    let twice = lines.lines().chain(lines.lines().last()).map(|line| format!("{line}\n")).collect::<String>().into_bytes();
+    let backwards = lines.lines().rev().map(|line| format!("{line}\n")).collect::<String>().into_bytes();
+    let [about, readme, verifier, schema] = ["pack.json", "README.txt", "verify_audit.py", "record.schema.json"].map(str::to_owned);
+    let cases: [(&str, &String, Option<Vec<u8>>, &str); 12] = [
+        ("a record twice", &records, Some(twice), "it stands behind record"),
+        ("records in another order", &records, Some(backwards), "it stands behind record"),
+        (
+            "its own counts",
+            &about,
+            Some(changed(&whole[&about], "\"from_seq\": ", "\"from_seq\": 1")),
+            "it does not name the records that are here",
+        ),
+        ("its text", &readme, Some(b"demo paid twice\n".to_vec()), "not the one that every archive of this version has"),
+        ("its verifier", &verifier, Some(b"print('holds')\n".to_vec()), "not the one that every archive of this version has"),
+        ("its schema", &schema, None, "not the one that every archive of this version has"),
         ("a record", &records, Some(changed(&whole[&records], "\"demo\"", "\"Demo\"")), "not the record that its proof is about"),
         ("a record gone", &records, Some(first_gone), "its record is missing"),
         ("a proof gone", &proof, None, "it has no proof"),
@@ -179,7 +197,16 @@ async fn whatever_is_changed_in_it_is_found_also_where_the_sums_are_made_anew() 
     let mut files = whole.clone();
     let unproved = r#""not_proved": [{"origin":"main","seq":9,"why":"x","is_pending":false}]"#;
     files.insert("pack.json".to_owned(), changed(&whole["pack.json"], "\"not_proved\": []", unproved));
-    assert_eq!(verdict(files).await, (3, vec![]));
+    let (code, findings) = verdict(files).await;
+    assert!(code == 3 && findings.len() == 1 && findings[0].starts_with("README.txt"), "the text tells of it too: {findings:?}");
+    // A second spelling would be unpacked over the file that was checked.
+    for name in ["./records/main.jsonl", "/records/main.jsonl", "x/../records/main.jsonl", "records/Main.jsonl", "evidence.txt"] {
+        let mut files = whole.clone();
+        files.insert(name.to_owned(), whole[&records].clone());
+        forged(&site.path("forged.tar"), files);
+        let done = site.run(&["audit", "verify", "--pack", "forged.tar"]).await;
+        assert!(done.code != 0 && done.err.contains("does not belong in it"), "{name}: {done:?}");
+    }
     // And with the sums as they were, any byte of any file.
     let bytes = fs::read(site.path("incident.tar")).unwrap();
     let at = bytes.windows(11).position(|window| window == b"What is her").unwrap();

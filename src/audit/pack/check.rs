@@ -3,16 +3,18 @@
 //! Owns: the judgement of an archive. Leaves to others: single proofs (`proof`), who vouches for which key (`trust`).
 //!
 //! INVARIANT: nothing is unpacked, and nothing that the archive says of itself is believed but for what is signed.
+//! INVARIANT: what somebody reads after unpacking is what was checked: no file but those of the form, no line twice, no order but theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
-use super::{ABOUT, About, FOLDER, SUMS, Unproved, hashes};
+use super::{ABOUT, About, FOLDER, SUMS, Unproved, explanations, hashes, maker};
 use crate::audit::chain::Line;
 use crate::audit::proof::{check as check_proof, claimed};
 use crate::audit::record::Stored;
 use crate::audit::storage::{CHECKPOINT, ROOT, SEALS, numbered};
 use crate::audit::trust::{Evidence, Notes, Trust};
+use crate::config::check_name;
 use crate::seal::{hex, sha256};
 
 /// Largest archive that is read, in bytes.
@@ -31,6 +33,8 @@ pub struct Checked {
     pub findings: Vec<String>,
     /// What the archive itself says has no proof.
     pub not_proved: Vec<Unproved>,
+    /// What could not be looked at, and takes nothing from the proofs.
+    pub notes: Vec<String>,
 }
 
 impl Checked {
@@ -57,6 +61,7 @@ pub fn check(archive: impl Read, trust: &Trust) -> io::Result<Checked> {
         check.records(name, lines);
     }
     check.surplus();
+    check.told()?;
     check.checked.not_proved.clone_from(&about.not_proved);
     Ok(check.checked)
 }
@@ -71,7 +76,7 @@ fn read(archive: impl Read) -> io::Result<BTreeMap<String, Vec<u8>>> {
     for entry in tar::Archive::new(archive.take(MAX_PACK_BYTES)).entries()? {
         let mut entry = entry?;
         let name = String::from_utf8(entry.path_bytes().into_owned()).map_err(|_not_text| wrong("a name in it is no text"))?;
-        let inside = name.strip_prefix(FOLDER).filter(|_| entry.header().entry_type().is_file());
+        let inside = name.strip_prefix(FOLDER).filter(|inside| entry.header().entry_type().is_file() && belongs(inside));
         let inside = inside.ok_or_else(|| wrong(&format!("`{}` does not belong in it", name.escape_default())))?.to_owned();
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes)?;
@@ -80,6 +85,28 @@ fn read(archive: impl Read) -> io::Result<BTreeMap<String, Vec<u8>>> {
         }
     }
     Ok(files)
+}
+
+/// Whether a name is one of the form. Another spelling of such a name would be unpacked over the file that was checked.
+fn belongs(name: &str) -> bool {
+    let digits = |text: &str, suffix: &str| {
+        text.strip_suffix(suffix).is_some_and(|digits| digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let hash = |text: &str, prefix: &str, suffix: &str| {
+        let hex = text.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+        hex.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+    };
+    let is_origin = |text: &str| check_name(text).is_ok();
+    match name.split('/').collect::<Vec<_>>().as_slice() {
+        ["README.txt" | "verify_audit.py" | "record.schema.json"] => true,
+        [name] => [ABOUT, SUMS].contains(name),
+        ["records", name] => name.strip_suffix(".jsonl").is_some_and(is_origin),
+        ["kept", name] => hash(name, "policy-", ".jsonl") || hash(name, "tool-", ".json"),
+        ["proofs", origin, name] => is_origin(origin) && digits(name, ".proof"),
+        ["log", origin, name] => is_origin(origin) && [ROOT, CHECKPOINT].contains(name),
+        ["log", origin, seals, name] => is_origin(origin) && SEALS.strip_suffix('/') == Some(seals) && digits(name, ".note"),
+        _ => false,
+    }
 }
 
 struct Check<'a> {
@@ -118,13 +145,26 @@ impl Check<'_> {
         };
         self.checked.logs.push(origin.to_owned());
         let evidence = self.evidence(origin);
+        let before = self.checked.records;
+        let (mut first, mut last) = (0, 0);
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             self.checked.records += 1;
             let line = line.strip_suffix(b"\n").unwrap_or(line);
+            if let Some(seq) = Line::split(line).map(|line| line.seq) {
+                if seq <= last {
+                    self.blame(format!("record {seq} of {origin}: it stands behind record {last}"));
+                }
+                first = if first == 0 { seq } else { first };
+                last = seq;
+            }
             match self.record(origin, line, &evidence) {
                 Ok(()) => self.checked.proved += 1,
                 Err(what) => self.blame(what),
             }
+        }
+        let found = (self.checked.records - before, first, last);
+        if !self.about.logs.iter().any(|log| log.origin == origin && (log.records, log.from_seq, log.to_seq) == found) {
+            self.blame(format!("{ABOUT}: of {origin} it does not name the records that are here"));
         }
     }
 
@@ -178,6 +218,25 @@ impl Check<'_> {
                 Some(_) => return Err(format!("{here}: the {word} that it names is here with other bytes")),
                 None if self.about.not_kept.contains(&format!("{word} {hash}")) => {}
                 None => return Err(format!("{here}: the {word} that it names, {hash}, is missing")),
+            }
+        }
+        Ok(())
+    }
+
+    /// What a stranger reads and runs first is what every archive has.
+    fn told(&mut self) -> io::Result<()> {
+        if self.about.made_by != maker() {
+            let note = format!(
+                "made by {}, not {}: README.txt, verify_audit.py and record.schema.json were not compared",
+                self.about.made_by,
+                maker()
+            );
+            self.checked.notes.push(note);
+            return Ok(());
+        }
+        for (name, bytes) in explanations(self.about, self.checked.records)? {
+            if self.files.get(name) != Some(&bytes) {
+                self.blame(format!("{name}: it is not the one that every archive of this version has"));
             }
         }
         Ok(())

@@ -218,7 +218,7 @@ pub(super) fn verify(file: &Path, trust: &Trust, json: bool, out: &mut dyn Write
     if json {
         let verdict = json!({
             "holds": checked.holds(), "records": checked.records, "proved": checked.proved, "logs": checked.logs,
-            "findings": checked.findings, "not_proved": checked.not_proved,
+            "findings": checked.findings, "not_proved": checked.not_proved, "notes": checked.notes,
         });
         writeln!(out, "{verdict}")?;
         return Ok(exit);
@@ -227,6 +227,9 @@ pub(super) fn verify(file: &Path, trust: &Trust, json: bool, out: &mut dyn Write
     writeln!(out, "{verdict}: {} of {} records are in the log as it was signed", checked.proved, checked.records)?;
     for finding in &checked.findings {
         writeln!(out, "  {}", safe(finding))?;
+    }
+    for note in &checked.notes {
+        writeln!(out, "  {}", safe(note))?;
     }
     for lack in &checked.not_proved {
         writeln!(out, "  not proved, as the archive says itself: {}:{}: {}", safe(&lack.origin), lack.seq, safe(&lack.why))?;
