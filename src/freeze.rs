@@ -2,7 +2,8 @@
 //!
 //! Owns: which call a freeze covers and when it ends. Leaves to others: keeping freezes (`state`), and who makes them (`cli`).
 //!
-//! INVARIANT: a freeze refuses and never allows, and what is looked for and not there is not covered by it.
+//! INVARIANT: a freeze refuses and never allows. What is looked for and not there is not covered by it; what is there in another form than a scalar,
+//! or under a name that a server may take for it, is.
 //! INVARIANT: a call is asked about before anything is spent on it, and once more right before its intent.
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::invocation::Invocation;
 use crate::mcp::decimal::Decimal;
 use crate::mcp::json::{Node, Value};
 use crate::policy::Pattern;
+use crate::policy::condition::Pointer;
 use crate::state::{State, StateError, StoredFreeze};
 
 /// One freeze that is in force until its time.
@@ -26,7 +28,7 @@ struct Freeze {
     agent: Option<Box<str>>,
     tool: Option<Pattern>,
     run: Option<Box<str>>,
-    holds: Option<(Box<str>, Box<str>)>,
+    holds: Option<(Pointer, Box<str>)>,
     ends_running: bool,
     reason: Box<str>,
     until: Option<i64>,
@@ -53,7 +55,7 @@ impl Freeze {
             agent: stored.agent.map(Into::into),
             tool: stored.tool.map(|tool| Pattern::new(&tool)),
             run: stored.run.map(Into::into),
-            holds: stored.holds.map(|(pointer, value)| (pointer.into(), value.into())),
+            holds: stored.holds.and_then(|(pointer, value)| Some((Pointer::parse(&pointer).ok()?, value.into()))),
             ends_running: stored.ends_running,
             reason: stored.reason.into(),
             until: stored.until,
@@ -69,8 +71,9 @@ impl Freeze {
         self.agent.as_deref().is_none_or(|agent| agent == call.caller.principal.name())
             && self.tool.as_ref().is_none_or(is_named)
             && self.run.as_deref().is_none_or(|frozen| Some(frozen) == run)
-            && self.holds.as_ref().is_none_or(|(pointer, value)| {
-                call.arguments.node().and_then(|arguments| arguments.pointer(pointer)).is_some_and(|node| is(node, value))
+            && self.holds.as_ref().is_none_or(|(pointer, value)| match pointer.find(call.arguments.node()) {
+                Ok(found) => found.into_iter().flatten().any(|node| is(node, value)),
+                Err(_unclear) => true,
             })
     }
 
@@ -85,14 +88,14 @@ impl Freeze {
     }
 }
 
-/// Whether a scalar is what a person wrote: numbers by their value, everything else by its text.
+/// Whether a value is what a person wrote: numbers by their value, every other scalar by its text. A server may find it in a list or an object too.
 fn is(node: &Node<'_>, written: &str) -> bool {
     match &node.value {
         Value::String(text) => text == written,
         Value::Number(digits) => Decimal::of(written).is_some_and(|number| Decimal::of(digits) == Some(number)),
         Value::Bool(value) => written == if *value { "true" } else { "false" },
         Value::Null => written == "null",
-        Value::Array(_) | Value::Object(_) => false,
+        Value::Array(_) | Value::Object(_) => true,
     }
 }
 

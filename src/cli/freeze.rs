@@ -11,6 +11,7 @@ use crate::clock::{Clock, rfc3339};
 use crate::config::{Config, check_name};
 use crate::freeze::name;
 use crate::listen::admin::{self, Command, Deed};
+use crate::policy::condition::Pointer;
 use crate::policy::parse_pattern;
 use crate::state::{State, StoredFreeze};
 
@@ -60,7 +61,8 @@ pub struct Add {
     /// Calls that the agent says are of this run. An agent can say another: stop the agent where it may lie.
     #[arg(long)]
     run: Option<String>,
-    /// Calls whose argument at this JSON Pointer is this value, such as `/repo=acme/site`.
+    /// Calls whose argument at this JSON Pointer is this value, such as `/repo=acme/site`; `*` is every element of an array. A list or an object at
+    /// the place is covered too, since the value may be in it. Other spellings of a text are not.
     #[arg(long = "where", value_name = "POINTER=VALUE", value_parser = pointed)]
     holds: Option<(String, String)>,
     /// How long, such as `30m`, `2h` or `7d`. Without it, until somebody lifts it.
@@ -76,11 +78,9 @@ pub struct Add {
 
 fn pointed(text: &str) -> Result<(String, String), String> {
     let (pointer, value) = text.split_once('=').ok_or("write POINTER=VALUE, such as /repo=acme/site")?;
-    if !pointer.starts_with('/') || value.len() > MAX_TEXT {
-        return Err("the pointer begins with `/`, and the value has at most 1024 bytes".to_owned());
-    }
-    if pointer.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
-        return Err("in a JSON Pointer `~` is written `~0`, and `/` in a name `~1`".to_owned());
+    Pointer::parse(pointer)?;
+    if value.len() > MAX_TEXT {
+        return Err("the value has at most 1024 bytes".to_owned());
     }
     Ok((pointer.to_owned(), value.to_owned()))
 }

@@ -77,6 +77,22 @@ async fn a_freeze_covers_what_all_its_parts_describe_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_a_server_may_find_the_value_in_is_covered_too() {
+    let (_upstream, site, gateway) = gateway().await;
+    freeze(&site, &["--tool", "up__echo", "--where", "/to=DE02"]).await;
+    freeze(&site, &["--tool", "up__echo", "--where", "/list/*=x"]).await;
+
+    for (arguments, wanted) in [
+        (json!({ "to": ["DE02"] }), "frozen"),
+        (json!({ "to": { "iban": "DE02" } }), "frozen"),
+        (json!({ "list": ["a", "x"] }), "frozen"),
+        (json!({ "to": "DE03", "list": ["a"] }), "ok"),
+    ] {
+        assert_eq!(code(&gateway, "up__echo", arguments.clone()).await, wanted, "{arguments}");
+    }
+}
+
+#[tokio::test]
 async fn a_freeze_outlives_the_gateway_and_ends_by_itself() {
     let (_upstream, site, gateway) = gateway().await;
     gateway.stop().await;

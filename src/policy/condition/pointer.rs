@@ -59,7 +59,7 @@ impl Pointer {
     ///
     /// # Errors
     /// Where the arguments have another form than the pointer takes for granted.
-    pub(super) fn find<'n>(&self, arguments: Option<&'n Node<'n>>) -> Result<Vec<Option<&'n Node<'n>>>, Unclear> {
+    pub fn find<'n>(&self, arguments: Option<&'n Node<'n>>) -> Result<Vec<Option<&'n Node<'n>>>, Unclear> {
         let mut found = vec![arguments];
         for token in &self.tokens {
             let mut next = Vec::with_capacity(found.len());
