@@ -313,7 +313,14 @@ fn in_full(one: &Shown) -> String {
     ];
     let mut out: String = lines.iter().map(|(name, value)| format!("{name:<12} {}\n", plain(value))).collect();
     match &one.arguments {
-        Some(text) => out.push_str(&format!("arguments\n{}", arguments::shown(text.get()))),
+        Some(text) => {
+            let shown = arguments::shown(text.get());
+            let short = arguments::in_short(text.get(), &shown);
+            out.push_str(&format!("arguments\n{shown}"));
+            if !short.is_empty() {
+                out.push_str(&format!("{short}{:<12} {} at {}\n", "agent", plain(&one.agent), plain(&one.target)));
+            }
+        }
         None => out.push_str("arguments    not kept any more\n"),
     }
     out

@@ -25,6 +25,49 @@ pub(super) fn shown(text: &str) -> String {
     lines
 }
 
+/// Lines of arguments that fit on a screen.
+const ON_A_SCREEN: usize = 40;
+/// Letters of a value that stand for the whole of it.
+const IN_SHORT: usize = 60;
+
+/// The members in a line each, for those who see only the end of what is long; empty for what is short.
+pub(super) fn in_short(text: &str, shown: &str) -> String {
+    if shown.lines().count() <= ON_A_SCREEN && text.len() <= ON_A_SCREEN * IN_SHORT {
+        return String::new();
+    }
+    let mut out = format!("in short: {} bytes of arguments, whole above\n", text.len());
+    let node = json::parse(text.as_bytes(), LIMITS);
+    let members = node.iter().filter_map(|node| if let Value::Object(members) = &node.value { Some(members) } else { None }).flatten();
+    for (at, member) in members.enumerate() {
+        if at == ON_A_SCREEN {
+            out.push_str("  and more\n");
+            break;
+        }
+        let _to_a_string = writeln!(out, "  {}: {}", cut(quoted(&member.key)), brief(&member.node));
+    }
+    out
+}
+
+fn brief(node: &Node<'_>) -> String {
+    match &node.value {
+        Value::Object(members) if !members.is_empty() => format!("an object of {}", members.len()),
+        Value::Array(items) if !items.is_empty() => format!("a list of {}", items.len()),
+        _ => {
+            let mut out = String::new();
+            write(node, 0, &mut out);
+            cut(out)
+        }
+    }
+}
+
+/// The beginning of what is long, and how long it is.
+fn cut(text: String) -> String {
+    match text.char_indices().nth(IN_SHORT) {
+        None => text,
+        Some((at, _)) => format!("{}... ({} bytes)", &text[..at], text.len()),
+    }
+}
+
 fn write(node: &Node<'_>, depth: usize, out: &mut String) {
     let line = |depth: usize| format!("\n  {}", "  ".repeat(depth));
     match &node.value {
@@ -69,6 +112,16 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_long_ends_with_its_members_in_short() {
+        let text = format!(r#"{{"amount":1000000,"to":"DE02","note":"{}","lines":[{}1]}}"#, "x".repeat(200), "1,".repeat(500));
+        let short = in_short(&text, &shown(&text));
+        let note = format!("  \"note\": \"{}... (202 bytes)", "x".repeat(59));
+        let wanted = ["  \"amount\": 1000000", "  \"to\": \"DE02\"", &note, "  \"lines\": a list of 501"];
+        assert_eq!(short.lines().skip(1).collect::<Vec<_>>(), wanted);
+        assert_eq!(in_short(r#"{"a":1}"#, &shown(r#"{"a":1}"#)), "");
+    }
 
     #[test]
     fn what_is_shown_is_all_of_it_and_nothing_moves() {

@@ -18,8 +18,8 @@ use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::Node;
 use crate::mcp::messages::{self as mcp, Downstream, Kind, Method};
 
-/// The members of `_meta` that say where in a trace a call is (W3C Trace Context and Baggage).
-const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+/// The members of `_meta` that say where in a trace a call is (W3C Trace Context). Not its baggage: servers act on what that says.
+const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 /// Progress of one call that waits to be passed on; a faster server's is dropped.
 const MAX_NOTICES: usize = 16;
 /// Headers of an agent that no schema names and that are passed on.
