@@ -148,6 +148,13 @@ impl Report {
                  that was taken away looks the same"
             ));
         }
+        if self.trusts_keys && !self.sealed.unvouched.is_empty() {
+            let records: Vec<_> = self.sealed.unvouched.iter().take(MAX_NAMED).map(String::as_str).collect();
+            unseen.push(format!(
+                "that payloads were erased is said by {}, and no key that was given vouches for what signs that",
+                records.join(", ")
+            ));
+        }
         if self.is_signed && self.vouched.is_none() {
             let how = if self.trusts_keys { "the keys that were given vouch for nothing that was read" } else { NO_KEY };
             unseen.push(how.to_owned());
@@ -167,8 +174,8 @@ impl Report {
         let wanting: Vec<_> = self.sealed.wanting().cloned().collect();
         for missing in wanting {
             let what = match missing.file.is_key() {
-                true => format!("the data key {} is gone, and no record says that it was erased", missing.file.key()),
-                false => format!("the payload {} is gone, and no record says that it was erased", missing.file.file),
+                true => format!("the data key {} is gone, and no signed record says that it was erased", missing.file.key()),
+                false => format!("the payload {} is gone, and no signed record says that it was erased", missing.file.file),
             };
             self.blame(Some(missing.seq), &missing.segment, missing.line, what);
         }
@@ -207,3 +214,5 @@ const NO_ANCHOR: &str = "without an anchor outside this folder, records cut off 
                          and the log's key cannot be seen; compare the last record and chain, or the newest checkpoint, with a copy kept elsewhere";
 const NO_KEY: &str = "nobody vouches for the log's key: with --root-key or --key, a log signed anew with another key is seen";
 const MAX_FINDINGS: usize = 1_000;
+/// Most records that one sentence names.
+const MAX_NAMED: usize = 5;

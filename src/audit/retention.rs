@@ -72,16 +72,22 @@ impl Log {
             }
         }
         let said = core.announced().seq;
-        core.ask_checkpoint();
-        let all = async {
-            let is_signed = self.checkpoints().wait_for(|_| core.covered.load(Ordering::Relaxed) >= said).await.is_ok();
-            is_signed && anchored.wait_for(|anchored| *anchored >= said).await.is_ok()
-        };
+        let all = async { self.signed(said, PATIENCE).await && anchored.wait_for(|anchored| *anchored >= said).await.is_ok() };
         if !tokio::time::timeout(PATIENCE, all).await.unwrap_or(false) {
             return Err(PruneError::Unanchored(said));
         }
         let remove = move || found.iter().try_for_each(|segment| core.remove(segment)).map(|()| found);
         tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?.map_err(PruneError::Io)
+    }
+
+    /// Asks for a checkpoint and waits, no longer than `patience`, until one covers this record; whether it does. What is to be destroyed goes only
+    /// after that: a record that nobody signed could be anybody's, and explains nothing.
+    pub async fn signed(&self, seq: u64, patience: Duration) -> bool {
+        let core = self.core();
+        core.ask_checkpoint();
+        let mut newest = self.checkpoints();
+        let covers = newest.wait_for(|_| core.covered.load(Ordering::Relaxed) >= seq);
+        tokio::time::timeout(patience, covers).await.is_ok_and(|covered| covered.is_ok())
     }
 }
 

@@ -424,6 +424,18 @@ pub fn key_of(storage: &dyn Storage, segment: u64) -> io::Result<Option<Verifyin
     Ok(keys.into_values().next().and_then(|(_, key)| key.parse().ok()))
 }
 
+/// The last record of a log that something signed covers, and the last that something covers which is signed by a key that the asker trusts, or by one
+/// that follows from it. Whether these records are what was signed, `verify` says.
+///
+/// # Errors
+/// A file cannot be read.
+pub(super) fn signed_to(storage: &dyn Storage, origin: &str, trust: &Trust) -> io::Result<(u64, u64)> {
+    let notes = Notes::of(storage)?;
+    let evidence = Evidence::of(origin, &notes, trust, &declared_keys(storage, &present(storage)?)?);
+    let vouched = evidence.claims.iter().filter(|claim| claim.is_vouched && claim.fault.is_none());
+    Ok((evidence.signed_to, vouched.filter_map(|claim| claim.checkpoint.last()).max().unwrap_or(0)))
+}
+
 /// What the first record of each segment says of its key, by the segment's first record, with the file.
 pub(super) fn declared_keys(storage: &dyn Storage, all: &[(u64, String)]) -> io::Result<BTreeMap<u64, (String, String)>> {
     let mut keys = BTreeMap::new();

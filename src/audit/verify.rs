@@ -8,7 +8,7 @@
 //! Owns: the judgement. Leaves to others: the format (`chain`, `tree`, `checkpoint`), who signed what (`trust`), and what a start makes of damage
 //! (`recovery`).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -51,7 +51,7 @@ pub fn verify_all(dir: &Path, asked: &Asked) -> io::Result<Vec<Report>> {
         let disk = Disk::existing(dir, origin);
         reports.push(verify_with(&disk, origin, &|| Notes::of(&disk), asked)?);
     }
-    judge_missing(dir, &mut reports)?;
+    judge_missing(dir, &asked.trust, &mut reports)?;
     for anchor in &asked.trust.anchors {
         let origin = anchor.checkpoint.name.rsplit('/').next().unwrap_or_default();
         if is_asked(origin) && !origins.iter().chain(reports.iter().map(|report| &report.origin)).any(|known| known == origin) {
@@ -79,13 +79,13 @@ pub fn verify(storage: &dyn Storage, origin: &str) -> io::Result<Report> {
 }
 
 /// Tells which files are missing that records name, and that no erasure on record explains; it may be in another log than they.
-fn judge_missing(dir: &Path, reports: &mut [Report]) -> io::Result<()> {
+fn judge_missing(dir: &Path, trust: &Trust, reports: &mut [Report]) -> io::Result<()> {
     if reports.iter().all(|report| report.sealed.wanting().next().is_none()) {
         return Ok(());
     }
-    let erased: HashSet<String> = erasures(&Logs::in_dir(dir)?)?.into_iter().flat_map(|erasure| erasure.keys).collect();
+    let erasures = erasures(&Logs::in_dir(dir)?, trust)?;
     for report in reports {
-        report.sealed.explain_erased(&erased);
+        report.sealed.explain_erased(&erasures);
         report.blame_missing();
     }
     Ok(())

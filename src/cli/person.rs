@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::audit::disk::Disk;
 use crate::audit::log::{Durability, Log, Options};
@@ -30,7 +31,10 @@ pub(super) async fn record(config: &Config, action: &str, subject: &str) -> Resu
 pub(super) async fn record_deed(config: &Config, deed: Deed) -> Result<(), String> {
     let did = Command::Did(deed.clone());
     match admin::ask(config.state.as_ref(), &did).await {
-        Ok(Some(answer)) if answer.contains("\"recorded\":true") => Ok(()),
+        Ok(Some(answer)) if answer.contains("\"recorded\":true") => match deed.destroys() && !answer.contains("\"signed\":true") {
+            false => Ok(()),
+            true => Err(UNSIGNED.to_owned()),
+        },
         Ok(Some(answer)) => Err(reason(&answer)),
         Ok(None) if Disk::existing(config.audit.dir.as_ref(), "main").is_locked() => {
             Err("a gateway holds the audit log and does not answer on its socket; it may be starting or stopping".to_owned())
@@ -66,13 +70,28 @@ async fn record_here(config: &Config, deed: &Deed) -> Result<(), String> {
     let options = Options { name: config.audit.name.as_str().to_owned(), ..Options::default() };
     let (log, _) = Log::open_first_free(&options, dir, &config.log_keys(), "local").map_err(|error| error.to_string())?;
     let entry = log.encode(&recorded(deed, format!("uid:{}", rustix::process::getuid().as_raw())));
-    log.append(entry, Durability::Sync).await.map_err(|error| error.to_string())?;
+    let stored = log.append(entry, Durability::Sync).await.map_err(|error| error.to_string())?;
+    let may_go = !deed.destroys() || log.signed(stored.seq, PATIENCE).await;
     // What is recorded is recorded, whatever becomes of the record of the stop.
     let _ = log.close("done").await;
-    Ok(())
+    if may_go { Ok(()) } else { Err(UNSIGNED.to_owned()) }
+}
+
+/// Stores what a person did and, where something goes after it, waits for a signed checkpoint over that record.
+pub(super) async fn store(log: &Log, deed: &Deed, actor: String) -> serde_json::Value {
+    match log.append(log.encode(&recorded(deed, actor)), Durability::Sync).await {
+        Ok(stored) if deed.destroys() => serde_json::json!({ "recorded": true, "signed": log.signed(stored.seq, PATIENCE).await }),
+        Ok(_) => serde_json::json!({ "recorded": true }),
+        Err(error) => serde_json::json!({ "error": error.to_string() }),
+    }
 }
 
 /// A failure of something that was not done because it could not be recorded.
 pub(super) fn undone(why: impl std::fmt::Display) -> super::Failure {
     super::Failure::Other(format!("not recorded, so nothing was done: {why}"))
 }
+
+/// A checkpoint that is asked for takes a sync and a file: so long only where the disk fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+const UNSIGNED: &str =
+    "a record of it is stored that no signed checkpoint covers yet, and without one it is no more than anybody could have written";

@@ -380,11 +380,12 @@ async fn answer(running: &mut Running, asked: Asked) {
             Err(faults) => serde_json::json!({ "faults": faults.iter().map(ToString::to_string).collect::<Vec<_>>() }),
         },
         Command::Did(deed) => {
-            match running.assembly.shared().audit.event(&person::recorded(&deed, who)).await {
-                Ok(()) => serde_json::json!({ "recorded": true }),
-                // Its own words are for agents and speak of a call.
-                Err(error) => serde_json::json!({ "error": error.detail().map_or_else(|| error.to_string(), str::to_owned) }),
-            }
+            // By itself: what waits for a signature is not to hold up a reload.
+            let log = running.assembly.shared().audit.log().clone();
+            tokio::spawn(async move {
+                let _gone = asked.answer.send(person::store(&log, &deed, who).await.to_string());
+            });
+            return;
         }
         Command::Freezes { number } => freezes(running, number),
         Command::Status => status(running),

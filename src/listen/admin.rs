@@ -116,6 +116,13 @@ pub struct Deed {
     pub payload_keys: Vec<String>,
 }
 
+impl Deed {
+    /// Whether something is destroyed that only this record explains.
+    pub fn destroys(&self) -> bool {
+        !self.payload_keys.is_empty()
+    }
+}
+
 /// A command and where its answer goes.
 #[derive(Debug)]
 pub struct Asked {

@@ -4,6 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use doorward::audit::chain::Line;
+use doorward::audit::{Kind, Record};
+use doorward::clock::Clock;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -202,6 +205,43 @@ async fn what_is_erased_is_gone_for_good_and_the_log_stays_sound() {
     assert!(gateway.stop().await.0.success());
     let proof = first.trim_start_matches("main:");
     assert_eq!(site.run(&["audit", "prove", proof]).await.code, 0);
+}
+
+#[tokio::test]
+async fn an_erasure_that_nobody_signed_explains_nothing() {
+    let (_upstream, site) = site(", quorum: 1").await;
+    let gateway = site.serve().await;
+    gateway.client().call("up__save", json!({ "text": SECRET })).await;
+    site.ends(1).await;
+    assert!(gateway.stop().await.0.success());
+    let key = payloads(&site).into_iter().find(|file| file.extension().is_some_and(|ending| ending == "key")).unwrap();
+    let id = key.file_stem().unwrap().to_str().unwrap().rsplit('-').next().unwrap().to_owned();
+    let kept: Vec<_> = payloads(&site).into_iter().map(|file| (fs::read(&file).unwrap(), file)).collect();
+
+    // Somebody with the disk and not the key says that it was erased.
+    let segment = fs::read_dir(site.path("var/audit/main/segments")).unwrap().map(|file| file.unwrap().path()).max().unwrap();
+    let sound = fs::read(&segment).unwrap();
+    let end = sound.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap();
+    let last = Line::split(end).unwrap();
+    let (actor, action) = (Some("uid:0".into()), Some("payload_erase".into()));
+    let record = Record { actor, action, payload_keys: vec![id.into()], ..Record::new(Kind::Person) };
+    let mut forged = sound.clone();
+    last.chain.seal(&record.encode("main", Clock::system().now()), last.seq + 1, &mut forged);
+    fs::write(&segment, &forged).unwrap();
+    payloads(&site).iter().for_each(|file| fs::remove_file(file).unwrap());
+
+    let verified = site.run(&["audit", "verify"]).await;
+    assert_eq!((verified.code, verified.out.contains("no signed record says that it was erased")), (3, true), "{verified:?}");
+    kept.iter().for_each(|(bytes, file)| fs::write(file, bytes).unwrap());
+    let told = reveal(&site, &intent(&site), &["--key", "carol.key"]).await;
+    assert_eq!((told.code, told.out.contains(SECRET)), (0, true), "{told:?}");
+
+    // A real one is signed before anything goes, where no gateway runs too.
+    fs::write(&segment, &sound).unwrap();
+    let done = site.run(&["audit", "erase", "--subject", "agent:demo", "--reason", "article 17"]).await;
+    assert_eq!((done.code, payloads(&site)), (0, Vec::new()), "{done:?}");
+    let verified = site.run(&["audit", "verify"]).await;
+    assert_eq!(verified.code, 0, "{verified:?}");
 }
 
 #[tokio::test]

@@ -5,11 +5,11 @@
 //!
 //! Owns: that judgement. Leaves to others: reading the records (`verify`), and which erasures are on record (`removal`).
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::super::chain::Line;
 use super::super::storage::Storage;
-use super::Reference;
+use super::{Erasure, Reference};
 
 /// How the files stand that records name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Sealed {
     pub(in crate::audit) missing: Vec<Missing>,
     /// Missing data keys with which a payload is sealed that is there, by id.
     needed: HashSet<String>,
+    /// The records of erasures for which nobody vouches whom the asker trusts.
+    pub(in crate::audit) unvouched: BTreeSet<String>,
     keys: HashSet<String>,
 }
 
@@ -77,9 +79,16 @@ impl Sealed {
     }
 
     /// Leaves out what an erasure explains.
-    pub(in crate::audit) fn explain_erased(&mut self, erased: &HashSet<String>) {
+    pub(in crate::audit) fn explain_erased(&mut self, erasures: &[Erasure]) {
+        let of_key: HashMap<&str, &Erasure> =
+            erasures.iter().flat_map(|erasure| erasure.keys.iter().map(move |key| (key.as_str(), erasure))).collect();
         let before = self.missing.len();
-        self.missing.retain(|missing| !erased.contains(missing.file.key()));
+        let unvouched = &mut self.unvouched;
+        self.missing.retain(|missing| {
+            let erasure = of_key.get(missing.file.key());
+            unvouched.extend(erasure.filter(|erasure| !erasure.is_vouched).map(|erasure| erasure.record.clone()));
+            erasure.is_none()
+        });
         self.erased += (before - self.missing.len()) as u64;
     }
 }

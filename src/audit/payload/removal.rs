@@ -3,9 +3,12 @@
 //! Whoever erases a subject destroys its data keys. The records and their hashes stay, so chain, tree and proofs do; the sealed files go too, though
 //! nobody could open them any more.
 //!
-//! Owns: what goes. Leaves to others: that it is on record first (`retention`, `cli`).
+//! Owns: what goes, and which records explain that. Leaves to others: that it is on record, and signed, first (`retention`, `cli`).
+//!
+//! INVARIANT: a record that no signed checkpoint covers explains nothing: whoever can write to the disk could have appended it.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
 
@@ -14,8 +17,10 @@ use super::super::disk::Disk;
 use super::super::filter::Filter;
 use super::super::find::{Logs, origins};
 use super::super::lines;
+use super::super::record::Stored;
 use super::super::row::Field;
 use super::super::storage::{Storage, segments};
+use super::super::trust::{Trust, signed_to};
 use super::data_key::KeyFile;
 use super::{KEY_ENDING, Reference, key_id, made_at};
 
@@ -32,6 +37,8 @@ pub struct Erasure {
     pub reason: String,
     /// The ids of the keys.
     pub keys: Vec<String>,
+    /// Whether somebody vouches for it whom the asker trusts.
+    pub is_vouched: bool,
 }
 
 /// A data key of a subject.
@@ -47,20 +54,30 @@ pub struct Found {
     pub month: String,
 }
 
-/// Every erasure on record, the oldest first.
+/// Every erasure on record that something signed covers, the oldest first; `trust` says who vouches for what is signed.
 ///
 /// # Errors
 /// A log cannot be read.
-pub fn erasures(logs: &Logs) -> io::Result<Vec<Erasure>> {
+pub fn erasures(logs: &Logs, trust: &Trust) -> io::Result<Vec<Erasure>> {
     let filter = Filter::default().and(Field::Kind, Some("person")).and(Field::Action, Some(ERASE));
-    let erasure = |stored: super::super::record::Stored| Erasure {
-        record: format!("{}:{}", stored.origin, stored.seq),
-        time: stored.time,
-        actor: stored.record.actor.unwrap_or_default().into_owned(),
-        reason: stored.record.note.unwrap_or_default().into_owned(),
-        keys: stored.record.payload_keys.into_iter().map(std::borrow::Cow::into_owned).collect(),
+    let records = logs.find(&filter)?.records;
+    // Read after the records: a running gateway may have signed more by now, and never less.
+    let mut signed = HashMap::new();
+    for (origin, storage) in logs.origins().filter(|(origin, _)| records.iter().any(|stored| stored.origin == *origin)) {
+        signed.insert(origin.to_owned(), signed_to(storage, origin, trust)?);
+    }
+    let erasure = |stored: Stored| {
+        let (signed_to, vouched_to) = signed.get(&stored.origin).copied().unwrap_or_default();
+        (stored.seq <= signed_to).then(|| Erasure {
+            record: format!("{}:{}", stored.origin, stored.seq),
+            time: stored.time,
+            actor: stored.record.actor.unwrap_or_default().into_owned(),
+            reason: stored.record.note.unwrap_or_default().into_owned(),
+            keys: stored.record.payload_keys.into_iter().map(Cow::into_owned).collect(),
+            is_vouched: stored.seq <= vouched_to,
+        })
     };
-    Ok(logs.find(&filter)?.records.into_iter().map(erasure).collect())
+    Ok(records.into_iter().filter_map(erasure).collect())
 }
 
 /// The data keys of a subject in all logs of `dir`; with `before`, only those of earlier months than this one.

@@ -338,7 +338,7 @@ async fn payloads_that_are_gone_by_a_record_that_nobody_signed_are_told() {
 
     let report = checked(&disk);
 
-    let told: Vec<_> = report.findings.iter().map(|finding| finding.what.contains("no record says that it was erased")).collect();
+    let told: Vec<_> = report.findings.iter().map(|finding| finding.what.contains("no signed record says that it was erased")).collect();
     assert_eq!((told, report.sealed.pruned), (vec![true, true], 0), "{:?}", report.findings);
 }
 

@@ -15,6 +15,7 @@ use super::{Asking, Error, erase, show};
 use crate::audit::find::Asked;
 use crate::audit::payload::{Erasure, Keyring, OpenError, Opened, Payload, PersonKey, Share, erasures};
 use crate::audit::record::Stored;
+use crate::audit::trust::Trust;
 use crate::cli::Context;
 use crate::cli::table::safe;
 use crate::listen::admin::Deed;
@@ -133,7 +134,7 @@ fn records(asking: &Asking<'_>, what: &str) -> Result<Vec<Stored>, Error> {
 
 /// The payloads of these records, and why some are not there.
 fn found<'a>(asking: &Asking<'_>, records: &'a [Stored]) -> Result<Found<'a>, Error> {
-    let erased = erasures(&asking.logs).map_err(|error| asking.unreadable(error))?;
+    let erased = erasures(&asking.logs, &Trust::default()).map_err(|error| asking.unreadable(error))?;
     let mut found = Found { sealed: Vec::new(), told: Vec::new() };
     let mut first = None;
     for stored in records.iter().filter(|stored| stored.record.payload.is_some()) {
