@@ -16,16 +16,15 @@
 //!
 //! Owns: that judgement. Leaves to others: reading segments (`recovery`), acting on it while the log runs (`notary`).
 
-use std::io::{self, BufRead, BufReader};
+use std::io;
 
 use super::chain::Chain;
 use super::checkpoint::Checkpoint;
 use super::notary::{End, Sealing, sign};
 use super::note::{Note, Signer, VerifyingKey};
-use super::record::Stored;
 use super::storage::{CHECKPOINT, Slot, Storage, numbered, peaks_name, seal_name, segment_name};
 use super::tree::{Hash, Tree};
-use super::trust::parse_peaks;
+use super::trust::{key_of, parse_peaks};
 
 /// What is wrong, and where.
 pub(super) struct Fault {
@@ -276,14 +275,6 @@ fn gone() -> Fault {
 fn parse(bytes: &[u8]) -> Option<(String, Checkpoint)> {
     let text = std::str::from_utf8(bytes).ok()?;
     Some((text.to_owned(), Checkpoint::parse(Note::parse(text).ok()?.unchecked_text())?))
-}
-
-/// The key that the first record of a segment names.
-pub(super) fn key_of(storage: &dyn Storage, segment: u64) -> io::Result<Option<VerifyingKey>> {
-    let mut line = Vec::new();
-    BufReader::new(storage.read(&segment_name(segment), 0)?).read_until(b'\n', &mut line)?;
-    let named = Stored::parse(line.strip_suffix(b"\n").unwrap_or(&line)).and_then(|stored| stored.record.log_key);
-    Ok(named.and_then(|key| key.parse().ok()))
 }
 
 /// The seal of a segment, if the key of that segment has signed it.
