@@ -84,7 +84,9 @@ impl Filter {
             match (wish.field, wish.field.keys()) {
                 (Field::Value, _) => Some(value.clone()),
                 (Field::Target, _) => Some(format!("\"{}", value.strip_suffix('*').unwrap_or(value))),
-                (Field::Rule | Field::Label, _) => Some(format!("\"{value}\"")),
+                // Behind the id of an `o` row stands what it asks for.
+                (Field::Rule, _) => Some(format!("\"{value}")),
+                (Field::Label, _) => Some(format!("\"{value}\"")),
                 (_, [key]) => Some(format!("\"{key}\":\"{value}\"")),
                 _ => None,
             }

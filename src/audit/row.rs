@@ -38,7 +38,7 @@ pub enum Field {
     Reason,
     /// The error code.
     Code,
-    /// The rules that decided.
+    /// The rules that decided, and the rows that asked for something beside it.
     Rule,
     /// The policy in force.
     Policy,
@@ -120,7 +120,7 @@ impl Field {
             Self::Decision => &["decision"],
             Self::Reason => &["reason"],
             Self::Code => &["code"],
-            Self::Rule => &["rule_ids"],
+            Self::Rule => &["obligations", "rule_ids"],
             Self::Policy => &["policy_version"],
             Self::Limit => &["limit"],
             Self::Outcome => &["outcome"],
@@ -157,7 +157,7 @@ impl Field {
             "policy_version" => &[Self::Policy],
             "principal" => &[Self::Principal],
             "reason" => &[Self::Reason],
-            "rule_ids" => &[Self::Rule],
+            "obligations" | "rule_ids" => &[Self::Rule],
             "run" => &[Self::Run],
             "session" => &[Self::Session],
             "target" | "targets" => &[Self::Target],
@@ -254,6 +254,8 @@ pub(super) fn values(key: &str, raw: &str, show: &mut dyn FnMut(&str)) {
     match key {
         "args" => leaves(raw, show),
         "answers" => strings(raw, &mut |answer| show(answer.rsplit(' ').next().unwrap_or(answer))),
+        // The row's id, and behind it what it asks for.
+        "obligations" => strings(raw, &mut |obliged| show(obliged.split(' ').next().unwrap_or(obliged))),
         _ if raw.starts_with('[') => strings(raw, show),
         _ => show(&unquoted(raw).unwrap_or(Cow::Borrowed(raw))),
     }
@@ -322,11 +324,11 @@ mod tests {
 
     #[test]
     fn fields_are_read_where_they_stand() {
-        let line = br#"{"agent":"a\"b","args":{"x":"hmac:1:2","hmac:9:9":[true,"p\\q"],"n":{}},"args_hash":"hmac:1:3","count":"9007199254740993","kind":"intent","rule_ids":["R1","R2"],"seq":7,"target":"t","targets":["u"],"time":"1970-01-01T00:00:00.000000005Z","v":1,"chain":"00"}"#;
+        let line = br#"{"agent":"a\"b","args":{"x":"hmac:1:2","hmac:9:9":[true,"p\\q"],"n":{}},"args_hash":"hmac:1:3","count":"9007199254740993","kind":"intent","obligations":["O1 approve:oncall","O2 limit:2/h"],"rule_ids":["R1","R2"],"seq":7,"target":"t","targets":["u"],"time":"1970-01-01T00:00:00.000000005Z","v":1,"chain":"00"}"#;
         let row = Row::parse(line).unwrap();
         assert_eq!((row.seq(), row.unix_nanos(), row.number("count")), (7, 5, Some(9_007_199_254_740_993)));
         assert_eq!(shown(&row, Field::Agent), ["a\"b"]);
-        assert_eq!(shown(&row, Field::Rule), ["R1", "R2"]);
+        assert_eq!(shown(&row, Field::Rule), ["O1", "O2", "R1", "R2"]);
         assert_eq!(shown(&row, Field::Target), ["t", "u"]);
         assert_eq!(shown(&row, Field::Value), ["hmac:1:2", "hmac:9:9", "true", "p\\q", "hmac:1:3"]);
         assert_eq!(row.text("chain").as_deref(), Some("00"));

@@ -285,6 +285,8 @@ async fn a_row_limits_each_agent_and_a_reload_forgives_nothing() {
     assert_eq!((refused.code().as_str(), &refused.error()["rules"]), ("rate_limited", &json!(["O1"])));
     let record = site.recorded("refusal", "code", "rate_limited").await;
     assert_eq!((&record["limit"], &record["obligations"]), (&json!("O1"), &json!(["O1 limit:2/h"])));
+    let found = site.run(&["--json", "audit", "find", "--rule", "O1"]).await;
+    assert_eq!((found.code, found.out.lines().count()), (0, 3), "{found:?}");
     assert_eq!(gateway.other().call("up__save", json!({ "text": "a" })).await.code(), "ok", "each agent has its own");
     assert_eq!(code(&gateway).await, "ok", "and other tools are not counted");
 

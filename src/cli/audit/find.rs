@@ -55,7 +55,7 @@ pub struct Wanted {
     /// The error code, for example `policy_denied`.
     #[arg(long, value_name = "CODE", value_parser = code)]
     pub code: Option<String>,
-    /// A rule that decided.
+    /// A rule that decided, or a row that asked for something beside it.
     #[arg(long, value_name = "ID")]
     pub rule: Option<String>,
     /// The policy that was in force.
