@@ -35,13 +35,21 @@ pub(super) struct Notary {
     /// The leaves that the newest stored checkpoint covers.
     covered: u64,
     sealing: Option<Sealing>,
+    /// A checkpoint that is signed and not stored yet: the next sync takes it along.
+    unstored: Option<Unstored>,
+}
+
+/// A signed checkpoint on its way to the disk. All that it covers is durable already, so it may get there at any time, or never.
+pub(super) struct Unstored {
+    note: String,
+    size: u64,
 }
 
 impl Notary {
     /// Goes on with a tree whose next leaf is the first record of a segment that this key signs.
     /// A checkpoint covers so many leaves of it already.
     pub(super) fn new(signer: Signer, first: u64, tree: Tree, covered: u64) -> Self {
-        Self { signer, first, before: tree.clone(), tree, taken: Vec::new(), covered, sealing: None }
+        Self { signer, first, before: tree.clone(), tree, taken: Vec::new(), covered, sealing: None, unstored: None }
     }
 
     /// Whether the segment before the present one still waits for a part of its seal.
@@ -68,7 +76,7 @@ impl Notary {
 
     /// The present segment was read again and has these leaves. Where a checkpoint covers more, the tree ends, and `false` comes back.
     pub(super) fn take_back(&mut self, leaves: Vec<Hash>) -> bool {
-        (self.tree, self.taken) = (self.before.clone(), leaves);
+        (self.tree, self.taken, self.unstored) = (self.before.clone(), leaves, None);
         self.fold();
         self.tree.size() >= self.covered
     }
@@ -85,15 +93,32 @@ impl Notary {
         if self.covered == 0 { 0 } else { self.first + self.covered - 1 }
     }
 
-    /// Signs and stores a checkpoint over the tree; `None` where no leaf of it is without one.
-    pub(super) fn vouch(&mut self, storage: &dyn Storage, segment: u64, time: i64) -> io::Result<Option<String>> {
+    /// Signs a checkpoint over the tree; none where no leaf of it is without one.
+    fn signed(&self, segment: u64, time: i64) -> io::Result<Option<Unstored>> {
         if self.tree.size() <= self.covered {
             return Ok(None);
         }
         let note = sign(&self.signer, self.first, &self.tree, segment, time, None)?;
+        Ok(Some(Unstored { note, size: self.tree.size() }))
+    }
+
+    /// Signs a checkpoint and stores it at once, as a start does; its text.
+    pub(super) fn vouch(&mut self, storage: &dyn Storage, segment: u64, time: i64) -> io::Result<Option<String>> {
+        let Some(Unstored { note, size }) = self.signed(segment, time)? else { return Ok(None) };
         storage.put_note(CHECKPOINT, note.as_bytes())?;
-        self.covered = self.tree.size();
+        self.covered = size;
         Ok(Some(note))
+    }
+
+    /// Signs a checkpoint that is to be stored.
+    pub(super) fn prepare(&mut self, segment: u64, time: i64) -> io::Result<()> {
+        self.unstored = self.signed(segment, time)?;
+        Ok(())
+    }
+
+    /// The checkpoint that is to be stored. Where the segment is sealed or read again it is dropped: what comes of that is signed anew.
+    pub(super) fn take_unstored(&mut self) -> Option<Unstored> {
+        self.unstored.take()
     }
 
     /// The seal of the present segment, which ends with the last leaf of the tree and this chain.
@@ -103,7 +128,8 @@ impl Notary {
 
     /// The next segment has begun under its key; the seal of the one before is to be stored step by step.
     pub(super) fn succeed(&mut self, sealing: Sealing, next: Signer) {
-        (self.signer, self.before, self.sealing) = (next, self.tree.clone(), Some(sealing));
+        // What was signed before and is not stored would take the place of the seal, which covers more.
+        (self.signer, self.before, self.sealing, self.unstored) = (next, self.tree.clone(), Some(sealing), None);
     }
 }
 
@@ -177,12 +203,15 @@ pub(super) fn next_key(storage: &dyn Storage, name: &str) -> io::Result<Signer> 
 }
 
 impl Core {
-    /// Signs and stores a checkpoint over the tree, if any leaf of it is not covered, and shows it to those who wait for it.
-    pub(super) fn checkpoint(&self, notary: &mut Notary, segment: u64) -> io::Result<()> {
-        if let Some(note) = notary.vouch(&*self.storage, segment, self.options.clock.unix_seconds())? {
-            self.show(notary, &note);
+    /// Stores a checkpoint that was signed, and shows it to those who wait for it.
+    pub(super) fn store_checkpoint(&self, notary: &mut Notary, Unstored { note, size }: Unstored) {
+        match self.storage.put_note(CHECKPOINT, note.as_bytes()) {
+            Ok(()) => {
+                notary.covered = size;
+                self.show(notary, &note);
+            }
+            Err(error) => self.checkpoint_failed(&error),
         }
-        Ok(())
     }
 
     fn show(&self, notary: &Notary, note: &str) {

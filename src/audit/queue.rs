@@ -84,6 +84,8 @@ pub(super) struct Queue {
     pub(super) wants_rotation: bool,
     /// A segment that has ended waits for its seal.
     pub(super) wants_seal: bool,
+    /// A checkpoint is signed, and stored in the next round.
+    pub(super) wants_note: bool,
     /// When a checkpoint is due, in nanoseconds since 1970; none while all records are covered.
     pub(super) checkpoint_at: Option<i64>,
     /// When the present segment is old enough, in the same unit.
@@ -116,6 +118,7 @@ impl Queue {
             wants_sync: false,
             wants_rotation: false,
             wants_seal: false,
+            wants_note: false,
             checkpoint_at: None,
             rotate_at: i64::MAX,
             sleep: Sleep::Awake,
@@ -130,7 +133,7 @@ impl Queue {
 impl Queue {
     /// Whether somebody asked for something that the thread does.
     pub(super) fn is_wanted(&self) -> bool {
-        self.pressing > 0 || self.wants_sync || self.wants_rotation || self.wants_seal
+        self.pressing > 0 || self.wants_sync || self.wants_rotation || self.wants_seal || self.wants_note
     }
 
     /// Whether records have waited long enough for a checkpoint; also where the clock was set back, since how long is then unknown.

@@ -2,8 +2,9 @@
 //!
 //! A round repairs, flushes what was handed over, makes one sync for all who wait for one, signs a checkpoint where one is due, rotates, and does one
 //! step of a seal. Where many wait, a second thread makes the sync, and what comes meanwhile is written: the next sync begins as soon as this one has
-//! ended, and not after all of that was hashed. The thread sleeps until it is wanted, or until a checkpoint or a rotation is due; where all records are
-//! covered it sleeps through.
+//! ended, and not after all of that was hashed. A checkpoint is stored beside the next sync, where somebody waits for that already: whoever came just
+//! after a sync began waits for two, and not for the note between them as well. The thread sleeps until it is wanted, or until a checkpoint or a rotation
+//! is due; where all records are covered it sleeps through.
 //!
 //! Owns: when. Leaves to others: how (`writer`, `repair`, `notary`).
 //!
@@ -11,7 +12,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SendError, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ impl Core {
         drop(tail);
         if is_due || rotates || is_old || vouches {
             self.sync(&mut notary, vouches);
+        } else if let Some(unstored) = notary.take_unstored() {
+            self.store_checkpoint(&mut notary, unstored);
         }
         if rotates || is_old {
             self.rotate(&mut notary, rotates);
@@ -54,7 +57,7 @@ impl Core {
     fn wanted(&self) -> (bool, bool, bool, bool) {
         let now = self.options.clock.unix_nanos();
         let mut queue = self.queue();
-        queue.wants_sync = false;
+        (queue.wants_sync, queue.wants_note) = (false, false);
         let is_old = now >= queue.rotate_at;
         if is_old {
             queue.rotate_at = self.rotation_due();
@@ -76,29 +79,57 @@ impl Core {
         }
         drop(tail);
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        let synced = if many { self.sync_beside(file) } else { file.sync() };
+        let synced = match notary.take_unstored() {
+            Some(unstored) => self.sync_beside(file, || self.store_checkpoint(notary, unstored)),
+            None if many => self.sync_beside(file, || {}),
+            None => file.sync(),
+        };
         let mut tail = self.tail();
         match synced {
             Ok(()) => self.acknowledge(&mut tail, up_to),
             Err(error) => return self.sync_failed(&mut tail, &error),
         }
+        let is_awaited = !tail.awaiting.is_empty();
         drop(tail);
         notary.fold();
-        // A segment's key signs nothing before the segment that it follows has its seal: so who looks on can tell one that is still to come from
-        // one that was taken away.
-        if vouches && let Err(error) = self.finish_sealing(notary).and_then(|()| self.checkpoint(notary, segment)) {
-            tracing::warn!(origin = self.options.origin, %error, "the audit log's checkpoint cannot be stored");
-            self.try_again();
+        if vouches {
+            self.vouch(notary, segment, is_awaited);
         }
     }
 
-    /// The same sync on the other thread; what comes meanwhile is written. It is not covered by this sync, and nobody is told that it is.
-    fn sync_beside(&self, file: Arc<dyn SegmentFile>) -> io::Result<()> {
+    /// Signs a checkpoint over all that is durable. It is stored at once, but where somebody waits for the next sync already: then beside that.
+    fn vouch(&self, notary: &mut Notary, segment: u64, is_awaited: bool) {
+        // A segment's key signs nothing before the segment that it follows has its seal: so who looks on can tell one that is still to come from
+        // one that was taken away.
+        let signed = self.finish_sealing(notary).and_then(|()| notary.prepare(segment, self.options.clock.unix_seconds()));
+        if let Err(error) = signed {
+            return self.checkpoint_failed(&error);
+        }
+        let mut queue = self.queue();
+        queue.wants_note = self.options.has_thread && (is_awaited || queue.wants_sync);
+        let is_later = queue.wants_note;
+        drop(queue);
+        if !is_later && let Some(unstored) = notary.take_unstored() {
+            self.store_checkpoint(notary, unstored);
+        }
+    }
+
+    /// A checkpoint cannot be signed or stored: later.
+    pub(super) fn checkpoint_failed(&self, error: &io::Error) {
+        tracing::warn!(origin = self.options.origin, %error, "the audit log's checkpoint cannot be stored");
+        self.try_again();
+    }
+
+    /// The same sync on the other thread, and this beside it. Then what comes meanwhile is written: it is not covered by this sync, and nobody is told
+    /// that it is.
+    fn sync_beside(&self, file: Arc<dyn SegmentFile>, beside: impl FnOnce()) -> io::Result<()> {
         let syncs = self.beside.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(syncs) = syncs else { return file.sync() };
-        if let Err(SendError(file)) = syncs.send(file) {
+        let is_sent = syncs.is_some_and(|syncs| syncs.send(Arc::clone(&file)).is_ok());
+        beside();
+        if !is_sent {
             return file.sync();
         }
+        drop(file);
         let mut queue = self.queue();
         loop {
             if let Some(synced) = queue.synced.take() {

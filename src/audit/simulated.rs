@@ -10,7 +10,7 @@
 mod held;
 mod random;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -45,8 +45,10 @@ struct State {
     locked: bool,
     faults: Faults,
     counts: Counts,
-    /// How many of those that are held may go on.
-    passes: u64,
+    /// Those that are held and may not go on yet, in the order in which they came.
+    waiting: BTreeSet<u64>,
+    /// How many were held so far.
+    came: u64,
 }
 
 #[derive(Clone, Default)]
@@ -119,15 +121,25 @@ impl SimulatedDisk {
         }
     }
 
-    /// Lets one held append or sync go on while the others stay, and waits until it does.
+    /// Lets the append or sync go on that is held longest while the others stay, and waits until it does.
     pub fn let_one_through(&self) {
+        self.let_through(|waiting| {
+            waiting.pop_first();
+        });
+    }
+
+    /// Lets all that are held now go on at once, and waits until they do.
+    pub fn let_all_through(&self) {
+        self.let_through(BTreeSet::clear);
+    }
+
+    fn let_through(&self, choose: impl FnOnce(&mut BTreeSet<u64>)) {
         let mut state = self.state();
-        state.passes += 1;
+        choose(&mut state.waiting);
         self.shared.changed.notify_all();
-        while state.passes > 0 && state.counts.held > 0 {
+        while state.counts.held > state.waiting.len() as u64 {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.passes = 0;
     }
 
     /// How many bytes all files hold.
@@ -210,12 +222,15 @@ impl SimulatedDisk {
     /// The state, once nothing holds this sort of work; fails when the process has ended meanwhile.
     fn unheld(&self, life: u64, is_held: impl Fn(&Faults) -> bool) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
+        let number = state.came;
+        state.came += 1;
         state.counts.held += 1;
+        state.waiting.insert(number);
         self.shared.changed.notify_all();
-        while is_held(&state.faults) && state.life == life && state.passes == 0 {
+        while is_held(&state.faults) && state.life == life && state.waiting.contains(&number) {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.passes = state.passes.saturating_sub(1);
+        state.waiting.remove(&number);
         state.counts.held -= 1;
         self.shared.changed.notify_all();
         state.alive(life)?;

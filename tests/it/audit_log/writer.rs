@@ -5,9 +5,10 @@ use std::task::{Context, Poll, Waker};
 
 use doorward::audit::simulated::SimulatedDisk;
 use doorward::audit::storage::Storage;
-use doorward::audit::{AppendError, Durability, Kind, Log, OpenError, Options};
+use doorward::audit::{AppendError, Durability, Kind, Log, OpenError, Options, Position};
+use doorward::clock::Clock;
 
-use super::support::{NONE, append, intent, last_segment, open, options, outcome, records, sound, try_open};
+use super::support::{NONE, NOW, append, intent, last_segment, open, options, outcome, records, sound, try_open, vouched};
 
 #[tokio::test]
 async fn what_is_appended_is_there_in_order_and_the_chain_holds() {
@@ -37,6 +38,78 @@ async fn one_sync_serves_all_that_wait() {
     }
     let after = disk.counts();
     assert_eq!((after.writes - before.writes, after.syncs - before.syncs), (1, 1));
+}
+
+/// A log whose newest sync has made a checkpoint due, and a caller who came during that sync: who waits for the next, beside which it is stored.
+async fn with_note_and_sync_held(disk: &SimulatedDisk) -> (Log, tokio::task::JoinHandle<Result<Position, AppendError>>) {
+    let clock = Clock::fixed(NOW);
+    let log = try_open(disk, Options { has_thread: true, clock: clock.clone(), ..options() }).unwrap().0;
+    // The seal of what was before and the first checkpoint are done with.
+    log.append(log.encode(&intent(0)), Durability::Sync).await.unwrap();
+    until(async || log.health().covered > 0).await;
+    disk.faults(|faults| faults.hold_syncs = true);
+    clock.set(NOW + 20_000_000_000);
+    let caller = |call: u64| {
+        let log = log.clone();
+        tokio::spawn(async move { log.append(log.encode(&intent(call)), Durability::Sync).await })
+    };
+    let first = caller(1);
+    held(disk, 1).await;
+    let later = caller(2);
+    let joined = async || log.health().waiting > 0;
+    until(joined).await;
+    disk.let_one_through();
+    first.await.unwrap().unwrap();
+    held(disk, 2).await;
+    (log, later)
+}
+
+async fn until(is_so: impl AsyncFn() -> bool) {
+    let so = async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), so).await.expect("it comes to that");
+}
+
+async fn held(disk: &SimulatedDisk, count: u64) {
+    until(async || disk.counts().held == count).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_stored_beside_the_sync_that_somebody_waits_for() {
+    let disk = SimulatedDisk::new();
+    let (log, later) = with_note_and_sync_held(&disk).await;
+    let before = vouched(&disk).unwrap().size;
+
+    disk.let_all_through();
+
+    later.await.unwrap().unwrap();
+    until(async || log.health().covered >= 3).await;
+    assert_eq!((before, vouched(&disk).unwrap().size), (1, 3));
+    disk.faults(|faults| faults.hold_syncs = false);
+    drop(log);
+}
+
+#[tokio::test]
+async fn whichever_of_the_two_a_power_loss_leaves_the_next_start_goes_on() {
+    for seed in 0..24 {
+        let disk = SimulatedDisk::new();
+        let (log, later) = with_note_and_sync_held(&disk).await;
+        if seed % 3 > 0 {
+            disk.let_one_through();
+        }
+        disk.power_loss(seed);
+        drop((log, later));
+
+        let log = open(&disk);
+
+        assert!(records(&disk).len() >= 3, "what was acknowledged is there");
+        log.close("done").await.unwrap();
+        sound(&disk);
+        vouched(&disk).unwrap();
+    }
 }
 
 #[tokio::test]
