@@ -13,6 +13,7 @@ mod people;
 mod place;
 mod rate;
 mod settled;
+mod signed;
 
 use std::fmt;
 use std::io::Read;
@@ -31,6 +32,7 @@ pub use self::payloads::{OpenerKey, Openers, Payloads};
 pub use self::people::{Approvals, Person};
 pub use self::place::fault_at;
 pub use self::rate::{MAX_COUNT, Rate};
+pub use self::signed::Signed;
 
 /// Something wrong in a file of the operator's, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +109,8 @@ pub struct Config {
     pub manifests: Folder<Manifests>,
     /// Folder of the policy's files. Default `policies`.
     pub policies: Folder<Policies>,
+    /// Whose signatures these files need.
+    pub policy: Signed,
     /// Folder for keys, the state database and the admin socket; mode 0700. Default `var`.
     pub state: Folder<State>,
     /// The audit log.
@@ -183,7 +187,7 @@ impl Config {
         for (at, anchor) in self.audit.anchors.iter().enumerate() {
             anchor.check().map_err(|message| fault(&["audit", "anchors", &at.to_string()], message))?;
         }
-        self.check_people().and_then(|()| self.check_openers()).map_err(|wrong| {
+        self.check_people().and_then(|()| self.check_openers()).and_then(|()| self.check_signed()).map_err(|wrong| {
             let path: Vec<&str> = wrong.path.iter().map(String::as_str).collect();
             fault(&path, wrong.message.clone()).help(wrong.help)
         })?;

@@ -8,6 +8,7 @@ mod lint;
 mod recorded;
 mod replay;
 mod rights;
+mod sign;
 mod suggest;
 
 use std::path::Path;
@@ -44,6 +45,10 @@ pub enum Verb {
     Replay(replay::Args),
     /// Print a patch that takes back what nobody used, by the calls on record.
     Suggest(suggest::Args),
+    /// Make a key that signs policies.
+    Keygen(sign::KeygenArgs),
+    /// Sign what is in the folder of policies, for `policy.signed_by` of doorward.yaml.
+    Sign(sign::SignArgs),
 }
 
 /// Answers.
@@ -56,12 +61,14 @@ pub fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         Verb::Diff(args) => rights::diff(context, args),
         Verb::Replay(args) => replay::run(context, args),
         Verb::Suggest(args) => suggest::run(context, args),
+        Verb::Keygen(args) => sign::keygen(context, args),
+        Verb::Sign(args) => sign::run(context, args),
     }
 }
 
 /// All that decides, with the policies of this folder in the place of the configured one.
 fn loaded(config: &Config, policies: &Path) -> Result<Loaded, Failure> {
-    let folders = Folders { policies: policies.to_owned(), ..Folders::of(config) };
+    let folders = Folders { policies: policies.to_owned(), ..Folders::of(config).unsigned() };
     Ok(folders.load(&|_| Arc::new(Live::default()), &Schemas::default(), None, &People::of(config))?)
 }
 
@@ -99,7 +106,7 @@ impl Files {
         let config = context.config()?;
         let schemas = Schemas::default();
         let Loaded { catalog, policy, warnings, .. } =
-            Folders::of(&config).load(&|_| Arc::new(Live::default()), &schemas, None, &People::of(&config))?;
+            Folders::of(&config).unsigned().load(&|_| Arc::new(Live::default()), &schemas, None, &People::of(&config))?;
         Ok(Self { catalog, policy, schemas, warnings })
     }
 

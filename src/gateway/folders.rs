@@ -2,13 +2,15 @@
 //!
 //! Leaves to `assembly`: what runs, and when the folders are read anew.
 
+pub mod signed;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::assembly::{Loaded, Plan, carried, targets};
 use super::{obligations, recording};
 use crate::catalog::{Catalog, Live};
-use crate::config::{Config, Fault};
+use crate::config::{Config, Fault, Signed};
 use crate::identity::People;
 use crate::limit::{Limits, Time};
 use crate::policy::{Names, Options, Policy};
@@ -28,6 +30,8 @@ pub struct Folders {
     pub state: PathBuf,
     /// Whether somebody is configured who opens payloads.
     pub has_openers: bool,
+    /// Whose signatures the policy needs.
+    pub signed: Signed,
 }
 
 impl Folders {
@@ -41,7 +45,14 @@ impl Folders {
             agents: configured.chain(acting).cloned().collect(),
             state: config.state.as_ref().to_owned(),
             has_openers: config.openers().is_some(),
+            signed: config.policy.clone(),
         }
+    }
+
+    /// The same for those who look at a policy before anybody has signed it.
+    #[must_use]
+    pub fn unsigned(self) -> Self {
+        Self { signed: Signed::default(), ..self }
     }
 
     /// Every agent that there is now; `None` when the state database cannot be read.
@@ -74,6 +85,7 @@ impl Plan for Folders {
             ..Options::default()
         };
         let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
+        signed::vouched(&self.policies, &self.signed, &policy.written(&options.limits)).map_err(|fault| vec![fault])?;
         obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy, people)?;
         let limits = carried(limits.with_rows(policy.rows()), previous, &targets);
         drop(targets);

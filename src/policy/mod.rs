@@ -180,6 +180,12 @@ impl Policy {
         bundle::bundle(&self.rows, &self.conditions, targets.map(|(name, tier)| (&**name, *tier)), limits)
     }
 
+    /// The hash of what people wrote of it, rows, conditions and limits: the version without the targets. It is what signatures vouch for, since a
+    /// tool that is added or reviewed is no edit of the policy.
+    pub fn written(&self, limits: &str) -> String {
+        bundle::version(&bundle::bundle(&self.rows, &self.conditions, std::iter::empty(), limits))
+    }
+
     /// The class of a principal, by its name in rows: `agent:NAME`. Ask at every call: another policy numbers otherwise.
     pub fn class(&self, principal: &str) -> ClassId {
         self.table.class_of(principal)

@@ -31,9 +31,9 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// These folders with the files that Doorward reads in them: `csv`, `yaml`, `conf` and `json`.
+    /// These folders with the files that Doorward reads in them: `csv`, `yaml`, `conf`, `json` and `sig`.
     pub fn folders(folders: Vec<PathBuf>) -> Self {
-        let endings = ["csv", "yaml", "conf", "json"].map(str::to_owned).into();
+        let endings = ["csv", "yaml", "conf", "json", "sig"].map(str::to_owned).into();
         Self { folders, endings, debounce: Duration::from_millis(100), look_every: Duration::from_secs(10) }
     }
 

@@ -47,6 +47,7 @@ mod policy_cases;
 mod policy_live;
 mod policy_pitfalls;
 mod policy_rights;
+mod policy_signed;
 mod policy_suggest;
 mod rates;
 mod refused_heads;
