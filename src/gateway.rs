@@ -35,7 +35,7 @@ pub use self::assembly::{Assembly, Loaded, LogOrigin, Plan, StartError, carried,
 pub use self::change::Change;
 pub use self::deciding::{Decided, Undone};
 pub use self::entrance::needed_scopes;
-pub use self::folders::{Folders, signed};
+pub use self::folders::{Folders, bundles, signed};
 pub use self::listing::{Listed, Page};
 use self::resolve::Made;
 pub use self::versions::{Versions, config_version};

@@ -47,7 +47,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let config = context.config()?;
     let schemas = Schemas::default();
     let live = |_: &str| Arc::new(Live::default());
-    let Loaded { catalog, policy, limits, warnings } = Folders::of(&config).load(&live, &schemas, None, &People::of(&config))?;
+    let Loaded { catalog, policy, limits, warnings, .. } = Folders::of(&config).load(&live, &schemas, None, &People::of(&config))?;
     super::serve::tls(&config.listen)?;
     sealable(&config)?;
     if !args.quick {

@@ -4,6 +4,7 @@
 
 mod cases;
 mod explain;
+mod history;
 mod lint;
 mod recorded;
 mod replay;
@@ -45,6 +46,10 @@ pub enum Verb {
     Replay(replay::Args),
     /// Print a patch that takes back what nobody used, by the calls on record.
     Suggest(suggest::Args),
+    /// Show which policies were in force, since when and by whom.
+    History(history::HistoryArgs),
+    /// Put the files of a policy that was in force back, at once.
+    Rollback(history::RollbackArgs),
     /// Make a key that signs policies.
     Keygen(sign::KeygenArgs),
     /// Sign what is in the folder of policies, for `policy.signed_by` of doorward.yaml.
@@ -61,6 +66,8 @@ pub fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         Verb::Diff(args) => rights::diff(context, args),
         Verb::Replay(args) => replay::run(context, args),
         Verb::Suggest(args) => suggest::run(context, args),
+        Verb::History(args) => history::history(context, args),
+        Verb::Rollback(args) => history::rollback(context, args),
         Verb::Keygen(args) => sign::keygen(context, args),
         Verb::Sign(args) => sign::run(context, args),
     }

@@ -21,6 +21,7 @@ use crate::catalog::tier::Tier;
 use crate::catalog::transport::{Command, Endpoint, Inherit, Sandbox, Transport, Variable};
 use crate::catalog::{Catalog, Live, Source, claimed_tier};
 use crate::config::{Agent, Anonymous, Audit, Bound, Config, Durability, DurabilityByTier, Fault, Peers, Rate, check_name};
+use crate::gateway::bundles::Files;
 use crate::gateway::{Assembly, Loaded, LogOrigin, Plan, carried, targets};
 use crate::identity::{People, Principal};
 use crate::limit::{Limits, Time};
@@ -125,7 +126,7 @@ impl Plan for Wrapped {
         let options = Options { upstreams: upstreams.to_vec(), limits: limits.text().to_owned(), ..Options::default() };
         let (policy, warnings) = Policy::parse(file, &self.rows(&catalog), &targets, &options)?;
         drop(targets);
-        Ok(Loaded { catalog, policy, limits, warnings })
+        Ok(Loaded { catalog, policy, limits, warnings, files: Files::default() })
     }
 }
 

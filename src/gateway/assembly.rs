@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::change::{self, Change};
+use super::folders::bundles::{Bundles, Files};
 use super::listing::Listings;
 use super::recording::open_log;
 use super::rounds::Rounds;
@@ -85,6 +86,8 @@ pub struct Loaded {
     pub limits: Limits,
     /// What is odd, and no fault.
     pub warnings: Vec<Warning>,
+    /// The files that the policy was read from; none for `wrap`.
+    pub files: Files,
 }
 
 /// Where [`Loaded`] comes from.
@@ -121,6 +124,7 @@ pub struct Assembly {
     state: Arc<State>,
     shared: Arc<Shared>,
     kept: Kept,
+    bundles: Bundles,
     base: PathBuf,
     lives: Mutex<HashMap<String, Arc<Live>>>,
     running: Mutex<HashMap<String, (String, Upstream)>>,
@@ -170,6 +174,7 @@ impl Assembly {
             state,
             shared: Arc::new(shared),
             kept: Kept::in_dir(config.audit.dir.as_ref()),
+            bundles: Bundles::in_state(config.state.as_ref()),
             base,
             lives: Mutex::default(),
             running: Mutex::default(),
@@ -204,6 +209,7 @@ impl Assembly {
         *lock(&self.limits) = Some(Arc::clone(&limits));
         self.shared.audit.count_by(limits.floods());
         self.keep(&loaded.catalog, loaded.policy.bundle(limits.text()));
+        self.keep_files(loaded.policy.version(), loaded.files);
         let gateway = Gateway {
             catalog: loaded.catalog,
             policy: loaded.policy,
@@ -227,6 +233,16 @@ impl Assembly {
                     // The records stand without it; a responder has the folders of policies and locks, or their history.
                     return tracing::warn!(%error, "what records name by a hash could not be kept beside the audit log");
                 }
+            }
+        });
+    }
+
+    /// Keeps the files of the policy for the way back, likewise.
+    fn keep_files(&self, version: &str, files: Files) {
+        let (bundles, version) = (self.bundles.clone(), version.to_owned());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = bundles.keep(&version, &files) {
+                tracing::warn!(%error, "the files of the policy could not be kept: there is no `doorward policy rollback` to this version");
             }
         });
     }

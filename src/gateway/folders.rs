@@ -2,10 +2,13 @@
 //!
 //! Leaves to `assembly`: what runs, and when the folders are read anew.
 
+pub mod bundles;
 pub mod signed;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use bundles::Files;
 
 use super::assembly::{Loaded, Plan, carried, targets};
 use super::{obligations, recording};
@@ -69,6 +72,26 @@ impl Plan for Folders {
         previous: Option<&Limits>,
         people: &People,
     ) -> Result<Loaded, Vec<Fault>> {
+        // Each file is read by itself. What was the same before and after is what was read: never one file of now and another of before.
+        for _ in 0..TRIES {
+            let files = Files::read(&self.policies).map_err(|fault| vec![fault])?;
+            let loaded = self.load_once(live, schemas, previous, people)?;
+            if Files::read(&self.policies).map_err(|fault| vec![fault])? == files {
+                return Ok(Loaded { files, ..loaded });
+            }
+        }
+        Err(vec![Fault::file(&self.policies, "the files change while they are read")])
+    }
+}
+
+impl Folders {
+    fn load_once(
+        &self,
+        live: &dyn Fn(&str) -> Arc<Live>,
+        schemas: &Schemas,
+        previous: Option<&Limits>,
+        people: &People,
+    ) -> Result<Loaded, Vec<Fault>> {
         let catalog = Catalog::load(&self.manifests, live, schemas)?;
         let upstreams: Vec<String> = catalog.sources().iter().map(|source| source.manifest.upstream.clone()).collect();
         let targets = targets(&catalog);
@@ -90,6 +113,9 @@ impl Plan for Folders {
         let limits = carried(limits.with_rows(policy.rows()), previous, &targets);
         drop(targets);
         recording::opened_by_somebody(self, &catalog, &policy)?;
-        Ok(Loaded { catalog, policy, limits, warnings })
+        Ok(Loaded { catalog, policy, limits, warnings, files: Files::default() })
     }
 }
+
+/// How often files are read that change meanwhile.
+const TRIES: u32 = 3;

@@ -39,3 +39,9 @@ pub(super) fn bundle<'t>(rows: &Rows, conditions: &Conditions, targets: impl Ite
 pub(super) fn version(bundle: &[u8]) -> String {
     format!("sha256:{}", hex(&sha256(bundle)))
 }
+
+/// What [`super::Policy::written`] says of the policy that has this bundle.
+pub fn written(bundle: &[u8]) -> String {
+    let lines = bundle.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"[\"target\","));
+    version(&lines.flatten().copied().collect::<Vec<u8>>())
+}

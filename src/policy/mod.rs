@@ -34,6 +34,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use authorize::{DEFAULT_DENY, DENIED_BY_RULE, Permit};
+pub use bundle::written;
 pub use condition::{Conditions, Facts, Truth, Unclear};
 pub use equivalence::Equivalence;
 pub use explain::{Call, Explanation, Finding, Standing};

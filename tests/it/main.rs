@@ -44,6 +44,7 @@ mod one_end;
 mod payloads;
 mod policy;
 mod policy_cases;
+mod policy_history;
 mod policy_live;
 mod policy_pitfalls;
 mod policy_rights;
