@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use doorward::audit::chain::Line;
-use doorward::audit::{Kind, Record};
+use doorward::audit::disk::Disk;
+use doorward::audit::{Durability, Kind, Log, Options, Record};
 use doorward::clock::Clock;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -242,6 +244,31 @@ async fn an_erasure_that_nobody_signed_explains_nothing() {
     assert_eq!((done.code, payloads(&site)), (0, Vec::new()), "{done:?}");
     let verified = site.run(&["audit", "verify"]).await;
     assert_eq!(verified.code, 0, "{verified:?}");
+}
+
+#[tokio::test]
+async fn an_erasure_in_a_log_that_nobody_vouches_for_is_told_to_who_knows_keys() {
+    let (_upstream, site) = site(", quorum: 1").await;
+    let gateway = site.serve().await;
+    gateway.client().call("up__save", json!({ "text": SECRET })).await;
+    site.ends(1).await;
+    assert!(gateway.stop().await.0.success());
+    let root = site.run(&["--json", "audit", "keygen", "--out", "root.key"]).await.json()["root_key"].as_str().unwrap().to_owned();
+    assert_eq!(site.run(&["audit", "certify", "--root", "root.key"]).await.code, 0);
+    let key = payloads(&site).into_iter().find(|file| file.extension().is_some_and(|ending| ending == "key")).unwrap();
+    let id = key.file_stem().unwrap().to_str().unwrap().rsplit('-').next().unwrap().to_owned();
+
+    // Somebody with the disk makes up a log with a key of its own.
+    let disk = Disk::open(&site.path("var/audit"), &site.path("elsewhere"), "local-99").unwrap();
+    let (log, _) = Log::open(Options { origin: "local-99".to_owned(), ..Options::default() }, Arc::new(disk)).unwrap();
+    let (actor, action) = (Some("uid:0".into()), Some("payload_erase".into()));
+    let record = Record { actor, action, payload_keys: vec![id.into()], ..Record::new(Kind::Person) };
+    log.append(log.encode(&record), Durability::Sync).await.unwrap();
+    log.close("done").await.unwrap();
+    payloads(&site).iter().for_each(|file| fs::remove_file(file).unwrap());
+
+    let told = site.run(&["audit", "verify", "--origin", "main", "--root-key", &root]).await;
+    assert_eq!((told.code, told.out.contains("local-99:2, and no key that was given vouches for what signs that")), (0, true), "{told:?}");
 }
 
 #[tokio::test]
