@@ -113,7 +113,7 @@ fn array(texts: &[&str]) -> String {
 }
 
 const KEY_ENDING: &str = ".key";
-/// The version of both files' form.
+/// The version of the form of keys and shares.
 const VERSION: u64 = 1;
 /// What stands for a payload in a record where there is none: this word, and why.
 pub(super) const MISSING: &str = "missing";

@@ -95,18 +95,18 @@ impl DataKey {
         Some((Self { id, month: month.to_owned(), file: name, secrets, quorum: openers.quorum }, bytes))
     }
 
-    /// The bytes of a payload's file of this name; `None` when the machine gives no randomness.
-    pub(super) fn seal(&self, file: &str, bound_to: &str, plain: &[u8]) -> Option<Vec<u8>> {
+    /// The bytes of a payload's file, bound to its place; `None` when the machine gives no randomness.
+    pub(super) fn seal(&self, bound_to: &str, plain: &[u8]) -> Option<Vec<u8>> {
         let (content, mut nonce) = (secret()?, [0; NONCE_LEN]);
         random(&mut nonce).ok()?;
         let mut locks = Vec::new();
         for set in self.sets() {
             let names: Vec<&str> = set.iter().map(|(name, _)| name.as_str()).collect();
             let mut masked = content.clone();
-            set.iter().for_each(|(_, secret)| apply(&mut masked, &mask(secret, file, &names)));
+            set.iter().for_each(|(_, secret)| apply(&mut masked, &mask(secret, bound_to, &names)));
             locks.push(Lock { openers: names.iter().map(|name| (*name).to_owned()).collect(), masked: STANDARD.encode(*masked) });
         }
-        let head = Head { doorward_payload: VERSION, nonce: STANDARD.encode(nonce), locks };
+        let head = Head { doorward_payload: PAYLOAD_VERSION, nonce: STANDARD.encode(nonce), locks };
         let mut sealed = plain.to_vec();
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*content).ok()?);
         key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound_to.as_bytes()), &mut sealed).ok()?;
@@ -142,7 +142,7 @@ impl Head {
     pub(super) fn split(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let end = memchr::memchr(b'\n', bytes)?;
         let head: Self = serde_json::from_slice(bytes.get(..end)?).ok()?;
-        (head.doorward_payload == VERSION).then_some((head, bytes.get(end + 1..)?))
+        (head.doorward_payload == PAYLOAD_VERSION).then_some((head, bytes.get(end + 1..)?))
     }
 
     /// Opens the ciphertext with its content key; `None` for another key, place or text.
@@ -156,9 +156,10 @@ impl Head {
     }
 }
 
-/// What an opener's secret adds to the content key of one file, in one set.
-pub(super) fn mask(secret: &Secret, file: &str, set: &[&str]) -> Secret {
-    let texts: Vec<&str> = std::iter::once(file).chain(set.iter().copied()).collect();
+/// What an opener's secret adds to the content key of one payload, in one set. It is bound to the record as the content is: whoever agrees to one
+/// call agrees to no other, even where the record that he is shown names another's file.
+pub(super) fn mask(secret: &Secret, bound_to: &str, set: &[&str]) -> Secret {
+    let texts: Vec<&str> = std::iter::once(bound_to).chain(set.iter().copied()).collect();
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &**secret), array(&texts).as_bytes());
     let mut mask = Secret::default();
     mask.copy_from_slice(tag.as_ref());
@@ -176,5 +177,7 @@ fn secret() -> Option<Secret> {
     Some(secret)
 }
 
+/// The version of the form of payloads. In the first, masks were bound to the file alone.
+const PAYLOAD_VERSION: u64 = 2;
 /// The use that secrets are sealed for.
 pub(super) const KEY_INFO: &str = "doorward payload key 1";

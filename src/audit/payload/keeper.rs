@@ -128,7 +128,7 @@ impl Payloads {
         random(&mut random_part).map_err(|_| StoreError::NoRandomness)?;
         let file = format!("{:020}-{}-{}", core.next_number(), key.id, hex(&random_part));
         let bound_to = bound_to(&core.options.origin, &place.call_id, place.kind, &file);
-        let bytes = key.seal(&file, &bound_to, plain).ok_or(StoreError::NoRandomness)?;
+        let bytes = key.seal(&bound_to, plain).ok_or(StoreError::NoRandomness)?;
         put(core, &file, &bytes)?;
         Ok(Reference::of(file, &bytes))
     }

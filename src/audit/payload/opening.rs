@@ -167,7 +167,7 @@ impl<'a> Payload<'a> {
         for lock in &self.head.locks {
             let set: Vec<&str> = lock.openers.iter().map(String::as_str).collect();
             let mask_of = |name: &&str| {
-                let own = mine.get(*name).map(|secret| mask(secret, &self.reference.file, &set));
+                let own = mine.get(*name).map(|secret| mask(secret, &self.bound_to(), &set));
                 own.or_else(|| shared.iter().find(|part| part.from == **name && part.openers == lock.openers).map(|part| part.mask.clone()))
             };
             if let Some(masks) = set.iter().map(mask_of).collect::<Option<Vec<Secret>>>() {
@@ -188,7 +188,12 @@ impl<'a> Payload<'a> {
         content.copy_from_slice(masked.as_slice().try_into().map(|masked: &[u8; KEY_BYTES]| masked).ok()?);
         masks.iter().for_each(|mask| apply(&mut content, mask));
         let (_, sealed) = Head::split(&self.bytes)?;
-        self.head.open(&content, &bound_to(self.origin, self.call_id, self.kind, &self.reference.file), sealed)
+        self.head.open(&content, &self.bound_to(), sealed)
+    }
+
+    /// The record that it belongs to.
+    pub(super) fn bound_to(&self) -> String {
+        bound_to(self.origin, self.call_id, self.kind, &self.reference.file)
     }
 
     /// The secrets that the private keys at hand open, by their opener.

@@ -89,7 +89,7 @@ impl Share {
                     let set: Vec<&str> = lock.openers.iter().map(String::as_str).collect();
                     let (from, to, openers) = (from.clone(), to.clone(), lock.openers.clone());
                     let mut part = Part { file: kept.reference.file.clone(), from, to, openers, sealed: String::new() };
-                    let mask = mask(secret, &part.file, &set);
+                    let mask = mask(secret, &kept.bound_to(), &set);
                     let sealed = key_of(&part.to).and_then(|key| seal_to(key.bytes(), SHARE_INFO, &part.bound_to(), &*mask));
                     part.sealed = STANDARD.encode(sealed.ok_or_else(|| OpenError::ChangedKey(kept.key.id.clone()))?);
                     self.parts.push(part);

@@ -182,6 +182,24 @@ async fn any_two_of_three_open_it_and_no_one_alone() {
 }
 
 #[tokio::test]
+async fn who_agrees_to_one_call_agrees_to_no_other_whatever_file_the_record_names() {
+    let (disk, people) = (SimulatedDisk::new(), People::new(2));
+    let payloads = people.payloads(2);
+    let log = open(&disk);
+    call(&payloads, &log, 1).await.unwrap();
+    call(&payloads, &log, 2).await.unwrap();
+    let intents: Vec<Stored> = with_payloads(&disk).into_iter().filter(|stored| stored.record.kind == Kind::Intent).collect();
+    let mut shown = intents[0].clone();
+    shown.record.payload.clone_from(&intents[1].record.payload);
+
+    let mut share = Share::new("main:1".to_owned(), "harmless".to_owned());
+    share.agree(&Payload::of(&disk, &shown).unwrap().unwrap(), &people.keyring(&[0])).unwrap();
+
+    let with = Keyring { shares: vec![share], ..people.keyring(&[1]) };
+    assert!(Payload::of(&disk, &intents[1]).unwrap().unwrap().open(&with).is_err());
+}
+
+#[tokio::test]
 async fn a_payload_is_not_taken_for_another_and_a_changed_key_opens_nothing() {
     let (disk, people) = (SimulatedDisk::new(), People::new(1));
     let payloads = people.payloads(1);
