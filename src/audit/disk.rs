@@ -73,11 +73,17 @@ fn read_whole(file: &Path) -> io::Result<Option<Vec<u8>>> {
 
 fn read_up_to(file: &Path, longest: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    match File::open(file).and_then(|file| file.take(longest).read_to_end(&mut bytes)) {
+    match open_regular(file).and_then(|file| file.take(longest).read_to_end(&mut bytes)) {
         Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Opens a file to read it. A pipe in its place would be waited for without end.
+fn open_regular(file: &Path) -> io::Result<File> {
+    let opened = OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32).open(file)?;
+    if opened.metadata()?.is_file() { Ok(opened) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file")) }
 }
 
 /// The names in a folder, sorted; none where it is not there.
@@ -164,7 +170,7 @@ impl Storage for Disk {
     }
 
     fn read(&self, name: &str, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        let mut file = File::open(self.segments.join(name))?;
+        let mut file = open_regular(&self.segments.join(name))?;
         file.seek(SeekFrom::Start(offset))?;
         Ok(Box::new(file))
     }
