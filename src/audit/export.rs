@@ -113,13 +113,29 @@ fn csv(stored: &Stored, leaf: &str) -> Option<String> {
     Some(out)
 }
 
-/// A cell that a spreadsheet shows and does not compute: what an attacker named may begin like a formula.
+/// A cell that a spreadsheet shows and does not compute: what an attacker named may begin like a formula, also behind what other readers take for the
+/// end of a cell.
 fn cell(text: &str) -> String {
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
-    let guarded = if is_formula { format!("'{text}") } else { text.to_owned() };
-    // Line breaks within quotes are legal and yet split by many readers: one record is one line.
-    let flat = guarded.replace('\r', "\\r").replace('\n', "\\n");
-    if flat.contains([',', '"', ' ', ';', '\t']) || is_formula { format!("\"{}\"", flat.replace('"', "\"\"")) } else { flat }
+    let (mut flat, mut begins, mut is_guarded) = (String::with_capacity(text.len()), true, false);
+    for letter in text.chars() {
+        if begins && matches!(letter, '=' | '+' | '-' | '@' | '＝' | '＋' | '－' | '＠') {
+            flat.push('\'');
+            is_guarded = true;
+        }
+        // A comma within quotes ends no cell for anybody.
+        let ends = matches!(letter, ';' | '|' | '\t' | '\r' | '\n');
+        begins = ends || begins && (letter.is_whitespace() || letter == '\u{feff}');
+        match letter {
+            // Line breaks within quotes are legal and yet split by many readers: one record is one line.
+            '\r' => flat.push_str("\\r"),
+            '\n' => flat.push_str("\\n"),
+            '\t' => flat.push_str("\\t"),
+            '\u{2028}' | '\u{2029}' => flat.extend(letter.escape_unicode()),
+            letter if letter.is_control() => flat.extend(letter.escape_unicode()),
+            letter => flat.push(letter),
+        }
+    }
+    if flat.contains([',', '"', ' ', ';']) || is_guarded { format!("\"{}\"", flat.replace('"', "\"\"")) } else { flat }
 }
 
 /// What a record comes to for systems that know only success and failure.
@@ -289,9 +305,13 @@ mod tests {
     #[test]
     fn no_cell_begins_a_formula() {
         assert_eq!(cell("=HYPERLINK(\"http://x\")"), "\"'=HYPERLINK(\"\"http://x\"\")\"");
-        for first in ["=", "+", "-", "@", "\t", "\r", "\n", "＝"] {
+        for first in ["=", "+", "-", "@", "＝"] {
             assert!(cell(&format!("{first}1")).starts_with("\"'"), "{first:?}");
+            for before in ["x\t", "x;", " ", "\u{feff}", "\r", "a\n"] {
+                assert!(cell(&format!("{before}{first}1")).contains(&format!("'{first}1")), "{before:?}{first:?}");
+            }
         }
+        assert!(!cell("a\u{1b}b\u{b}c\u{2028}d\u{85}e\tf").chars().any(|letter| letter.is_control() || letter == '\u{2028}'));
         assert_eq!((cell("plain"), cell("a,b"), cell("a\nb")), ("plain".to_owned(), "\"a,b\"".to_owned(), "a\\nb".to_owned()));
     }
 
