@@ -270,6 +270,8 @@ fn end_quietly_when_nobody_reads() {
 }
 
 fn log_to_stderr(filter: &str) {
+    // The watcher of folders would tell of each line that it writes, where the log lies in one of them.
+    let filter = format!("{filter},notify=warn");
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
