@@ -12,6 +12,7 @@ mod change;
 mod deciding;
 mod entrance;
 mod folders;
+mod forwarding;
 mod frozen;
 mod listing;
 mod obligations;
@@ -168,19 +169,8 @@ impl Gateway {
             Some(open) => Box::pin(self.shared.audit.round(trail, cleared, open)).await?,
         };
         let resume = rounds::resume(round.as_deref(), request.retry);
-        let forwarding = pin!(upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream));
-        let mut forwarded = self.unless_frozen(&invocation, request, forwarding).await;
-        if forwarded.as_ref().is_err_and(|error| was_just_lost(upstream, error)) {
-            // Nothing of the call had left, and a server that has just ended is mostly back in a moment. Boxed, since it is rare.
-            forwarded = Box::pin(async {
-                let (upstream, slot) = self.reserve(target, &caller.principal).await?;
-                self.still_current(&invocation, request)?;
-                let forwarding = pin!(upstream.forward(&recorded, slot, resume.as_ref(), request, message, downstream));
-                self.unless_frozen(&invocation, request, forwarding).await
-            })
-            .await;
-        }
-        let ending = match forwarded? {
+        let forwarded = self.forward(&recorded, (upstream, slot), resume.as_ref(), request, message, downstream).await?;
+        let ending = match forwarded {
             Forwarded::Answered(reply) => match rounds::pages(&invocation, &reply) {
                 None => inspect(&reply, &invocation, schemas.output.as_deref())?,
                 Some(questions) => Ending::Asks(questions),
@@ -198,11 +188,6 @@ impl Gateway {
         let only_agent = self.shared.identity.load().has_one_agent();
         Ok((upstream, upstream.reserve(&principal.id, only_agent)?))
     }
-}
-
-/// Whether a call found its connection gone before any of it was sent.
-fn was_just_lost(upstream: &Upstream, error: &Error) -> bool {
-    error.code() == Code::UpstreamUnavailable && error.effect() == Effect::None && !upstream.takes_calls()
 }
 
 fn withheld(target: &Target, standing: &Standing) -> Error {
