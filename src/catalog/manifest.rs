@@ -2,12 +2,13 @@
 //!
 //! Leaves to `lock` what the server said of itself and people have reviewed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::label::{Label, MAX_LABELS, MAX_TEAM_LABELS};
 use super::tier::Tier;
 use super::transport::Transport;
 use crate::config::{Bound, Fault, fault_at, is_scope, parse_yaml, read_text};
@@ -31,6 +32,12 @@ pub struct Manifest {
     /// What holds for every tool that does not say otherwise.
     #[serde(default)]
     pub defaults: Defaults,
+    /// The prompts of the server.
+    #[serde(default)]
+    pub prompts: Offered,
+    /// The resources of the server.
+    #[serde(default)]
+    pub resources: Offered,
     /// The tools that may be called, by the server's own name. What is not named here is not callable.
     #[serde(default)]
     pub tools: BTreeMap<String, ToolEntry>,
@@ -88,6 +95,16 @@ pub struct Defaults {
     pub concurrency_per_agent: Option<Bound<12, 1, 65_536>>,
     /// Whether `format` in schemas refuses or annotates. Default `assert`.
     pub formats: Formats,
+    /// What all that the server has does to the flow of data: tools, prompts and resources. Default nothing.
+    pub labels: Vec<Label>,
+}
+
+/// What the operator says of all prompts, or of all resources.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Offered {
+    /// What they do to the flow of data, in place of the default; `[]` for nothing.
+    pub labels: Option<Vec<Label>>,
 }
 
 /// Cost units of one call: 0 to 1000000, default 1. What a unit is worth is the operator's to say.
@@ -99,9 +116,9 @@ pub type Cost = Bound<1, 0, 1_000_000>;
 pub struct ToolEntry {
     /// The harm that it can do.
     pub tier: Tier,
-    /// Where its data comes from and goes to.
+    /// What it does to the flow of data, in place of the default: `private`, `untrusted`, `outward`, `team:NAME`; `[]` for nothing.
     #[serde(default)]
-    pub labels: Vec<Label>,
+    pub labels: Option<Vec<Label>>,
     /// How argument values are stored in records, by JSON Pointer; `keyed` where nothing is said.
     #[serde(default)]
     pub fields: BTreeMap<String, Treatment>,
@@ -130,29 +147,6 @@ pub struct ToolEntry {
     /// In place of the default.
     #[serde(default)]
     pub formats: Option<Formats>,
-}
-
-/// What a tool does to the flow of data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Label {
-    /// Reads what must not leave.
-    Private,
-    /// Brings text of strangers.
-    Untrusted,
-    /// Leaves the trust domain.
-    Outward,
-}
-
-impl Label {
-    /// The word in manifests and records.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Private => "private",
-            Self::Untrusted => "untrusted",
-            Self::Outward => "outward",
-        }
-    }
 }
 
 /// How a value is stored in a record.
@@ -218,6 +212,29 @@ impl Manifest {
         self.may_ask.iter().fold(Capabilities::default(), |set, ask| set.union(ask.capabilities()))
     }
 
+    /// The labels of a tool.
+    pub fn labels_of(&self, tool: &str) -> &[Label] {
+        self.tools.get(tool).map_or(&[], |entry| entry.labels.as_ref().unwrap_or(&self.defaults.labels))
+    }
+
+    /// The labels of prompts.
+    pub fn prompt_labels(&self) -> &[Label] {
+        self.prompts.labels.as_ref().unwrap_or(&self.defaults.labels)
+    }
+
+    /// The labels of resources.
+    pub fn resource_labels(&self) -> &[Label] {
+        self.resources.labels.as_ref().unwrap_or(&self.defaults.labels)
+    }
+
+    /// Every list of labels, and where it stands.
+    fn label_lists(&self) -> impl Iterator<Item = (Vec<&str>, &[Label])> {
+        let offered = [("prompts", &self.prompts), ("resources", &self.resources)];
+        let offered = offered.into_iter().filter_map(|(kind, offered)| Some((vec![kind, "labels"], offered.labels.as_deref()?)));
+        let tools = self.tools.iter().filter_map(|(tool, entry)| Some((vec!["tools", tool, "labels"], entry.labels.as_deref()?)));
+        std::iter::once((vec!["defaults", "labels"], &*self.defaults.labels)).chain(offered).chain(tools)
+    }
+
     /// Reads and checks one manifest.
     ///
     /// # Errors
@@ -235,6 +252,14 @@ impl Manifest {
         if file.file_stem().is_some_and(|stem| stem != id.as_str()) {
             let message = format!("the file is named otherwise than its `upstream: {id}`");
             return Err(fault(&["upstream"], message).help(format!("name it `{id}.yaml`")));
+        }
+        for (path, labels) in manifest.label_lists() {
+            if labels.len() > MAX_LABELS {
+                return Err(fault(&path, format!("there are {} labels: write at most {MAX_LABELS}", labels.len())));
+            }
+            if let Some(twice) = labels.iter().enumerate().find_map(|(at, label)| labels.get(..at)?.contains(label).then_some(label)) {
+                return Err(fault(&path, format!("`{twice}` stands there twice")).help("write each label once"));
+            }
         }
         for (tool, entry) in &manifest.tools {
             if let Some(pointer) = entry.fields.keys().find(|pointer| !pointer.starts_with('/') && !pointer.is_empty()) {
@@ -274,6 +299,11 @@ pub fn load_folder(folder: &Path) -> Result<Vec<Manifest>, Vec<Fault>> {
             let message = format!("`prefix: none` of `{}` needs it to be the only upstream", manifest.upstream);
             faults.push(Fault::file(folder, message).help("take `prefix: none` out"));
         }
+    }
+    let labels = manifests.iter().flat_map(Manifest::label_lists).flat_map(|(_, labels)| labels);
+    let own: BTreeSet<&Label> = labels.filter(|label| matches!(label, Label::Team(_))).collect();
+    if own.len() > MAX_TEAM_LABELS {
+        faults.push(Fault::file(folder, format!("the manifests have {} labels of the team's own: at most {MAX_TEAM_LABELS}", own.len())));
     }
     if faults.is_empty() { Ok(manifests) } else { Err(faults) }
 }

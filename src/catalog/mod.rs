@@ -8,6 +8,7 @@
 //! INVARIANT: a catalog never changes; what a server says of itself today stands in [`Live`], beside all snapshots.
 
 pub mod address;
+pub mod label;
 pub mod lock;
 pub mod manifest;
 pub mod param_header;
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
+pub use self::label::{Label, claimed_labels};
 use self::lock::{Definition, DefinitionHash, Lock};
 use self::manifest::{Manifest, Prefix};
 pub use self::named::{PolicyNames, prompt_policy_name, template_policy_name};
@@ -170,6 +172,17 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Every label that something in it brings: tools, prompts and resources.
+    pub fn brought(&self) -> Vec<Label> {
+        let tools = self.tools.iter().flat_map(|tool| &tool.labels);
+        let offered =
+            self.sources.iter().flat_map(|source| source.manifest.prompt_labels().iter().chain(source.manifest.resource_labels()));
+        let mut all: Vec<Label> = tools.chain(offered).cloned().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Joins manifests and locks. Compiles the schemas where there are few; the others compile at their first call.
     pub fn new(sources: Vec<Source>, schemas: &Schemas) -> Self {
         let mut tools: Vec<Target> = sources.iter().enumerate().flat_map(|(index, source)| target::of_source(index, source)).collect();

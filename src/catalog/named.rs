@@ -120,7 +120,7 @@ fn by_name(kind: Kind, at: usize, source: &Source, (name, own): (&str, &str), po
         tier: Tier::Read,
         tier_claimed: source.claimed,
         raised_from: None,
-        labels: Vec::new(),
+        labels: if kind == Kind::Prompt { manifest.prompt_labels() } else { manifest.resource_labels() }.to_vec(),
         fields: Vec::new(),
         record_payload: false,
         argument_names: Vec::new(),

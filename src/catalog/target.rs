@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::label::Label;
 use super::lock::{Definition, DefinitionHash, LIMITS};
-use super::manifest::{Idempotency, Label, Prefix, ToolEntry, Treatment};
+use super::manifest::{Idempotency, Prefix, ToolEntry, Treatment};
 use super::param_header::{Found, ParamHeader};
 use super::tier::Tier;
 use super::{Source, TargetIndex};
@@ -236,7 +237,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         tier,
         tier_claimed: source.claimed,
         raised_from: (tier != declared).then_some(declared),
-        labels: entry.map(|entry| entry.labels.clone()).unwrap_or_default(),
+        labels: manifest.labels_of(own_name).to_vec(),
         argument_names: argument_names(node.as_ref().and_then(|node| node.get("inputSchema")), entry),
         fields: fields(entry),
         record_payload: entry.is_some_and(|entry| entry.record_payload),

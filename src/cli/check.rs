@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 
 use super::{Context, Failure, table, tools};
 use crate::audit::payload::Payloads;
-use crate::catalog::manifest::Label;
 use crate::catalog::tier::Tier;
 use crate::catalog::{Catalog, Live, PolicyNames, Source, Standing, Target, prompt_policy_name, template_policy_name};
 use crate::config::Config;
@@ -171,7 +170,7 @@ fn chains(catalog: &Catalog, policy: &Policy, limits: &Limits) -> String {
         vec![
             tool.policy_name.to_string(),
             tier(tool),
-            list(tool.labels.iter().map(|label| label_word(*label).to_owned()).collect()),
+            list(tool.labels.iter().map(ToString::to_string).collect()),
             schema(tool),
             list(rules),
             list(limits.ids_for(&tool.policy_name).map(str::to_owned).collect()),
@@ -214,14 +213,6 @@ fn tier(tool: &Target) -> String {
         (Some(from), _) => format!("{} (raised from {from} by the server's annotations)", tool.tier),
         (None, true) => format!("{} (claimed)", tool.tier),
         (None, false) => tool.tier.to_string(),
-    }
-}
-
-fn label_word(label: Label) -> &'static str {
-    match label {
-        Label::Private => "private",
-        Label::Untrusted => "untrusted",
-        Label::Outward => "outward",
     }
 }
 

@@ -16,10 +16,10 @@ use super::serve::{Running, tell_opened};
 use super::{Context, Failure, check, local, tools};
 use crate::audit::record::{Kind, Record};
 use crate::catalog::lock::{self, Definition, Lock};
-use crate::catalog::manifest::{Ask, Defaults, Idempotency, Manifest, Prefix, ToolEntry};
+use crate::catalog::manifest::{Ask, Defaults, Idempotency, Manifest, Offered, Prefix, ToolEntry};
 use crate::catalog::tier::Tier;
 use crate::catalog::transport::{Command, Endpoint, Inherit, Sandbox, Transport, Variable};
-use crate::catalog::{Catalog, Live, Source, claimed_tier};
+use crate::catalog::{Catalog, Live, Source, claimed_labels, claimed_tier};
 use crate::config::{Agent, Anonymous, Audit, Bound, Config, Durability, DurabilityByTier, Fault, Peers, Rate, check_name};
 use crate::gateway::bundles::Files;
 use crate::gateway::{Assembly, Loaded, LogOrigin, Plan, carried, targets};
@@ -135,7 +135,7 @@ impl Wrapped {
     fn with_tools(&self, lock: &Lock) -> Manifest {
         let entry = |definition: &Definition| ToolEntry {
             tier: definition.node().map_or(Tier::Irreversible, |node| claimed_tier(&node)),
-            labels: Vec::new(),
+            labels: Some(definition.node().map(|node| claimed_labels(&node)).unwrap_or_default()),
             fields: BTreeMap::new(),
             record_payload: false,
             idempotency: Idempotency::None,
@@ -267,6 +267,8 @@ fn manifest(args: &Args) -> Result<Manifest, Failure> {
         prefix,
         may_ask: args.may_ask.iter().flat_map(|asks| asks.0.iter().copied()).collect(),
         defaults: Defaults::default(),
+        prompts: Offered::default(),
+        resources: Offered::default(),
         tools: BTreeMap::new(),
     })
 }
