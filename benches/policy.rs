@@ -13,6 +13,7 @@ use doorward::clock::Clock;
 use doorward::identity::Principal;
 use doorward::mcp::json::{self, Limits};
 use doorward::policy::{Facts, Options, Policy, TargetFacts, Unclear};
+use doorward::run::Before;
 
 const ROUNDS: usize = 2_000;
 const CALLS: u32 = 1_000;
@@ -58,7 +59,8 @@ fn main() {
     let policy = policy(rows, &targets);
     let node = json::parse(ARGUMENTS.as_bytes(), Limits::default()).expect("the arguments are JSON");
     let (clock, principal) = (Clock::system(), Principal::local("a", "bench"));
-    let facts = Facts { arguments: Some(&node), principal: &principal, has_role: &|_| false, clock: &clock };
+    let before = Before::nothing();
+    let facts = Facts { arguments: Some(&node), principal: &principal, has_role: &|_| false, clock: &clock, before: &before };
     let (class, target) = (policy.class("agent:a"), policy.target("up__tool_00007").expect("there is such a target"));
     for (id, condition) in policy.conditions().all() {
         let time = median(|| {

@@ -15,7 +15,7 @@ pub use self::pending::{Answer, Approvals, Given, Looked, Refused, Spent, USER, 
 use crate::error::{Code, Error};
 use crate::invocation::Invocation;
 use crate::limit::Admission;
-use crate::policy::Obligation;
+use crate::policy::{Obligation, Permit};
 
 /// A call that policy permits, limits admit and nobody has to approve any more, but whose approval, where it needs one, is not used up yet.
 #[derive(Debug)]
@@ -55,6 +55,11 @@ impl<'d> Approved<'d> {
     /// The call that is approved.
     pub fn invocation(&self) -> &Invocation<'d> {
         self.admission.invocation()
+    }
+
+    /// The permit of the policy.
+    pub fn permit(&self) -> &Permit<'d> {
+        self.admission.permit()
     }
 
     /// What is still to be used up before the record.

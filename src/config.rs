@@ -8,6 +8,7 @@ mod anchor;
 mod audit;
 mod bound;
 mod identity;
+mod labels;
 mod payloads;
 mod people;
 mod place;
@@ -28,6 +29,7 @@ pub use self::anchor::{Anchor, Every, FileAnchor, GitAnchor, PutAnchor, StdoutAn
 pub use self::audit::{Audit, Durability, DurabilityByTier};
 pub use self::bound::{Bound, KeyText, LogName};
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
+pub use self::labels::{Labels, ToxicFlow};
 pub use self::payloads::{OpenerKey, Openers, Payloads};
 pub use self::people::{Approvals, Person};
 pub use self::place::fault_at;
@@ -103,6 +105,8 @@ pub struct Config {
     pub people: Vec<Person>,
     /// What waits for people.
     pub approvals: Approvals,
+    /// What follows from the labels of what an agent has called.
+    pub labels: Labels,
     /// How agents are known that show no API key.
     pub identity: Identity,
     /// Folder of one manifest and one lock per upstream. Default `tool-manifests`.
@@ -187,10 +191,14 @@ impl Config {
         for (at, anchor) in self.audit.anchors.iter().enumerate() {
             anchor.check().map_err(|message| fault(&["audit", "anchors", &at.to_string()], message))?;
         }
-        self.check_people().and_then(|()| self.check_openers()).and_then(|()| self.check_signed()).map_err(|wrong| {
-            let path: Vec<&str> = wrong.path.iter().map(String::as_str).collect();
-            fault(&path, wrong.message.clone()).help(wrong.help)
-        })?;
+        self.check_people()
+            .and_then(|()| self.check_openers())
+            .and_then(|()| self.check_signed())
+            .and_then(|()| self.check_labels())
+            .map_err(|wrong| {
+                let path: Vec<&str> = wrong.path.iter().map(String::as_str).collect();
+                fault(&path, wrong.message.clone()).help(wrong.help)
+            })?;
         check_name(&self.stdio.agent).map_err(|message| fault(&["stdio", "agent"], message))?;
         self.identity.check(&self.listen).map_err(|wrong| fault(&wrong.path(), wrong.message.clone()).help(wrong.help))?;
         Ok(())

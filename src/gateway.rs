@@ -14,6 +14,7 @@ mod entrance;
 mod folders;
 mod forwarding;
 mod frozen;
+mod gathering;
 mod listing;
 mod obligations;
 mod recording;
@@ -56,6 +57,7 @@ use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Downstream, Request};
 use crate::mcp::respond::Ending;
 use crate::policy::Policy;
+use crate::run::Runs;
 use crate::schema::Schemas;
 use crate::seal::Seal;
 use crate::telemetry::Telemetry;
@@ -81,6 +83,8 @@ pub struct Shared {
     pub indexed: Indexed,
     /// What people have stopped for a while.
     pub freezes: Freezes,
+    /// What agents have met.
+    pub runs: Arc<Runs>,
     /// Who is let in; swapped by itself, so that a revoked key is gone at once.
     pub identity: ArcSwap<Identity>,
     /// Compiled schemas.
@@ -149,10 +153,9 @@ impl Gateway {
         let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context };
         let round = rounds::open(&self.shared, &invocation, request.retry)?;
         let invocation = round.as_deref().map_or(invocation, |round| round.goes_on(trail, invocation));
-        // Has a person stopped it? May it be called by this agent, this often, without asking a person?
+        // Has a person stopped it? May it be called by this agent, after what it has met, this often, without asking a person?
         self.shared.freezes.check(&invocation, request.meta.run())?;
-        let permit = self.policy.authorize(invocation, self.shared.audit.clock())?;
-        trail.permitted(&permit);
+        let permit = self.authorize(trail, invocation, request)?;
         let admission = limit::admit(&self.limits, permit)?;
         let approved = match self.approve(trail, admission, round.as_deref(), request.retry).await? {
             Ok(approved) => approved,
@@ -162,6 +165,8 @@ impl Gateway {
         trail.waits();
         let (upstream, slot) = self.reserve(target, &caller.principal).await?;
         self.still_current(&invocation, request)?;
+        // What the call brings, its agent has met from here on: before anything of it can come.
+        self.gather(trail, &approved, request).await?;
         // The record first, then the call: `forward` takes nothing but what was recorded. An approval is used up with it.
         let cleared = self.spend(trail, approved).await?;
         let recorded = match rounds::spend(&self.shared, &caller.principal.id, round.as_deref())? {

@@ -172,6 +172,11 @@ impl Identity {
         self.tokens.as_ref().map(|tokens| tokens.step_up(scopes))
     }
 
+    /// Whether an agent has this name, `agent:NAME`.
+    pub fn has_agent(&self, id: &str) -> bool {
+        self.agents.contains(id)
+    }
+
     /// Whether there is nobody whom one agent could crowd out.
     pub fn has_one_agent(&self) -> bool {
         let keyless = self.anonymous.as_ref().is_some_and(|who| !self.agents.contains(&who.id));

@@ -13,6 +13,7 @@
 //! | [`schema`] | which schemas compile, and whether arguments match |
 //! | [`catalog`] | which tools there are, how harmful, and whether they are as reviewed |
 //! | [`identity`] | who is calling |
+//! | [`run`] | what an agent has met and made before: labels and counts |
 //! | [`policy`], [`freeze`], [`limit`], [`approval`] | may they, has a person stopped it, how often, does a person have to say yes |
 //! | [`audit`] | the record, before anything is done |
 //! | [`upstream`], [`inspect`] | the tool server, and what it answered |
@@ -50,6 +51,7 @@ pub mod schema;
 pub mod catalog;
 pub mod identity;
 pub mod invocation;
+pub mod run;
 
 pub mod approval;
 pub mod freeze;

@@ -1,12 +1,14 @@
 //! The state database: what must outlive the process and is no file that people write. SQLite, in the state folder.
 //!
-//! Owns: API keys that `doorward agent add` made, freezes, the protocol era each upstream was last found to speak, and calls that wait for a
-//! person's yes (`approvals`). But for these it is never on the request path: what a call needs is read into a snapshot.
+//! Owns: API keys that `doorward agent add` made, freezes, the protocol era each upstream was last found to speak, calls that wait for a
+//! person's yes (`approvals`), and what agents have met (`met`). But for the last two it is never on the request path: what a call needs is read
+//! into a snapshot.
 //!
 //! INVARIANT: the database has a schema version; an older one is migrated step by step, a newer one is refused.
 
 mod approvals;
 mod freeze;
+mod met;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 pub use self::approvals::{Begun, NewApproval, Stands, StoredApproval};
 pub use self::freeze::StoredFreeze;
+pub use self::met::{Counting, MAX_MADE, MAX_WITHIN_S, Met, MetReader, Note, Whose};
 
 /// The file in the state folder.
 const DATABASE: &str = "state.db";
@@ -32,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
      CREATE UNIQUE INDEX approval_open ON approval (binding) WHERE standing = 'open';
      CREATE INDEX approval_standing ON approval (standing, expires);
      CREATE TABLE approval_yes (approval TEXT NOT NULL, who TEXT NOT NULL, UNIQUE (approval, who));",
+    met::TABLES,
 ];
 
 /// Why the state cannot be used.
@@ -89,7 +93,8 @@ impl State {
         let mut database = Connection::open(folder.join(DATABASE))?;
         database.busy_timeout(std::time::Duration::from_secs(5))?;
         database.pragma_update(None, "journal_mode", "WAL")?;
-        // What was revoked or used up must not come back after a power loss. Writes are rare: none but approvals' is on a path.
+        // What was revoked or used up must not come back after a power loss. Writes are rare: none but approvals' and those of what an agent
+        // meets for the first time in a while are on a path.
         database.pragma_update(None, "synchronous", "FULL")?;
         migrate(&mut database)?;
         Ok(Self { folder: folder.to_owned(), database: Mutex::new(database) })

@@ -94,6 +94,8 @@ impl Record<'_> {
         out.text("jsonrpc_id", &self.jsonrpc_id);
         out.word("kind", self.kind.as_str());
         out.list("labels", &self.labels);
+        out.list("labels_after", &self.labels_after);
+        out.list("labels_before", &self.labels_before);
         out.text("limit", &self.limit);
         out.text("log_key", &self.log_key);
         out.number("message_bytes", self.message_bytes);

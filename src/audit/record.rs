@@ -174,8 +174,12 @@ pub struct Record<'a> {
     /// Whether the tier is only what the server claims; absent where it is the operator's word.
     #[serde(deserialize_with = "flag")]
     pub tier_claimed: bool,
-    /// The target's labels: `private`, `untrusted`, `outward`.
+    /// The target's labels: `private`, `untrusted`, `outward`, `team:NAME`.
     pub labels: Vec<Cow<'a, str>>,
+    /// In an intent of a target with labels: the labels that the agent has met with this call. As the agent's, they count for a while.
+    pub labels_after: Vec<Cow<'a, str>>,
+    /// The labels that the agent had met before, where the decision looked at them or the target has some.
+    pub labels_before: Vec<Cow<'a, str>>,
     /// The hash of the reviewed definition; prompts and resources have none.
     #[schemars(extend("pattern" = "^sha256:[0-9a-f]{64}$"))]
     pub tool_def_hash: Text<'a>,

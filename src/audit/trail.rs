@@ -113,6 +113,8 @@ pub struct Trail<'d> {
     rules: Vec<RuleId>,
     obligations: Vec<Obliged>,
     conditions: Option<String>,
+    /// The labels that the agent had met before, and has met with this call, as far as it was looked at.
+    met: (Vec<String>, Vec<String>),
     policy_version: &'d str,
     waits: Option<Instant>,
     intent: Option<(u64, Instant)>,
@@ -177,6 +179,11 @@ impl<'d> Trail<'d> {
         self.conditions = truths(permit.conditions());
     }
 
+    /// Notes the labels that the agent had met before the call, and those that it has met with it.
+    pub fn met(&mut self, before: Vec<String>, after: Vec<String>) {
+        self.met = (before, after);
+    }
+
     /// Whether the intent is stored, so that something may have been done.
     pub fn is_recorded(&self) -> bool {
         self.intent.is_some()
@@ -227,6 +234,8 @@ impl<'d> Trail<'d> {
         record.policy_version = Some(text(self.policy_version));
         record.rule_ids = self.rules.iter().map(|rule| text(rule.as_str())).collect();
         record.conditions = self.conditions.as_deref().map(text);
+        record.labels_before = self.met.0.iter().map(|label| text(label)).collect();
+        record.labels_after = self.met.1.iter().map(|label| text(label)).collect();
         record.obligations = self.obligations.iter().map(|obliged| Cow::Owned(obliged.to_string())).collect();
         record.payload = self.payload.as_deref().map(text);
         record.approval_id = self.approval.as_deref().map(text);
@@ -299,6 +308,7 @@ impl Audit {
             rules: Vec::new(),
             obligations: Vec::new(),
             conditions: None,
+            met: Default::default(),
             policy_version,
             waits: None,
             intent: None,

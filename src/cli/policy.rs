@@ -22,11 +22,11 @@ use super::audit::time;
 use super::{Context, Failure};
 use crate::audit::find::Logs;
 use crate::catalog::tier::Tier;
-use crate::catalog::{Catalog, Live, Target};
+use crate::catalog::{Catalog, Label, Live, Target};
 use crate::config::Config;
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::identity::People;
-use crate::policy::{Policy, Warning};
+use crate::policy::{Policy, Warning, upstream_and_name};
 use crate::schema::Schemas;
 
 /// What is asked of the policy.
@@ -122,12 +122,15 @@ impl Files {
         self.catalog.tools().iter().find(|tool| &*tool.policy_name == name || &*tool.name == name)
     }
 
-    /// The name in rows and the tier of what is called.
-    fn target<'n>(&'n self, name: &'n str) -> Option<(&'n str, Tier)> {
-        match self.tool(name) {
-            Some(tool) => Some((&tool.policy_name, tool.tier)),
-            None if name.starts_with("prompt:") || name.starts_with("resource:") => Some((name, Tier::Read)),
-            None => None,
+    /// The name in rows, the tier and the labels of what is called.
+    fn target<'n>(&'n self, name: &'n str) -> Option<(&'n str, Tier, &'n [Label])> {
+        if let Some(tool) = self.tool(name) {
+            return Some((&tool.policy_name, tool.tier, &tool.labels));
         }
+        let is_prompt = name.starts_with("prompt:");
+        let upstream = upstream_and_name(name).filter(|_| is_prompt || name.starts_with("resource:"))?.0;
+        let source = self.catalog.sources().iter().find(|source| source.manifest.upstream == upstream);
+        let labels = source.map(|source| if is_prompt { source.manifest.prompt_labels() } else { source.manifest.resource_labels() });
+        Some((name, Tier::Read, labels.unwrap_or_default()))
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Config;
 
 /// The members of the file that a reload does not take up.
-const SETTLED: [&str; 8] = ["listen", "console", "approvals", "manifests", "policies", "policy", "state", "audit"];
+const SETTLED: [&str; 9] = ["listen", "console", "approvals", "labels", "manifests", "policies", "policy", "state", "audit"];
 
 impl Config {
     /// The settled fields that differ from those that the gateway began with, by name.

@@ -35,6 +35,7 @@ use crate::identity::{Identity, People};
 use crate::limit::Limits;
 use crate::mcp::json;
 use crate::policy::{Policy, TargetFacts, Warning};
+use crate::run::Runs;
 use crate::schema::Schemas;
 use crate::seal::{self, Seal};
 use crate::state::{State, StateError};
@@ -157,6 +158,7 @@ impl Assembly {
         let seal = Arc::new(Seal::new(&seal::key(&state.keys_folder(), "seal.key")?).ok_or(StartError::Crypto)?);
         let shared = Shared {
             freezes: Freezes::load(&state, clock.clone())?,
+            runs: Arc::new(Runs::open(&state, clock.clone(), config.labels.clone())?),
             approvals: Approvals::new(Arc::clone(&state), Arc::clone(&seal), clock.clone(), config.approvals.clone()),
             anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin()), log.health().records),
             indexed: crate::audit::filler::Indexed::default(),

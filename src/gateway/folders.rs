@@ -104,6 +104,7 @@ impl Folders {
             upstreams: upstreams.clone(),
             agents: agents.clone(),
             limits: limits_text,
+            brought: catalog.brought(),
             arguments: catalog.tools().iter().map(|tool| tool.argument_names.to_vec()).collect(),
             ..Options::default()
         };

@@ -85,14 +85,17 @@ impl Watching {
         let kept_out = self.shared.kept_out(&self.principal);
         let holds = kept_out.is_none();
         let class = gateway.policy.class(&self.principal.id);
+        let identity = self.shared.identity.load();
+        let is_agent = |name: &str| identity.has_agent(name);
+        let before = self.shared.runs.before(&self.principal, None, &is_agent);
         let (mut lost, mut back) = (Vec::new(), Vec::new());
         for (topic, permitted) in &mut self.topics {
             let now = holds
                 && match topic {
                     Topic::List(_) => true,
                     Topic::Resource(names) => {
-                        let clock = self.shared.audit.clock();
-                        gateway.policy.decide_bare(&self.principal, clock, class, names.iter(), Tier::Read).is_permit()
+                        let now = (&before, self.shared.audit.clock());
+                        gateway.policy.decide_bare(&self.principal, now, class, names.iter(), Tier::Read).is_permit()
                     }
                 };
             if std::mem::replace(permitted, now) != now {
@@ -154,7 +157,7 @@ impl Gateway {
         if !self.policy.sees_by_name(class, &names.name) {
             return Err(missing().operator("no rule lets this agent see the resource").because("not_visible"));
         }
-        match self.policy.decide_bare(principal, self.shared.audit.clock(), class, names.iter(), Tier::Read) {
+        match self.decide_bare(principal, names.iter()) {
             Decision::Permit { .. } => Ok(Watchable { upstream: upstream.clone(), own: own.to_owned(), names }),
             Decision::Deny { rules } => {
                 let (message, reason) = match rules.is_empty() {
@@ -167,15 +170,22 @@ impl Gateway {
         }
     }
 
+    fn decide_bare<'n>(&self, principal: &Principal, names: impl IntoIterator<Item = &'n str>) -> Decision<'static> {
+        let identity = self.shared.identity.load();
+        let is_agent = |name: &str| identity.has_agent(name);
+        let before = self.shared.runs.before(principal, None, &is_agent);
+        let class = self.policy.class(&principal.id);
+        self.policy.decide_bare(principal, (&before, self.shared.audit.clock()), class, names, Tier::Read)
+    }
+
     /// The `params` of the notification of a change, where the principal may be told of it.
     pub fn shows(&self, principal: &Principal, change: &Change) -> Option<Bytes> {
         match change {
             Change::List(_) => Some(Bytes::from_static(b"{}")),
             Change::Updated { upstream, uri } => {
-                let class = self.policy.class(&principal.id);
                 let names = PolicyNames::resource(upstream, uri)?;
                 let source = self.catalog.sources().iter().find(|source| source.manifest.upstream == **upstream)?;
-                let known = self.policy.decide_bare(principal, self.shared.audit.clock(), class, names.iter(), Tier::Read).is_permit();
+                let known = self.decide_bare(principal, names.iter()).is_permit();
                 let mut out = b"{\"uri\":".to_vec();
                 write_string(&address::public(source.manifest.prefix, upstream, uri), &mut out);
                 out.push(b'}');

@@ -10,6 +10,8 @@ use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::invocation::Invocation;
 use crate::mcp::json::Node;
+use crate::run::Before;
+use crate::state::Counting;
 
 /// The reason of a refusal by a rule.
 pub const DENIED_BY_RULE: &str = "denied_by_rule";
@@ -25,6 +27,8 @@ pub struct Permit<'d> {
     rules: Vec<RuleId>,
     obligations: Vec<Obliged>,
     conditions: Vec<(String, &'static str)>,
+    counted: Vec<Box<str>>,
+    stands_on: Vec<Counting>,
 }
 
 impl<'d> Permit<'d> {
@@ -47,6 +51,11 @@ impl<'d> Permit<'d> {
     pub fn conditions(&self) -> &[(String, &'static str)] {
         &self.conditions
     }
+
+    /// The patterns that count the call, once it goes on, and the counts that the permission stands on.
+    pub fn counts(&self) -> (&[Box<str>], &[Counting]) {
+        (&self.counted, &self.stands_on)
+    }
 }
 
 /// The conditions of one call: each is asked when it is needed, once.
@@ -54,6 +63,7 @@ struct Asked<'p> {
     policy: &'p Policy,
     principal: &'p Principal,
     clock: &'p Clock,
+    before: &'p Before<'p>,
     arguments: Option<&'p Node<'p>>,
     known: Vec<(ConditionId, Truth)>,
 }
@@ -64,7 +74,8 @@ impl<'p> Asked<'p> {
             return *truth;
         }
         let has_role = |role: &str| self.policy.roles.has(&self.principal.id, role);
-        let facts = Facts { arguments: self.arguments, principal: self.principal, has_role: &has_role, clock: self.clock };
+        let facts =
+            Facts { arguments: self.arguments, principal: self.principal, has_role: &has_role, clock: self.clock, before: self.before };
         let truth = self.policy.conditions.evaluate(condition, &facts);
         self.known.push((condition, truth));
         truth
@@ -84,19 +95,21 @@ impl Policy {
     ///
     /// # Errors
     /// `policy_denied` with the rules that deny, or with what the nearest allows lack when none allows.
-    pub fn authorize<'d>(&self, invocation: Invocation<'d>, clock: &Clock) -> Result<Permit<'d>, Error> {
+    pub fn authorize<'d>(&self, invocation: Invocation<'d>, before: &Before<'_>, clock: &Clock) -> Result<Permit<'d>, Error> {
         let principal = &invocation.caller.principal;
         let class = self.class(&principal.id);
         let target = invocation.target;
-        let mut asked = Asked { policy: self, principal, clock, arguments: invocation.arguments.node(), known: Vec::new() };
+        let mut asked = Asked { policy: self, principal, clock, before, arguments: invocation.arguments.node(), known: Vec::new() };
         let decision = match target.index {
             Some(index) => self.decide_when(class, index, &mut |condition| asked.truth(condition)),
             None => self.decide_names_when(class, target.policy_names(), target.tier, &mut |condition| asked.truth(condition)),
         };
         match decision {
             Decision::Permit { rules, obligations } => {
-                let conditions = asked.told();
-                Ok(Permit { invocation, rules: rules.into_owned(), obligations: obligations.into_owned(), conditions })
+                let counts = |of: &&super::Pattern| target.policy_names().any(|name| of.matches(name));
+                let counted = self.counted.iter().filter(counts).map(|of| of.to_string().into()).collect();
+                let (conditions, stands_on) = (asked.told(), before.asked_counts());
+                Ok(Permit { invocation, rules: rules.into_owned(), obligations: obligations.into_owned(), conditions, counted, stands_on })
             }
             Decision::Deny { rules } if !rules.is_empty() => {
                 let named = rules.iter().map(|rule| self.denying(rule, &mut asked)).collect::<Vec<_>>().join(", ");
@@ -118,12 +131,12 @@ impl Policy {
     pub fn decide_bare<'n>(
         &self,
         principal: &Principal,
-        clock: &Clock,
+        (before, clock): (&Before<'_>, &Clock),
         class: ClassId,
         names: impl IntoIterator<Item = &'n str>,
         tier: Tier,
     ) -> Decision<'static> {
-        let mut asked = Asked { policy: self, principal, clock, arguments: None, known: Vec::new() };
+        let mut asked = Asked { policy: self, principal, clock, before, arguments: None, known: Vec::new() };
         self.decide_names_when(class, names, tier, &mut |condition| asked.truth(condition))
     }
 

@@ -5,10 +5,12 @@
 use super::condition::{ConditionId, Facts};
 use super::rule::{Rule, RuleEffect, RuleId, TierBound};
 use super::{Decision, Policy, Truth};
+use crate::catalog::Label;
 use crate::catalog::tier::Tier;
 use crate::clock::Clock;
 use crate::identity::Principal;
 use crate::mcp::json::Node;
+use crate::run::Before;
 
 /// A call as the policy sees it.
 #[derive(Clone, Copy)]
@@ -19,6 +21,10 @@ pub struct Call<'c> {
     pub target: &'c str,
     /// The target's tier.
     pub tier: Tier,
+    /// The target's labels.
+    pub labels: &'c [Label],
+    /// What the principal has met and made before.
+    pub before: &'c Before<'c>,
     /// The arguments; `None` for none.
     pub arguments: Option<&'c Node<'c>>,
     /// When.
@@ -85,7 +91,8 @@ impl Policy {
     /// Explains what is decided about a call.
     pub fn explain(&self, call: &Call<'_>) -> Explanation {
         let has_role = |role: &str| self.roles.has(&call.principal.id, role);
-        let facts = Facts { arguments: call.arguments, principal: call.principal, has_role: &has_role, clock: call.clock };
+        let facts =
+            Facts { arguments: call.arguments, principal: call.principal, has_role: &has_role, clock: call.clock, before: call.before };
         let mut truth = |condition: ConditionId| self.conditions.evaluate(condition, &facts);
         let class = self.class(&call.principal.id);
         let decision = self.decide_names_when(class, [call.target], call.tier, &mut truth);

@@ -47,6 +47,8 @@ pub enum Lint {
     TurnedByOneElement,
     /// The row's condition reads an argument that a tool has not.
     UnknownArgument,
+    /// The row's condition asks for a label that nothing has.
+    UnmetLabel,
 }
 
 impl Lint {
@@ -67,6 +69,7 @@ impl Lint {
             Self::UnusedCondition => "unused-condition",
             Self::TurnedByOneElement => "turned-by-one-element",
             Self::UnknownArgument => "unknown-argument",
+            Self::UnmetLabel => "unmet-label",
         }
     }
 }

@@ -49,6 +49,7 @@ pub use table::{ClassId, TargetFacts};
 
 pub use crate::catalog::TargetIndex;
 
+use crate::catalog::Label;
 use crate::catalog::tier::Tier;
 use crate::config::{Fault, read_text};
 use index::Index;
@@ -72,6 +73,8 @@ pub struct Options {
     pub conditions: String,
     /// The text of `limits.yaml`: part of the version, so that a record tells which limits were in force.
     pub limits: String,
+    /// Every label that something in the catalogue brings, prompts and resources too.
+    pub brought: Vec<Label>,
     /// How long the table is held against Casbin. Default 200 ms.
     pub budget: Duration,
     /// Where sampling starts when the budget is too small for everything; `None` takes it from the version.
@@ -86,6 +89,7 @@ impl Default for Options {
             arguments: Vec::new(),
             conditions: String::new(),
             limits: String::new(),
+            brought: Vec::new(),
             budget: Duration::from_millis(200),
             seed: None,
         }
@@ -103,6 +107,8 @@ pub struct Policy {
     targets: Vec<(Box<str>, Tier)>,
     /// Target positions by name.
     sorted: Vec<u32>,
+    /// The calls that conditions count, each pattern once.
+    counted: Vec<Pattern>,
     version: String,
 }
 
@@ -143,23 +149,33 @@ impl Policy {
             }
         };
         faults.extend(unmet::unknown_roles(&beside, &conditions, &roles));
+        faults.extend(unmet::unknown_upstreams(&beside, &conditions, &options.upstreams));
         if !faults.is_empty() {
             return Err(faults);
         }
         let mut warnings = lint::warnings(file, text, &rows, &roles, &names);
         warnings.extend(unmet::odd_conditions(file, &beside, &rows, &conditions));
         warnings.extend(unmet::unknown_arguments(file, &rows, &conditions, targets, &options.arguments));
-        let policy = Self::compile(rows, conditions, roles, targets, &options.limits);
+        warnings.extend(unmet::unmet_labels(file, &rows, &conditions, &options.brought));
+        let policy = Self::compile(rows, conditions, roles, targets, options);
         Ok((policy.map_err(|message| vec![Fault::file(file, message)])?, warnings))
     }
 
-    fn compile(rows: Rows, conditions: Conditions, roles: Roles, targets: &[TargetFacts<'_>], limits: &str) -> Result<Self, &'static str> {
+    fn compile(
+        rows: Rows,
+        conditions: Conditions,
+        roles: Roles,
+        targets: &[TargetFacts<'_>],
+        options: &Options,
+    ) -> Result<Self, &'static str> {
         let table = Table::compile(&rows.rules, &roles, targets);
         let table = table.map_err(|_| "the policy is too large: it needs more than a gigabyte for its decision table")?;
         let sorted = table::by_name(targets);
         let at = |position: &u32| (targets[*position as usize].name, targets[*position as usize].tier);
+        let bundle = bundle::bundle(&rows, &conditions, sorted.iter().map(at), &options.limits);
         Ok(Self {
-            version: bundle::version(&bundle::bundle(&rows, &conditions, sorted.iter().map(at), limits)),
+            version: bundle::version(&bundle),
+            counted: unmet::counted(&rows, &conditions),
             index: Index::new(&rows.rules, &roles),
             targets: targets.iter().map(|target| (target.name.into(), target.tier)).collect(),
             rows,
@@ -217,6 +233,11 @@ impl Policy {
     /// The conditions that rows may name.
     pub fn conditions(&self) -> &Conditions {
         &self.conditions
+    }
+
+    /// The calls that conditions of rows count, each pattern once.
+    pub fn counted(&self) -> impl Iterator<Item = &Pattern> {
+        self.counted.iter()
     }
 
     /// The rows that the policy was made of.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::condition::Conditions;
-use super::{Decision, Pattern, Policy, RuleId, TargetFacts, TargetIndex, read, roles};
+use super::{Decision, Options, Pattern, Policy, RuleId, TargetFacts, TargetIndex, read, roles};
 use crate::catalog::tier::Tier;
 
 /// What a policy said of an agent and one target.
@@ -84,8 +84,9 @@ impl Past {
         let file = Path::new("policy.csv");
         let rows = read::read(file, &csv, &Conditions::default()).ok()?;
         let roles = roles::Roles::build(file, &rows).ok()?;
+        let options = Options { limits, ..Options::default() };
         let facts: Vec<_> = targets.iter().map(|(name, tier)| TargetFacts { name, tier: *tier }).collect();
-        Some(Self { policy: Policy::compile(rows, Conditions::default(), roles, &facts, &limits).ok()?, rows: all, conditions })
+        Some(Self { policy: Policy::compile(rows, Conditions::default(), roles, &facts, &options).ok()?, rows: all, conditions })
     }
 
     /// The rows about a target, in file order.
@@ -156,7 +157,6 @@ pub fn told(decision: &Decision<'_>, rule: impl Fn(&RuleId) -> String) -> (bool,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Options;
 
     const ROWS: &str = "p, R1, role:reader, up__*, read, -, allow\np, R2, agent:bot, up__pay, irreversible, -, allow\n\
         p, D1, role:any, up__drop, any, -, deny\ng, agent:bot, role:reader\n";

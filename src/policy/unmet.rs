@@ -5,10 +5,12 @@ use std::path::Path;
 
 use super::condition::Conditions;
 use super::lint::{Lint, Warning};
+use super::read::upstream_and_name;
 use super::roles::Roles;
-use super::rule::{Rows, RuleEffect};
+use super::rule::{Pattern, Rows, RuleEffect};
 use super::suggest::did_you_mean;
 use super::table::TargetFacts;
+use crate::catalog::Label;
 use crate::config::Fault;
 
 /// Refuses conditions about roles that nobody can have.
@@ -20,6 +22,46 @@ pub(super) fn unknown_roles(file: &Path, conditions: &Conditions, roles: &Roles)
         Fault::at(file, condition.at.0, condition.at.1, format!("`{}` asks for `{role}`, which no row names", condition.name)).help(help)
     });
     unknown.take(50).collect()
+}
+
+/// Refuses conditions that count calls of upstreams that are not configured: they would count none.
+pub(super) fn unknown_upstreams(file: &Path, conditions: &Conditions, upstreams: &[String]) -> Vec<Fault> {
+    let counted = conditions.all().flat_map(|(_, condition)| condition.counted().into_iter().map(move |of| (condition, of)));
+    let unknown = counted.filter_map(|(condition, of)| {
+        let (upstream, _) = upstream_and_name(of.stem()).filter(|(upstream, _)| upstreams.iter().all(|known| known != upstream))?;
+        let help = did_you_mean(upstream, upstreams.iter().map(String::as_str), "name one that a manifest has");
+        let message = format!("`{}` counts `{of}`, and there is no upstream `{upstream}`", condition.name);
+        Some(Fault::at(file, condition.at.0, condition.at.1, message).help(help))
+    });
+    unknown.take(50).collect()
+}
+
+/// The calls that the conditions of these rows count, each pattern once.
+pub(super) fn counted(rows: &Rows, conditions: &Conditions) -> Vec<Pattern> {
+    let named = rows.rules.iter().filter_map(|rule| conditions.get(rule.when.as_ref()?.id));
+    let mut counted: Vec<Pattern> = Vec::new();
+    for of in named.flat_map(|condition| condition.counted()) {
+        if !counted.contains(of) {
+            counted.push(of.clone());
+        }
+    }
+    counted
+}
+
+/// Rows whose conditions ask for a label that nothing in the catalogue brings: nobody ever meets it.
+pub(super) fn unmet_labels(file: &Path, rows: &Rows, conditions: &Conditions, brought: &[Label]) -> Vec<Warning> {
+    let mut found = Vec::new();
+    for rule in &rows.rules {
+        let Some(condition) = rule.when.as_ref().and_then(|when| conditions.get(when.id)) else { continue };
+        for label in condition.labels().into_iter().filter(|label| !brought.contains(label)) {
+            let message = format!("`{}` asks for the label `{label}`, which no manifest gives to anything", condition.name);
+            let help =
+                did_you_mean(label.as_str(), brought.iter().map(Label::as_str), "give it to what brings it with `labels` of a manifest");
+            let fault = Fault::at(file, rule.at.line.into(), rule.at.columns[5].into(), message).help(help);
+            found.push(Warning { lint: Lint::UnmetLabel, fault });
+        }
+    }
+    found
 }
 
 /// What is odd about conditions, and about rows because of them.

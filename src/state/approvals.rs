@@ -284,7 +284,12 @@ mod tests {
         let state = State::open(home.path()).unwrap();
         let key = StoredKey { id: "k".into(), agent: "demo".into(), hash: [3; 32], created: "2026-11-21T00:00:00Z".into(), revoked: None };
         state.add_key(&key).unwrap();
-        state.database().execute_batch("DROP TABLE approval_yes; DROP TABLE approval; DROP TABLE freeze; PRAGMA user_version = 1").unwrap();
+        state
+            .database()
+            .execute_batch(
+                "DROP TABLE met; DROP TABLE made; DROP TABLE approval_yes; DROP TABLE approval; DROP TABLE freeze; PRAGMA user_version = 1",
+            )
+            .unwrap();
         drop(state);
         let state = State::open(home.path()).unwrap();
         let new = NewApproval { id: "ap-1", binding: &[1; 32], agent: "agent:demo", facts: "{}", sealed: "x", now: 1, expires: 9 };

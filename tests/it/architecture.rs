@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules in import order: each imports only what stands before it.
-const ORDER: [&str; 25] = [
+const ORDER: [&str; 26] = [
     "error",
     "clock",
     "telemetry",
@@ -16,6 +16,7 @@ const ORDER: [&str; 25] = [
     "catalog",
     "identity",
     "invocation",
+    "run",
     "policy",
     "freeze",
     "limit",

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use doorward::catalog::Label;
 use doorward::clock::Clock;
 use doorward::config::parse_yaml;
 use doorward::identity::Principal;
 use doorward::mcp::json::{self, Limits};
 use doorward::policy::condition::word;
 use doorward::policy::{Conditions, Facts, Truth};
+use doorward::run::Before;
 
 const TEMPLATES: &str = include_str!("../policies/templates/conditions.yaml");
 const ATTACKS: &str = include_str!("../policies/templates/attacks.txt");
@@ -21,7 +23,8 @@ fn truth(conditions: &Conditions, name: &str, arguments: &str, clock: &Clock) ->
     let node = json::parse(arguments.as_bytes(), Limits::default()).unwrap_or_else(|error| panic!("{error}: {arguments}"));
     let has_role = |role: &str| role == "role:oncall";
     let principal = Principal::local("triage-bot", "stdio");
-    let facts = Facts { arguments: Some(&node), principal: &principal, has_role: &has_role, clock };
+    let before = Before::given(&[Label::Private], vec![("mail__*".to_owned(), 3)]);
+    let facts = Facts { arguments: Some(&node), principal: &principal, has_role: &has_role, clock, before: &before };
     conditions.evaluate(conditions.id(name).unwrap_or_else(|| panic!("no condition {name}")), &facts)
 }
 
@@ -118,6 +121,13 @@ fn values_are_compared_with_their_kinds_and_digits() {
         ("{ role: role:oncall }", "{}", "true"),
         ("{ role: role:other }", "{}", "false"),
         ("{ scope: tools.write }", "{}", "false"),
+        ("{ label: private }", "{}", "true"),
+        ("{ label: untrusted }", "{}", "false"),
+        ("{ label: \"team:customer-data\" }", "{}", "false"),
+        ("{ all: [{ label: private }, { not: { label: untrusted } }] }", "{}", "true"),
+        ("{ count_below: { calls: 4, of: \"mail__*\", within_s: 3600 } }", "{}", "true"),
+        ("{ count_below: { calls: 3, of: \"mail__*\", within_s: 3600 } }", "{}", "false"),
+        ("{ count_below: { calls: 1, of: mail__send, within_s: 60 } }", "{}", "true"),
     ] {
         assert_eq!(answer(body, arguments), expected, "{body} {arguments}");
     }
@@ -227,8 +237,6 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
         ("{ role: oncall }", "`oncall` is not a role"),
         ("{ role: role:any }", "everyone has `role:any`"),
         ("{ all: [] }", "the list is empty"),
-        ("{ label: private }", "`label` needs what an agent did before, which comes with a later release"),
-        ("{ count_below: { max: 5 } }", "`count_below` needs what an agent did before, which comes with a later release"),
     ];
     for (body, expected) in table {
         let found = faults(&format!("conditions:\n  c: {body}\n"));
@@ -245,6 +253,21 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
     assert!(faults("conditions:\n  a1: { role: role:a }\n  al: { role: role:a }\n")[0].contains("`al` looks like `a1`"));
     assert!(faults("conditions:\n  a: { role: role:a }\n  a: { role: role:b }\n")[0].contains("a"));
     assert!(faults("rules: {}\n")[0].contains("unknown field `rules`"));
+}
+
+#[test]
+fn what_is_wrong_with_what_an_agent_did_before_is_told() {
+    for (body, told) in [
+        ("{ label: privat }", "`privat` is not a label: write `private`, `untrusted`, `outward`"),
+        ("{ label: private, argument: /x }", "`argument` means nothing beside `label`"),
+        ("{ count_below: { calls: 5 } }", "missing field"),
+        ("{ count_below: { calls: 0, of: mail__send, within_s: 60 } }", "0 calls within 60 seconds are not counted"),
+        ("{ count_below: { calls: 5, of: mail__send, within_s: 86401 } }", "5 calls within 86401 seconds are not counted"),
+        ("{ count_below: { calls: 5, of: \"ma*il\", within_s: 60 } }", "`ma*il` has a `*` that is not at the end"),
+    ] {
+        let found = faults(&format!("conditions:\n  c: {body}\n"));
+        assert!(found.len() == 1 && found[0].contains(told), "{body}: {found:?}");
+    }
 }
 
 #[test]

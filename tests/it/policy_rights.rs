@@ -116,7 +116,7 @@ async fn a_candidate_is_held_against_the_calls_on_record() {
     let same = site.run(&["policy", "replay", "--policy", "policies"]).await;
     assert_eq!(
         (same.code, same.out.as_str()),
-        (0, "calls: 5 decided as they were, 0 otherwise, 0 that hang on arguments, 0 of targets that are no more\n")
+        (0, "calls: 5 decided as they were, 0 otherwise, 0 that hang on conditions, 0 of targets that are no more\n")
     );
 
     site.write("new/conditions.yaml", &CONDITIONS.replace('4', "2"));
@@ -131,9 +131,9 @@ async fn a_candidate_is_held_against_the_calls_on_record() {
 
     assert_eq!(done.code, 3, "{done:?}");
     assert!(done.out.contains("would be denied"), "{done:?}");
-    assert!(done.out.contains("would be allowed, and more is asked for") && done.out.contains("hangs on the arguments"), "{done:?}");
+    assert!(done.out.contains("would be allowed, and more is asked for") && done.out.contains("hangs on conditions"), "{done:?}");
     assert!(
-        done.out.ends_with("calls: 0 decided as they were, 3 otherwise, 2 that hang on arguments, 0 of targets that are no more\n"),
+        done.out.ends_with("calls: 0 decided as they were, 3 otherwise, 2 that hang on conditions, 0 of targets that are no more\n"),
         "{done:?}"
     );
     let json = site.run(&["--json", "policy", "replay", "--policy", "new"]).await.json();

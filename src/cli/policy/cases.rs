@@ -1,6 +1,6 @@
 //! `doorward policy test`: the cases of `policies/tests/*.yaml`, each a call and what is to be decided about it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,13 @@ use serde_saphyr::Spanned;
 
 use super::Files;
 use super::explain::{clock, verdict};
+use crate::catalog::Label;
 use crate::cli::{Context, Failure, table};
 use crate::config::{Fault, check_name, parse_yaml, read_text};
 use crate::identity::Principal;
 use crate::mcp::json::{self, Limits, Node};
 use crate::policy::{Call, Decision};
+use crate::run::Before;
 
 /// Arguments of `doorward policy test`.
 #[derive(Debug, clap::Args)]
@@ -54,6 +56,12 @@ struct Case {
     /// An RFC 3339 time; without one, 2026-01-01T00:00:00Z, so that a case does not turn with the clock.
     #[serde(default)]
     at: Option<String>,
+    /// The labels that the agent has met before.
+    #[serde(default)]
+    met: Vec<Label>,
+    /// How many calls it has made before, by the `of` of a condition that counts them; all of them within its time.
+    #[serde(default)]
+    made: BTreeMap<String, u64>,
     expect: Expected,
     /// The rules that decide, all of them; not looked at where left out.
     #[serde(default)]
@@ -131,7 +139,8 @@ fn decided(files: &Files, file: &Path, spanned: &Spanned<Case>) -> Result<Outcom
     let (line, column) = (spanned.referenced.line(), spanned.referenced.column());
     let fault = |message: String| Fault::at(file, line, column, message);
     check_name(&case.agent).map_err(fault)?;
-    let (target, tier) = files.target(&case.call).ok_or_else(|| fault(format!("there is no target `{}`", case.call.escape_default())))?;
+    let (target, tier, labels) =
+        files.target(&case.call).ok_or_else(|| fault(format!("there is no target `{}`", case.call.escape_default())))?;
     let text = match &case.with {
         None => "{}".to_owned(),
         Some(serde_json::Value::String(text)) => text.clone(),
@@ -144,7 +153,12 @@ fn decided(files: &Files, file: &Path, spanned: &Spanned<Case>) -> Result<Outcom
     let at = case.at.as_deref().unwrap_or("2026-01-01T00:00:00Z");
     let at = at.parse().map_err(|_| fault(format!("`{}` is not an RFC 3339 time", at.escape_default())))?;
     let (principal, clock) = (Principal::local(&case.agent, "admin"), clock(Some(at)));
-    let call = Call { principal: &principal, target, tier, arguments: Some(&node), clock: &clock };
+    let made = case.made.iter().map(|(of, made)| (of.clone(), *made)).collect();
+    if let Some(of) = case.made.keys().find(|of| !files.policy.counted().any(|known| known.to_string() == **of)) {
+        return Err(fault(format!("no row counts calls of `{}`", of.escape_default())));
+    }
+    let before = Before::given(&case.met, made);
+    let call = Call { principal: &principal, target, tier, labels, before: &before, arguments: Some(&node), clock: &clock };
     let decision = files.policy.explain(&call).decision;
     let wrong = invalid(files, &case.call, &node).or_else(|| otherwise(case, &decision));
     let obliging = decision.obligations().iter().map(|obliged| obliged.rule.to_string());

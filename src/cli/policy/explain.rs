@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{Files, recorded};
+use crate::catalog::Label;
 use crate::cli::{Context, Failure, call, table};
 use crate::clock::Clock;
 use crate::config::check_name;
@@ -10,11 +11,12 @@ use crate::identity::Principal;
 use crate::mcp::json::{self, Limits};
 use crate::policy::condition::word;
 use crate::policy::{Call, Decision, Explanation, Finding};
+use crate::run::Before;
 
 /// Arguments of `doorward policy explain`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  doorward policy explain demo__write_note name=todo text=milk --as demo\n  doorward policy explain demo__delete_note --as demo\n  doorward policy explain --record 42\n\nNothing is called. Arguments are written as for `doorward call`."
+    after_help = "Examples:\n  doorward policy explain demo__write_note name=todo text=milk --as demo\n  doorward policy explain demo__delete_note --as demo\n  doorward policy explain demo__share_note name=todo --as demo --met private --met untrusted\n  doorward policy explain --record 42\n\nNothing is called. Arguments are written as for `doorward call`."
 )]
 pub struct Args {
     /// The tool, or a prompt or resource as rows name it.
@@ -28,9 +30,20 @@ pub struct Args {
     /// When it would call, as an RFC 3339 time. Default now.
     #[arg(long, value_name = "TIME")]
     at: Option<jiff::Timestamp>,
+    /// A label that the agent has met before: `private`, `untrusted`, `outward`, `team:NAME`; may be repeated. Default none.
+    #[arg(long, value_name = "LABEL")]
+    met: Vec<Label>,
+    /// How many calls it has made before of those that a condition counts, as `OF=N`; may be repeated. Default none.
+    #[arg(long, value_name = "OF=N", value_parser = made)]
+    made: Vec<(String, u64)>,
     /// A call on record instead, then and now: `SEQ`, `ORIGIN/SEQ` or its id, as for `doorward audit show`.
-    #[arg(long, value_name = "RECORD", conflicts_with_all = ["target", "arguments", "agent", "at"])]
+    #[arg(long, value_name = "RECORD", conflicts_with_all = ["target", "arguments", "agent", "at", "met", "made"])]
     record: Option<String>,
+}
+
+fn made(text: &str) -> Result<(String, u64), String> {
+    let parts = text.rsplit_once('=').and_then(|(of, made)| Some((of.to_owned(), made.parse().ok()?)));
+    parts.ok_or_else(|| "write OF=N, such as `mail__*=3`".to_owned())
 }
 
 /// Explains and prints.
@@ -42,12 +55,14 @@ pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     };
     check_name(agent).map_err(Failure::Usage)?;
     let files = Files::load(context)?;
-    let (target, tier) = files.target(target).ok_or_else(|| Failure::Usage(format!("there is no target `{}`", table::safe(target))))?;
+    let (target, tier, labels) =
+        files.target(target).ok_or_else(|| Failure::Usage(format!("there is no target `{}`", table::safe(target))))?;
     let text = call::together(&args.arguments)?;
     let arguments = json::parse(text.as_bytes(), Limits::default()).map_err(|error| Failure::Usage(error.to_string()))?;
     let clock = clock(args.at);
     let principal = Principal::local(agent, "admin");
-    let call = Call { principal: &principal, target, tier, arguments: Some(&arguments), clock: &clock };
+    let before = Before::given(&args.met, args.made.clone());
+    let call = Call { principal: &principal, target, tier, labels, before: &before, arguments: Some(&arguments), clock: &clock };
     let explanation = files.policy.explain(&call);
     if context.json {
         println!("{}", json(&explanation, target, files.policy.version()));

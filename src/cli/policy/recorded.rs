@@ -92,7 +92,7 @@ fn then(record: &Record<'_>, audit: &Path, (agent, target, tier): (&str, &str, O
 
 /// What the policy in force says, as far as it can be told without the arguments, of which records have little in clear.
 fn now(files: &Files, agent: &str, target: &str, tier: Option<Tier>) -> Side {
-    let known = files.target(target).map(|(_, tier)| tier);
+    let known = files.target(target).map(|(_, tier, _)| tier);
     let policy = &files.policy;
     let right = known.and_then(|tier| policy.right(&policy.rows_of(&format!("agent:{agent}")), target, tier));
     let result = |said: &Said| match () {

@@ -40,7 +40,7 @@ enum Verdict {
     Asks,
     /// It asks for less.
     AsksLess,
-    /// It hangs on the arguments, of which records have only what is declared plain.
+    /// It hangs on the arguments, of which records have only what is declared plain, or on what the agent did before.
     Undecidable,
     /// There is no such target today, so neither policy says anything of it.
     Unknown,
@@ -54,7 +54,7 @@ impl Verdict {
             Self::Allowed => "would be allowed",
             Self::Asks => "would be allowed, and more is asked for",
             Self::AsksLess => "would be allowed, and less is asked for",
-            Self::Undecidable => "hangs on the arguments",
+            Self::Undecidable => "hangs on conditions",
             Self::Unknown => "no such target today",
         }
     }
@@ -100,7 +100,7 @@ pub fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
             print!("{}", table::render(&["WHO", "TARGET", "WAS", "NOW", "BY", "CALLS", "LAST"], &rows));
         }
         println!(
-            "calls: {same} decided as they were, {changed} otherwise, {unclear} that hang on arguments, {unknown} of targets that are no more"
+            "calls: {same} decided as they were, {changed} otherwise, {unclear} that hang on conditions, {unknown} of targets that are no more"
         );
     }
     Ok(if changed + unclear > 0 { 3 } else { 0 })

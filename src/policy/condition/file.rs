@@ -13,12 +13,14 @@ use super::pointer::Pointer;
 use super::sql::{Database, Kind, Sql};
 use super::value::{Case, Range, Scalar, Test};
 use super::window::Window;
-use super::written::{Bounds, Elements, File, Raw, Words, Written, WrittenSql};
-use super::{Condition, Conditions, Expression, Look, Source};
+use super::written::{Bounds, Elements, File, Raw, Words, Written, WrittenCount, WrittenSql};
+use super::{Condition, Conditions, Count, Expression, Look, Source};
 use crate::config::{Fault, check_name, is_scope, parse_yaml};
 use crate::mcp::decimal::Decimal;
+use crate::policy::read::parse_pattern;
 use crate::policy::rule::ANY;
 use crate::policy::suggest::{did_you_mean, skeleton};
+use crate::state::{MAX_MADE, MAX_WITHIN_S};
 
 /// Most conditions of a file.
 const MAX_CONDITIONS: usize = 1_000;
@@ -32,7 +34,7 @@ const MAX_PATTERN_BYTES: usize = 1 << 20;
 const MAX_FAULTS: usize = 50;
 
 /// The names of the tests, as the file has them.
-const TESTS: [&str; 14] = [
+const TESTS: [&str; 16] = [
     "eq",
     "in",
     "prefix",
@@ -47,6 +49,8 @@ const TESTS: [&str; 14] = [
     "time_window",
     "role",
     "scope",
+    "label",
+    "count_below",
 ];
 
 impl Conditions {
@@ -148,11 +152,8 @@ impl Reader<'_> {
                 let made = Window::new(&window.days, window.from.as_deref(), window.to.as_deref(), window.zone.as_deref());
                 self.kept(place, made).map(Expression::Time)
             }
-            "label" | "count_below" => {
-                let message = format!("`{kind}` needs what an agent did before, which comes with a later release");
-                self.fault(place, message, "remove the condition; where the call must not run without it, write a deny instead");
-                None
-            }
+            "label" => written.label.clone().map(Expression::Label),
+            "count_below" => self.count(written.count_below.as_ref()?, place).map(Expression::Below),
             _ => self.look(written, kind, place),
         }
     }
@@ -175,6 +176,22 @@ impl Reader<'_> {
             }
             _ => {
                 self.fault(at(role), format!("`{}` is not a role", role.value.escape_default()), "write `role:NAME`, as in policy.csv");
+                None
+            }
+        }
+    }
+
+    fn count(&mut self, count: &WrittenCount, place: At) -> Option<Count> {
+        let (calls, within_s) = (count.calls, count.within_s);
+        if !(1..=MAX_MADE).contains(&calls) || !(1..=MAX_WITHIN_S).contains(&within_s) {
+            let help = format!("write `calls` of 1 to {MAX_MADE}, and `within_s` of 1 to {MAX_WITHIN_S} seconds");
+            self.fault(place, format!("{calls} calls within {within_s} seconds are not counted"), help);
+            return None;
+        }
+        match parse_pattern(&count.of.value) {
+            Ok(of) => Some(Count { of, calls, within_s }),
+            Err((message, help)) => {
+                self.fault(at(&count.of), message, help);
                 None
             }
         }

@@ -22,9 +22,12 @@ use std::fmt;
 pub use pointer::Pointer;
 pub use schema::schema;
 
+use super::rule::Pattern;
+use crate::catalog::Label;
 use crate::clock::Clock;
 use crate::identity::Principal;
 use crate::mcp::json::Node;
+use crate::run::{Before, Unknown};
 use value::Test;
 use window::Window;
 
@@ -65,6 +68,8 @@ pub struct Facts<'f> {
     pub has_role: &'f dyn Fn(&str) -> bool,
     /// The time.
     pub clock: &'f Clock,
+    /// What the agent has met and made before.
+    pub before: &'f Before<'f>,
 }
 
 /// A condition that was read from the file.
@@ -135,6 +140,28 @@ impl Condition {
         roles
     }
 
+    /// The labels that it asks for.
+    pub fn labels(&self) -> Vec<&Label> {
+        let mut labels = Vec::new();
+        self.expression.each(true, &mut |leaf, _| {
+            if let Expression::Label(label) = leaf {
+                labels.push(label);
+            }
+        });
+        labels
+    }
+
+    /// The calls that it has to be counted for.
+    pub fn counted(&self) -> Vec<&Pattern> {
+        let mut counted = Vec::new();
+        self.expression.each(true, &mut |leaf, _| {
+            if let Expression::Below(count) = leaf {
+                counted.push(&count.of);
+            }
+        });
+        counted
+    }
+
     /// The argument pointers that it reads, and has no answer without.
     pub fn needed_pointers(&self) -> Vec<&Pointer> {
         let mut pointers = Vec::new();
@@ -171,7 +198,20 @@ enum Expression {
     /// The principal's access token has the scope.
     Scope(Box<str>),
     Time(Window),
+    /// The agent has met the label.
+    Label(Label),
+    /// The agent has made fewer calls.
+    Below(Count),
     Look(Look),
+}
+
+/// Calls that are counted.
+#[derive(Debug)]
+struct Count {
+    /// Which ones.
+    of: Pattern,
+    calls: u64,
+    within_s: u64,
 }
 
 /// A test of what stands somewhere.
@@ -203,6 +243,8 @@ impl Expression {
             Self::Role(role) => Ok((facts.has_role)(role)),
             Self::Scope(scope) => Ok(facts.principal.token.as_ref().is_some_and(|token| token.has_scope(scope))),
             Self::Time(window) => window.contains(facts.clock),
+            Self::Label(label) => facts.before.has(label).map_err(unknown),
+            Self::Below(count) => facts.before.is_below(&count.of.to_string(), count.calls, count.within_s).map_err(unknown),
             Self::Look(look) => look.evaluate(facts),
         }
     }
@@ -234,6 +276,10 @@ impl Look {
             }
         }
     }
+}
+
+fn unknown(_: Unknown) -> Unclear {
+    Unclear("it cannot be read what the agent did before")
 }
 
 /// False where one is, else unclear where one is, else true.

@@ -59,6 +59,22 @@ fn condition() -> Value {
             "time_window": window(),
             "role": { "type": "string", "pattern": "^role:[a-z0-9-]{1,64}$", "description": "the principal has the role" },
             "scope": text("the principal's access token has the scope"),
+            "label": { "type": "string", "pattern": "^(private|untrusted|outward|team:[a-z0-9-]{1,32})$", "description": "the agent has met the label" },
+            "count_below": count(),
+        },
+    })
+}
+
+fn count() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["calls", "of", "within_s"],
+        "description": "the agent has made fewer of these calls",
+        "properties": {
+            "calls": { "type": "integer", "minimum": 1, "maximum": 10_000 },
+            "of": { "type": "string", "description": "the targets, as in policy.csv" },
+            "within_s": { "type": "integer", "minimum": 1, "maximum": 86_400, "description": "of the last so many seconds" },
         },
     })
 }

@@ -2,10 +2,11 @@
 //!
 //! INVARIANT: a number keeps the digits that stand in the file.
 
-use serde::de::{IgnoredAny, Visitor};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_saphyr::Spanned;
 
+use crate::catalog::Label;
 use crate::mcp::decimal::Decimal;
 
 /// The whole file.
@@ -73,10 +74,8 @@ pub(super) struct Written {
     pub time_window: Option<WrittenWindow>,
     pub role: Option<Spanned<String>>,
     pub scope: Option<Spanned<String>>,
-    #[serde(skip_serializing)]
-    pub label: Option<Spanned<IgnoredAny>>,
-    #[serde(skip_serializing)]
-    pub count_below: Option<Spanned<IgnoredAny>>,
+    pub label: Option<Label>,
+    pub count_below: Option<WrittenCount>,
 }
 
 /// Which elements of an array must pass.
@@ -114,6 +113,14 @@ pub(super) struct WrittenWindow {
     pub from: Option<String>,
     pub to: Option<String>,
     pub zone: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenCount {
+    pub calls: u64,
+    pub of: Spanned<String>,
+    pub within_s: u64,
 }
 
 /// A value that stands there, `null` too.

@@ -1,0 +1,96 @@
+//! What an agent has met: asked before a call is decided, and added to before the call leaves.
+//!
+//! Owns: the order of the two, and their part of the record. Leaves to `run` whose labels are whose, and to `policy` what follows from them.
+//!
+//! INVARIANT: what a call brings is met before its intent is stored, and that before it leaves. So no result, no error text and no message on
+//! the way to it reaches an agent that does not have the labels yet, and of calls that race, none that was sent after has them not.
+
+use std::sync::Arc;
+
+use super::Gateway;
+use crate::approval::Approved;
+use crate::audit::trail::Trail;
+use crate::error::{Code, Error};
+use crate::invocation::Invocation;
+use crate::mcp::messages::Request;
+use crate::policy::Permit;
+use crate::run::{Leaves, Noted};
+
+/// A count that a decision stands on changes it at most once, and few conditions count.
+const MAX_TRIES: usize = 4;
+
+impl Gateway {
+    /// Decides, with what the agent has met before.
+    pub(super) fn authorize<'d>(
+        &self,
+        trail: &mut Trail<'d>,
+        invocation: Invocation<'d>,
+        request: &Request<'_, '_>,
+    ) -> Result<Permit<'d>, Error> {
+        let identity = self.shared.identity.load();
+        let is_agent = |id: &str| identity.has_agent(id);
+        let before = self.shared.runs.before(&invocation.caller.principal, request.meta.run(), &is_agent);
+        let permit = self.policy.authorize(invocation, &before, self.shared.audit.clock());
+        if let Some(labels) = before.asked_labels() {
+            trail.met(labels.to_vec(), Vec::new());
+        }
+        permit.inspect(|permit| trail.permitted(permit))
+    }
+
+    /// Adds what the call brings to what its agent has met, and counts it. Most calls bring nothing and are not counted.
+    ///
+    /// # Errors
+    /// `internal` where it cannot be stored, so that nothing may be brought; `policy_denied` where another call was counted meanwhile.
+    pub(super) async fn gather(&self, trail: &mut Trail<'_>, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
+        match approved.invocation().target.labels.is_empty() && approved.permit().counts().0.is_empty() {
+            true => Ok(()),
+            false => Box::pin(self.gathered(trail, approved, request)).await,
+        }
+    }
+
+    async fn gathered(&self, trail: &mut Trail<'_>, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
+        let mut leaves = self.leaves(approved.permit(), request);
+        for _ in 0..MAX_TRIES {
+            let noted = match self.shared.runs.known(&leaves) {
+                Some(noted) => noted,
+                None => self.note(leaves.clone()).await?,
+            };
+            match noted {
+                Noted::Labels(before, after) => {
+                    trail.met(before, after);
+                    return Ok(());
+                }
+                Noted::Changed => leaves = self.again(approved, request)?,
+            }
+        }
+        Err(Error::new(Code::Overloaded, "the agent's calls are counted faster than this one could be decided").retry_after_ms(100))
+    }
+
+    fn leaves(&self, permit: &Permit<'_>, request: &Request<'_, '_>) -> Leaves {
+        let identity = self.shared.identity.load();
+        let Invocation { caller, target, .. } = permit.invocation();
+        let whose = (&caller.principal, request.meta.run());
+        self.shared.runs.leaves(whose, &|id| identity.has_agent(id), &target.labels, permit.counts())
+    }
+
+    /// Decides anew where a count has changed since: what was asked for beside the call must not be another thing by now.
+    fn again(&self, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<Leaves, Error> {
+        let identity = self.shared.identity.load();
+        let is_agent = |id: &str| identity.has_agent(id);
+        let invocation = *approved.invocation();
+        let before = self.shared.runs.before(&invocation.caller.principal, request.meta.run(), &is_agent);
+        let permit = self.policy.authorize(invocation, &before, self.shared.audit.clock())?;
+        if permit.obligations() != approved.permit().obligations() {
+            let error = Error::new(Code::Overloaded, "what the call needs beside it has changed while it was decided");
+            return Err(error.suggest("send the same call again").retry_after_ms(0));
+        }
+        Ok(self.leaves(&permit, request))
+    }
+
+    async fn note(&self, leaves: Leaves) -> Result<Noted, Error> {
+        let runs = Arc::clone(&self.shared.runs);
+        let noted = tokio::task::spawn_blocking(move || runs.note(&leaves)).await;
+        let unknown = || Error::new(Code::Internal, "it could not be stored what the agent meets by this call, so nothing was done");
+        noted.map_err(|_| unknown())?.map_err(|error| unknown().operator(error))
+    }
+}
