@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::identity::{self, People, Trusted};
 use crate::limit::Limits;
-use crate::policy::{Decision, Equivalence, Policy, RuleId};
+use crate::policy::{Decision, Equivalence, Flow, Policy, RuleId, TOXIC_FLOW, is_guarded};
 use crate::schema::Schemas;
 
 /// Tools that a start lists by name.
@@ -82,7 +82,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
             "{}",
             serde_json::json!({
                 "policy_version": version, "issuers": trusted.iter().map(issuer_json).collect::<Vec<_>>(), "tools": tools, "offered": offered, "drift": drift, "warnings": warnings, "withheld": withheld,
-                "not_in_manifest": unnamed, "live": args.live
+                "not_in_manifest": unnamed, "live": args.live, "toxic_flow": policy.flow().told()
             })
         );
     } else {
@@ -90,6 +90,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         print!("{}", chains(&catalog, &policy, &limits));
         drift.iter().for_each(|(target, why)| println!("{}: {why}; see `doorward tools diff`", table::safe(target)));
         warnings.iter().for_each(|warning| println!("warning: {warning}"));
+        print!("{}", built_in(&catalog, &policy));
         let left_out = if unnamed > 0 { format!(", {unnamed} that no manifest names") } else { String::new() };
         println!("{} tools, {withheld} withheld{left_out}; policy {}", catalog.tools().len(), policy.version());
         if !args.live && !catalog.sources().is_empty() {
@@ -178,6 +179,23 @@ fn chains(catalog: &Catalog, policy: &Policy, limits: &Limits) -> String {
     };
     let rows: Vec<_> = rows(catalog, policy).map(line).chain(offered(catalog).map(by_name)).collect();
     table::render(&["TARGET", "TIER", "LABELS", "SCHEMA", "RULES", "LIMITS"], &rows)
+}
+
+/// What becomes of a call that the built-in rule is about, and which calls those are.
+fn built_in(catalog: &Catalog, policy: &Policy) -> String {
+    let guarded = catalog.tools().iter().filter(|tool| is_guarded(tool.tier, &tool.labels)).count();
+    let does = match policy.flow() {
+        Flow::Off => "off: `labels.toxic_flow` of doorward.yaml says so".to_owned(),
+        Flow::Ask(ask) => format!("asks for {ask}"),
+        Flow::Deny => "denies; `labels.toxic_flow` of doorward.yaml names who can approve".to_owned(),
+    };
+    let can = match policy.can_be_toxic() {
+        true => String::new(),
+        false => {
+            "; no manifest labels what brings private data, and what brings text of strangers, so that it never comes to bear".to_owned()
+        }
+    };
+    format!("{TOXIC_FLOW} (a call that goes out or cannot be undone, after `private` and `untrusted`; {guarded} tools): {does}{can}\n")
 }
 
 /// Whose access tokens are taken; nothing where none are.

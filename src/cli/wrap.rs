@@ -28,7 +28,7 @@ use crate::limit::{Limits, Time};
 use crate::listen::http;
 use crate::listen::workers::Workers;
 use crate::policy::suggest::nearest;
-use crate::policy::{Names, Options, Policy};
+use crate::policy::{Flow, Names, Obligation, Options, Policy};
 use crate::schema::Schemas;
 use crate::seal;
 
@@ -123,7 +123,15 @@ impl Plan for Wrapped {
         let (upstreams, targets) = ([self.manifest.upstream.clone()], targets(&catalog));
         let names = Names { upstreams: &upstreams, agents: None, targets: &targets };
         let limits = carried(Limits::parse(file, &self.limits(), &names, &Time::machine())?, previous, &targets);
-        let options = Options { upstreams: upstreams.to_vec(), limits: limits.text().to_owned(), ..Options::default() };
+        let options = Options {
+            upstreams: upstreams.to_vec(),
+            limits: limits.text().to_owned(),
+            labels: catalog.tools().iter().map(|tool| tool.labels.clone()).collect(),
+            brought: catalog.brought(),
+            // Whoever sits at the client is the only person there is.
+            flow: Flow::Ask(Obligation::ApproveUser),
+            ..Options::default()
+        };
         let (policy, warnings) = Policy::parse(file, &self.rows(&catalog), &targets, &options)?;
         drop(targets);
         Ok(Loaded { catalog, policy, limits, warnings, files: Files::default() })

@@ -16,7 +16,7 @@ use crate::catalog::{Catalog, Live};
 use crate::config::{Config, Fault, Signed};
 use crate::identity::People;
 use crate::limit::{Limits, Time};
-use crate::policy::{Names, Options, Policy};
+use crate::policy::{Flow, Names, Options, Policy};
 use crate::schema::Schemas;
 use crate::state::State;
 
@@ -35,6 +35,8 @@ pub struct Folders {
     pub has_openers: bool,
     /// Whose signatures the policy needs.
     pub signed: Signed,
+    /// What the built-in rule about labels does.
+    pub flow: Flow,
 }
 
 impl Folders {
@@ -49,6 +51,7 @@ impl Folders {
             state: config.state.as_ref().to_owned(),
             has_openers: config.openers().is_some(),
             signed: config.policy.clone(),
+            flow: Flow::of(&config.labels.toxic_flow),
         }
     }
 
@@ -104,7 +107,9 @@ impl Folders {
             upstreams: upstreams.clone(),
             agents: agents.clone(),
             limits: limits_text,
+            labels: catalog.tools().iter().map(|tool| tool.labels.clone()).collect(),
             brought: catalog.brought(),
+            flow: self.flow.clone(),
             arguments: catalog.tools().iter().map(|tool| tool.argument_names.to_vec()).collect(),
             ..Options::default()
         };

@@ -13,7 +13,7 @@ fn unkept(obligation: &Obligation) -> Option<&'static str> {
     match obligation {
         Obligation::Redact => Some("redaction of results comes"),
         Obligation::DryRun => Some("dry runs come"),
-        Obligation::Approve { .. } | Obligation::ApproveUser | Obligation::Limit(_) | Obligation::RecordPayload => None,
+        Obligation::Approve { .. } | Obligation::ApproveUser | Obligation::Limit(_) | Obligation::RecordPayload | Obligation::Waive => None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! INVARIANT: a condition is asked at most once a call, and what it came to is what the record says.
 
 use super::condition::{ConditionId, Facts, word};
+use super::flow;
 use super::{ClassId, Decision, Obliged, Policy, RuleId, Truth};
 use crate::catalog::tier::Tier;
 use crate::clock::Clock;
@@ -104,13 +105,14 @@ impl Policy {
             Some(index) => self.decide_when(class, index, &mut |condition| asked.truth(condition)),
             None => self.decide_names_when(class, target.policy_names(), target.tier, &mut |condition| asked.truth(condition)),
         };
-        match decision {
+        match self.with_flow(decision, (target.tier, &target.labels), before) {
             Decision::Permit { rules, obligations } => {
                 let counts = |of: &&super::Pattern| target.policy_names().any(|name| of.matches(name));
                 let counted = self.counted.iter().filter(counts).map(|of| of.to_string().into()).collect();
                 let (conditions, stands_on) = (asked.told(), before.asked_counts());
                 Ok(Permit { invocation, rules: rules.into_owned(), obligations: obligations.into_owned(), conditions, counted, stands_on })
             }
+            Decision::Deny { rules } if rules.contains(&flow::id()) => Err(flow::refusal(&target.name).conditions(asked.told())),
             Decision::Deny { rules } if !rules.is_empty() => {
                 let named = rules.iter().map(|rule| self.denying(rule, &mut asked)).collect::<Vec<_>>().join(", ");
                 let message = format!("rule {named} denies `{}`", target.name);

@@ -3,12 +3,22 @@
 use super::MODEL;
 use super::condition::Conditions;
 use super::rule::{Rows, When};
+use crate::catalog::Label;
 use crate::catalog::tier::Tier;
 use crate::mcp::canonical::write_string;
 use crate::seal::{hex, sha256};
 
-/// All that decides, as lines of canonical JSON: model, rows, the conditions they name, targets by name with their tiers, limits.
-pub(super) fn bundle<'t>(rows: &Rows, conditions: &Conditions, targets: impl Iterator<Item = (&'t str, Tier)>, limits: &str) -> Vec<u8> {
+/// A target by its name, with all of it that decides.
+pub(super) type Named<'t> = (&'t str, Tier, &'t [Label]);
+
+/// All that decides, as lines of canonical JSON: model, rows, the conditions they name, targets by name with their tiers and labels, the
+/// built-in rule, limits.
+pub(super) fn bundle<'t>(
+    rows: &Rows,
+    conditions: &Conditions,
+    targets: impl Iterator<Item = Named<'t>>,
+    (flow, limits): (&str, &str),
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(4096);
     let mut line = |parts: &[&str]| {
         for (index, part) in parts.iter().enumerate() {
@@ -17,7 +27,7 @@ pub(super) fn bundle<'t>(rows: &Rows, conditions: &Conditions, targets: impl Ite
         }
         out.extend_from_slice(b"]\n");
     };
-    line(&["doorward policy 3"]);
+    line(&["doorward policy 4"]);
     line(&["model", MODEL]);
     for rule in &rows.rules {
         let [id, subject, target, tier, condition, effect] = rule.fields();
@@ -30,7 +40,13 @@ pub(super) fn bundle<'t>(rows: &Rows, conditions: &Conditions, targets: impl Ite
         line(&["condition", &when.name, &condition.canonical]);
     }
     rows.grants.iter().for_each(|grant| line(&["g", &grant.member, &grant.role]));
-    targets.for_each(|(name, tier)| line(&["target", name, tier.as_str()]));
+    for (name, tier, labels) in targets {
+        line(&["target", name, tier.as_str()]);
+        if !labels.is_empty() {
+            line(&["labels", name].into_iter().chain(labels.iter().map(Label::as_str)).collect::<Vec<_>>());
+        }
+    }
+    line(&["flow", flow]);
     line(&["limits", limits]);
     out
 }
@@ -42,6 +58,7 @@ pub(super) fn version(bundle: &[u8]) -> String {
 
 /// What [`super::Policy::written`] says of the policy that has this bundle.
 pub fn written(bundle: &[u8]) -> String {
-    let lines = bundle.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"[\"target\","));
+    let is_of_others = |line: &&[u8]| [&b"[\"target\","[..], b"[\"labels\",", b"[\"flow\","].iter().any(|kind| line.starts_with(kind));
+    let lines = bundle.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_of_others(line));
     version(&lines.flatten().copied().collect::<Vec<u8>>())
 }

@@ -6,9 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Policy;
 use super::condition::ConditionId;
+use super::flow::{Flow, TOXIC_FLOW, is_guarded};
+use super::obligation::Obligation;
 use super::rule::{ANY, Rule, RuleEffect, RuleId};
 use crate::catalog::tier::Tier;
 
+/// When the built-in rule comes to bear.
+const AFTER: &str = "private and untrusted";
 /// Conditions by what they say, with their names.
 type Named = BTreeMap<String, Box<str>>;
 
@@ -21,6 +25,8 @@ pub struct Right {
     unless: Named,
     /// What is asked for beside it, by what it says and under which condition, with words for that.
     asks: BTreeMap<String, String>,
+    /// Where one of these holds, the built-in rule asks for nothing.
+    lifted: Named,
     /// The rows that allow it, rising.
     rules: Vec<RuleId>,
 }
@@ -69,6 +75,9 @@ impl Right {
         if !self.asks.is_empty() {
             parts.push(format!("with {}", self.asks.values().map(String::as_str).collect::<Vec<_>>().join(", ")));
         }
+        if !self.lifted.is_empty() {
+            parts.push(format!("without {TOXIC_FLOW} when {}", names(&self.lifted)));
+        }
         parts.join(", ")
     }
 
@@ -112,7 +121,8 @@ pub fn change(was: Option<&Right>, is: Option<&Right>) -> Option<Change> {
     let unless = more_is(Change::Narrowed, &keys(&was.unless), &keys(&is.unless));
     let asked = |right: &Right| right.asks.keys().cloned().collect::<BTreeSet<String>>();
     let asks = more_is(Change::Narrowed, &asked(was), &asked(is));
-    [when, unless, asks].into_iter().flatten().reduce(|one, other| if one == other { one } else { Change::Changed })
+    let lifted = more_is(Change::Widened, &keys(&was.lifted), &keys(&is.lifted));
+    [when, unless, asks, lifted].into_iter().flatten().reduce(|one, other| if one == other { one } else { Change::Changed })
 }
 
 /// What it means that a set has become another, where more elements mean this.
@@ -148,6 +158,7 @@ impl Policy {
     /// The right that these rows give at a target; `None` for none.
     pub fn right(&self, held: &Held<'_>, target: &str, tier: Tier) -> Option<Right> {
         let (mut right, mut always) = (Right::default(), false);
+        let mut is_guarded = self.can_be_toxic() && is_guarded(tier, self.labels(target));
         for rule in held.rows.iter().filter(|rule| rule.covers(target, tier)) {
             let condition = rule.when.as_ref().and_then(|when| Some((self.says(when.id, held.subject)?, Box::from(&*when.name))));
             match (&rule.effect, condition) {
@@ -160,6 +171,8 @@ impl Policy {
                         Some((says, name)) => drop(right.when.insert(says, name)),
                     }
                 }
+                (RuleEffect::Oblige(Obligation::Waive), None) => is_guarded = false,
+                (RuleEffect::Oblige(Obligation::Waive), Some((says, name))) => drop(right.lifted.insert(says, name)),
                 (RuleEffect::Oblige(obligation), None) => drop(right.asks.insert(obligation.to_string(), obligation.to_string())),
                 (RuleEffect::Oblige(obligation), Some((says, name))) => {
                     right.asks.insert(format!("{obligation} {says}"), format!("{obligation} when {name}"));
@@ -168,6 +181,11 @@ impl Policy {
         }
         if always {
             right.when.clear();
+        }
+        match &self.flow {
+            Flow::Deny if is_guarded => drop(right.unless.insert(TOXIC_FLOW.to_owned(), AFTER.into())),
+            Flow::Ask(ask) if is_guarded => drop(right.asks.insert(format!("{TOXIC_FLOW} {ask}"), format!("{ask} after {AFTER}"))),
+            _ => right.lifted.clear(),
         }
         right.rules.sort_unstable();
         (!right.rules.is_empty()).then_some(right)
@@ -203,6 +221,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::catalog::Label;
     use crate::policy::{Options, TargetFacts};
 
     const CONDITIONS: &str = "conditions:\n  small: { argument: /n, range: { max: 5 } }\n  large: { argument: /n, range: { min: 9 } }\n";
@@ -255,6 +274,33 @@ mod tests {
         for (was, is, expected) in cases {
             assert_eq!(between(&was, &is), expected, "{was}became\n{is}");
         }
+    }
+
+    #[test]
+    fn the_built_in_rule_is_part_of_a_right_and_lifting_it_widens_that() {
+        let targets = [TargetFacts { name: "up__pay", tier: Tier::Irreversible }];
+        let right = |rows: &str, flow: Flow| {
+            let options = Options {
+                upstreams: vec!["up".to_owned()],
+                conditions: CONDITIONS.to_owned(),
+                brought: vec![Label::Private, Label::Untrusted],
+                flow,
+                ..Options::default()
+            };
+            let (policy, _) = Policy::parse(Path::new("policy.csv"), rows, &targets, &options).unwrap();
+            policy.right(&policy.rows_of("agent:a"), "up__pay", Tier::Irreversible)
+        };
+        let ask = || Flow::Ask(Obligation::ApproveUser);
+        assert_eq!(right(ALWAYS, Flow::Deny).unwrap().told(), "allow, unless private and untrusted");
+        assert_eq!(right(ALWAYS, ask()).unwrap().told(), "allow, with approve:user after private and untrusted");
+        assert_eq!(right(ALWAYS, Flow::Off).unwrap().told(), "allow");
+        let waived = |when: &str| format!("{ALWAYS}o, O1, agent:a, up__pay, irreversible, {when}, waive:toxic-flow\n");
+        let [strict, some, all] = [ALWAYS.to_owned(), waived("small"), waived("-")].map(|rows| right(&rows, ask()));
+        assert_eq!(all.as_ref().unwrap().told(), "allow");
+        assert!(some.as_ref().unwrap().told().ends_with("without built-in:toxic-flow when small"));
+        let changes =
+            [(&strict, &some), (&strict, &all), (&some, &strict), (&all, &strict)].map(|(was, is)| change(was.as_ref(), is.as_ref()));
+        assert_eq!(changes, [Some(Change::Widened), Some(Change::Widened), Some(Change::Narrowed), Some(Change::Narrowed)]);
     }
 
     #[test]

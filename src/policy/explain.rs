@@ -3,7 +3,8 @@
 //! For people who may see everything: an agent is told less (`authorize`).
 
 use super::condition::{ConditionId, Facts};
-use super::rule::{Rule, RuleEffect, RuleId, TierBound};
+use super::flow::{self, Flow};
+use super::rule::{ANY, Rule, RuleEffect, RuleId, TierBound};
 use super::{Decision, Policy, Truth};
 use crate::catalog::Label;
 use crate::catalog::tier::Tier;
@@ -66,6 +67,8 @@ pub enum Standing {
     Decides,
     /// It matches, and a deny overrules it; or it obliges, and nothing is permitted.
     Overruled,
+    /// A row lifts it.
+    Lifted,
     /// Its condition does not hold.
     Condition,
     /// It is about other tiers.
@@ -80,6 +83,7 @@ impl Standing {
         match self {
             Self::Decides => "decides",
             Self::Overruled => "overruled",
+            Self::Lifted => "lifted",
             Self::Condition => "its condition does not hold",
             Self::Tier => "about other tiers",
             Self::Subject => "about others",
@@ -95,11 +99,42 @@ impl Policy {
             Facts { arguments: call.arguments, principal: call.principal, has_role: &has_role, clock: call.clock, before: call.before };
         let mut truth = |condition: ConditionId| self.conditions.evaluate(condition, &facts);
         let class = self.class(&call.principal.id);
-        let decision = self.decide_names_when(class, [call.target], call.tier, &mut truth);
+        let by_rows = self.decide_names_when(class, [call.target], call.tier, &mut truth);
+        let is_waived = flow::is_waived(&by_rows);
+        let decision = self.with_flow(by_rows, (call.tier, call.labels), call.before);
         let about = self.rows.rules.iter().filter(|rule| rule.pattern.matches(call.target));
         let mut rows: Vec<Finding> = about.map(|rule| self.finding(rule, call, &decision, &mut truth)).collect();
+        rows.extend(self.built_in(call, &decision, is_waived));
         rows.sort_by_key(|row| row.standing);
         Explanation { decision, rows }
+    }
+
+    /// What the built-in rule has to do with it, where the call is one that it is about.
+    fn built_in(&self, call: &Call<'_>, decision: &Decision<'_>, is_waived: bool) -> Option<Finding> {
+        let effect = match &self.flow {
+            Flow::Off => return None,
+            Flow::Deny => RuleEffect::Deny,
+            Flow::Ask(ask) => RuleEffect::Oblige(ask.clone()),
+        };
+        let rule = flow::id();
+        let truth = flow::is_toxic(call.before);
+        let decides = decision.rules().contains(&rule) || decision.obligations().iter().any(|obliged| obliged.rule == rule);
+        let standing = match (decides, is_waived, truth) {
+            (true, ..) => Standing::Decides,
+            (_, true, _) => Standing::Lifted,
+            (_, _, Ok(false)) => Standing::Condition,
+            _ => Standing::Overruled,
+        };
+        let finding = Finding {
+            rule,
+            through: vec![call.principal.id.as_ref().into(), ANY.into()],
+            subject: ANY.into(),
+            bound: TierBound::Any,
+            when: Some(("private and untrusted".into(), truth)),
+            effect,
+            standing,
+        };
+        flow::is_guarded(call.tier, call.labels).then_some(finding)
     }
 
     fn finding(&self, rule: &Rule, call: &Call<'_>, decision: &Decision<'_>, truth: &mut dyn FnMut(ConditionId) -> Truth) -> Finding {

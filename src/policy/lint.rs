@@ -236,11 +236,12 @@ impl Linter<'_> {
                 };
                 self.warn(kind, &rule.at, 1, message, help);
             }
-            if rule.effect == RuleEffect::Allow && rule.pattern.is_wildcard() {
+            if rule.effect.gives() && rule.pattern.is_wildcard() {
                 let everyone = &*rule.subject == ANY && rule.bound != TierBound::UpTo(Tier::Read);
                 if stem.is_empty() || everyone {
                     let whom = if everyone { "everyone" } else { &rule.subject };
-                    let message = format!("`{}` lets {whom} use `{}` up to `{}`", rule.id, rule.pattern, rule.bound.as_str());
+                    let (does, what) = if rule.effect == RuleEffect::Allow { ("lets", "use") } else { ("lifts a built-in rule for", "at") };
+                    let message = format!("`{}` {does} {whom} {what} `{}` up to `{}`", rule.id, rule.pattern, rule.bound.as_str());
                     self.warn(Lint::OverBroad, &rule.at, 3, message, "name the upstreams or tools that are needed");
                 }
             }

@@ -14,6 +14,7 @@ pub mod condition;
 mod decide;
 mod equivalence;
 mod explain;
+mod flow;
 mod index;
 mod lint;
 pub mod naive;
@@ -38,6 +39,7 @@ pub use bundle::written;
 pub use condition::{Conditions, Facts, Truth, Unclear};
 pub use equivalence::Equivalence;
 pub use explain::{Call, Explanation, Finding, Standing};
+pub use flow::{Flow, TOXIC_FLOW, is_guarded};
 pub use index::{Lack, Near};
 pub use lint::{Lint, Names, Warning};
 pub use obligation::{Obligation, Obliged};
@@ -73,8 +75,12 @@ pub struct Options {
     pub conditions: String,
     /// The text of `limits.yaml`: part of the version, so that a record tells which limits were in force.
     pub limits: String,
+    /// The labels of each target, in the order of the targets. Empty when nobody can say.
+    pub labels: Vec<Vec<Label>>,
     /// Every label that something in the catalogue brings, prompts and resources too.
     pub brought: Vec<Label>,
+    /// What the built-in rule does. Default deny.
+    pub flow: Flow,
     /// How long the table is held against Casbin. Default 200 ms.
     pub budget: Duration,
     /// Where sampling starts when the budget is too small for everything; `None` takes it from the version.
@@ -89,7 +95,9 @@ impl Default for Options {
             arguments: Vec::new(),
             conditions: String::new(),
             limits: String::new(),
+            labels: Vec::new(),
             brought: Vec::new(),
+            flow: Flow::default(),
             budget: Duration::from_millis(200),
             seed: None,
         }
@@ -107,6 +115,10 @@ pub struct Policy {
     targets: Vec<(Box<str>, Tier)>,
     /// Target positions by name.
     sorted: Vec<u32>,
+    /// The labels of each target; empty when nobody can say.
+    labels: Vec<Vec<Label>>,
+    brought: Vec<Label>,
+    flow: Flow,
     /// The calls that conditions count, each pattern once.
     counted: Vec<Pattern>,
     version: String,
@@ -171,11 +183,15 @@ impl Policy {
         let table = Table::compile(&rows.rules, &roles, targets);
         let table = table.map_err(|_| "the policy is too large: it needs more than a gigabyte for its decision table")?;
         let sorted = table::by_name(targets);
-        let at = |position: &u32| (targets[*position as usize].name, targets[*position as usize].tier);
-        let bundle = bundle::bundle(&rows, &conditions, sorted.iter().map(at), &options.limits);
+        let labels = |at: usize| options.labels.get(at).map_or(&[][..], Vec::as_slice);
+        let at = |position: &u32| (targets[*position as usize].name, targets[*position as usize].tier, labels(*position as usize));
+        let bundle = bundle::bundle(&rows, &conditions, sorted.iter().map(at), (&options.flow.told(), &options.limits));
         Ok(Self {
             version: bundle::version(&bundle),
             counted: unmet::counted(&rows, &conditions),
+            labels: options.labels.clone(),
+            brought: options.brought.clone(),
+            flow: options.flow.clone(),
             index: Index::new(&rows.rules, &roles),
             targets: targets.iter().map(|target| (target.name.into(), target.tier)).collect(),
             rows,
@@ -186,21 +202,25 @@ impl Policy {
         })
     }
 
-    /// `sha256:` and the hash of all that decides: model, rows, limits, targets and their tiers.
+    /// `sha256:` and the hash of all that decides: model, rows, limits, targets with their tiers and labels, the built-in rule.
     pub fn version(&self) -> &str {
         &self.version
     }
 
     /// All that decides, with the limits that the policy was loaded with: lines of canonical JSON whose SHA-256 is the version.
     pub fn bundle(&self, limits: &str) -> Vec<u8> {
-        let targets = self.sorted.iter().filter_map(|position| self.targets.get(*position as usize));
-        bundle::bundle(&self.rows, &self.conditions, targets.map(|(name, tier)| (&**name, *tier)), limits)
+        let named = |position: &u32| {
+            let (name, tier) = self.targets.get(*position as usize)?;
+            Some((&**name, *tier, self.labels.get(*position as usize).map_or(&[][..], Vec::as_slice)))
+        };
+        bundle::bundle(&self.rows, &self.conditions, self.sorted.iter().filter_map(named), (&self.flow.told(), limits))
     }
 
-    /// The hash of what people wrote of it, rows, conditions and limits: the version without the targets. It is what signatures vouch for, since a
+    /// The hash of what people wrote of it, rows, conditions and limits: the version without the targets, and without
+    /// the built-in rule, which the configuration sets. It is what signatures vouch for, since a
     /// tool that is added or reviewed is no edit of the policy.
     pub fn written(&self, limits: &str) -> String {
-        bundle::version(&bundle::bundle(&self.rows, &self.conditions, std::iter::empty(), limits))
+        bundle::written(&self.bundle(limits))
     }
 
     /// The class of a principal, by its name in rows: `agent:NAME`. Ask at every call: another policy numbers otherwise.

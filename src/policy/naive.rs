@@ -3,7 +3,7 @@
 //! Too slow for any use but one: tests hold the table and Casbin against it.
 
 use super::condition::Truth;
-use super::obligation::Obliged;
+use super::obligation::{Obligation, Obliged};
 use super::outcome::Decision;
 use super::rule::{ANY, Rows, RuleEffect, RuleId};
 use crate::catalog::tier::Tier;
@@ -20,7 +20,7 @@ pub fn decide(rows: &Rows, principal: &str, target: &str, tier: Tier, truth: &dy
     for rule in rows.rules.iter().filter(|rule| has(rows, principal, &rule.subject) && rule.covers(target, tier)) {
         let counts = match (&rule.when, &rule.effect) {
             (None, _) => true,
-            (Some(when), RuleEffect::Allow) => truth(&when.name) == Ok(true),
+            (Some(when), RuleEffect::Allow | RuleEffect::Oblige(Obligation::Waive)) => truth(&when.name) == Ok(true),
             (Some(when), RuleEffect::Deny | RuleEffect::Oblige(_)) => truth(&when.name) != Ok(false),
         };
         if !counts {

@@ -12,7 +12,9 @@ use super::suggest::did_you_mean;
 use crate::config::{Rate, check_name};
 
 /// What an effect column of an `o` row may say.
-const WORDS: [&str; 6] = ["approve:ROLE", "approve:user", "redact", "record_payload", "dry_run", "limit:N/PERIOD"];
+const WORDS: [&str; 7] = ["approve:ROLE", "approve:user", "redact", "record_payload", "dry_run", "limit:N/PERIOD", "waive:toxic-flow"];
+/// The rule that a row can lift.
+const WAIVABLE: &str = "toxic-flow";
 /// Most people that one row may ask to approve.
 const MAX_PEOPLE: u8 = 5;
 
@@ -36,6 +38,8 @@ pub enum Obligation {
     DryRun,
     /// `limit:N/PERIOD`: each agent may make so many of the calls that the row is about.
     Limit(Rate),
+    /// `waive:toxic-flow`: the built-in rule is lifted (`flow`). The one that asks for less, so its row reads as an allow does.
+    Waive,
 }
 
 impl Obligation {
@@ -50,10 +54,13 @@ impl Obligation {
                 "record_payload" => Ok(Self::RecordPayload),
                 "dry_run" => Ok(Self::DryRun),
                 "approve" => Err(("`approve` does not say whose yes is needed".into(), "write `approve:ROLE` or `approve:user`".into())),
+                "waive" => Err(("`waive` does not say which rule is lifted".into(), format!("write `waive:{WAIVABLE}`"))),
                 "limit" => Err(("`limit` does not say how many".into(), "write `limit:N/s`, `limit:N/min` or `limit:N/h`".into())),
                 other => Err(unknown(other)),
             },
             Some(("approve", whom)) => approve(whom),
+            Some(("waive", WAIVABLE)) => Ok(Self::Waive),
+            Some(("waive", other)) => Err((format!("`{other}` is no rule that a row can lift"), format!("write `waive:{WAIVABLE}`"))),
             Some(("limit", rate)) => match Rate::parse(rate) {
                 Some(rate) => Ok(Self::Limit(rate)),
                 None => Err((format!("`{rate}` is not a rate"), "write `limit:N/s`, `limit:N/min` or `limit:N/h`".into())),
@@ -73,12 +80,13 @@ impl Obligation {
             Self::RecordPayload => "record_payload",
             Self::DryRun => "dry_run",
             Self::Limit(_) => "limit",
+            Self::Waive => "waive",
         }
     }
 }
 
 fn unknown(word: &str) -> (String, String) {
-    let kinds = ["approve", "redact", "record_payload", "dry_run", "limit"];
+    let kinds = ["approve", "redact", "record_payload", "dry_run", "limit", "waive"];
     (format!("`{word}` is not an obligation"), did_you_mean(word, kinds, format!("write `{}`", WORDS.join("`, `"))))
 }
 
@@ -106,6 +114,7 @@ impl fmt::Display for Obligation {
             Self::Approve { role, people } => write!(out, "approve:{role}*{people}"),
             Self::ApproveUser => out.write_str("approve:user"),
             Self::Limit(rate) => write!(out, "limit:{rate}"),
+            Self::Waive => write!(out, "waive:{WAIVABLE}"),
             Self::Redact | Self::RecordPayload | Self::DryRun => out.write_str(self.kind()),
         }
     }
@@ -142,6 +151,7 @@ mod tests {
             "limit:3/min",
             "limit:1/s",
             "limit:5/h",
+            "waive:toxic-flow",
         ] {
             assert_eq!(Obligation::parse(word).map(|obligation| obligation.to_string()), Ok(word.to_owned()));
         }
@@ -163,6 +173,8 @@ mod tests {
             ("limit:3", "`3` is not a rate", "write `limit:N/s`"),
             ("limit:0/min", "`0/min` is not a rate", "write `limit:N/s`"),
             ("limit", "`limit` does not say", "write `limit:N/s`"),
+            ("waive", "`waive` does not say", "write `waive:toxic-flow`"),
+            ("waive:all", "`all` is no rule", "write `waive:toxic-flow`"),
         ];
         for (word, message, help) in table {
             let (told, helped) = Obligation::parse(word).expect_err(word);

@@ -49,8 +49,8 @@ pub(super) struct Answer {
     pub obliges: Vec<RuleId>,
 }
 
-/// Casbin twice: the `p` rows, and the `o` rows as if they were denies. An `o` row matches where a deny of the same columns would, and the
-/// second enforcer's verdict is not asked for, so that it never meets the first one's.
+/// Casbin twice: the `p` rows, and the `o` rows as if they were denies, or allows where they lift a rule. An `o` row matches where a deny (or an
+/// allow) of the same columns would, and the second enforcer's verdict is not asked for, so that it never meets the first one's.
 pub(super) struct Oracle {
     rules: Pass,
     obligations: Pass,
@@ -83,7 +83,9 @@ impl Oracle {
 
     pub fn ask(&self, principal: &str, target: &str, tier: Tier, names: &Names) -> Result<Answer, Difference> {
         let (permit, allows, denies) = self.rules.ask(principal, target, tier, names)?;
-        let (_, _, obliges) = self.obligations.ask(principal, target, tier, names)?;
+        let (_, lifting, mut obliges) = self.obligations.ask(principal, target, tier, names)?;
+        obliges.extend(lifting);
+        obliges.sort_unstable();
         Ok(Answer { permit, allows, denies, obliges })
     }
 }
@@ -123,7 +125,7 @@ impl Pass {
         for rule in rules {
             let mut fields = rule.fields();
             if rule.effect.obligation().is_some() {
-                fields[5] = RuleEffect::Deny.to_string();
+                fields[5] = if rule.effect.gives() { RuleEffect::Allow } else { RuleEffect::Deny }.to_string();
             }
             if !model.add_policy("p", "p", fields.into()) {
                 return Err(lost(rule.id.as_str()));

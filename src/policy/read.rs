@@ -108,9 +108,10 @@ impl Reader<'_> {
         else {
             return;
         };
-        if effect == RuleEffect::Allow && pattern.is_wildcard() && bound == TierBound::UpTo(Tier::Irreversible) {
+        if effect.gives() && pattern.is_wildcard() && bound == TierBound::UpTo(Tier::Irreversible) {
             let help = "name each irreversible tool in a row of its own, or lower the tier";
-            self.refuse(number, &fields[3], &format!("`{pattern}` allows every irreversible tool, also ones added later"), help);
+            let does = if effect == RuleEffect::Allow { "allows" } else { "lifts the rule for" };
+            self.refuse(number, &fields[3], &format!("`{pattern}` {does} every irreversible tool, also ones added later"), help);
             return;
         }
         self.rows.rules.push(Rule { id, subject, pattern, bound, when, effect, at });
@@ -205,15 +206,17 @@ impl Reader<'_> {
 
     fn bound(&mut self, number: u32, field: &Field<'_>, effect: &RuleEffect) -> Option<TierBound> {
         let bound = match (field.text, Tier::parse(field.text), effect) {
-            (_, Some(tier), RuleEffect::Allow) => Some(TierBound::UpTo(tier)),
-            (_, Some(tier), RuleEffect::Deny | RuleEffect::Oblige(_)) => Some(TierBound::From(tier)),
+            (_, Some(tier), effect) if effect.gives() => Some(TierBound::UpTo(tier)),
+            (_, _, RuleEffect::Oblige(Obligation::Waive)) => None,
+            (_, Some(tier), _) => Some(TierBound::From(tier)),
             ("any", None, RuleEffect::Deny | RuleEffect::Oblige(_)) => Some(TierBound::Any),
             _ => None,
         };
         if bound.is_none() {
             let (message, help) = match field.text {
                 "any" => (
-                    "`any` is for denies and obligations: an allow names the highest tier it reaches".to_owned(),
+                    "`any` is for denies and obligations: an allow, or a row that lifts a rule, names the highest tier it reaches"
+                        .to_owned(),
                     "write `read` or `reversible`".into(),
                 ),
                 other => (format!("`{other}` is not a tier"), did_you_mean(other, TIERS, "write `read`, `reversible` or `irreversible`")),

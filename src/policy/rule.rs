@@ -50,12 +50,15 @@ pub enum RuleEffect {
 }
 
 impl RuleEffect {
-    /// Whether a row with this effect counts when its condition comes to this: what cannot be told does not allow, does deny, does oblige.
+    /// Whether a row with this effect counts when its condition comes to this: what cannot be told does not allow or lift anything, does
+    /// deny, does oblige.
     pub fn counts(&self, truth: Truth) -> bool {
-        match self {
-            Self::Allow => truth == Ok(true),
-            Self::Deny | Self::Oblige(_) => truth != Ok(false),
-        }
+        if self.gives() { truth == Ok(true) } else { truth != Ok(false) }
+    }
+
+    /// Whether the row gives something: an allow, and a row that lifts a rule. Its tier is a ceiling.
+    pub fn gives(&self) -> bool {
+        matches!(self, Self::Allow | Self::Oblige(Obligation::Waive))
     }
 
     /// The obligation of an `o` row.
@@ -80,7 +83,7 @@ impl fmt::Display for RuleEffect {
 /// The tiers a rule reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TierBound {
-    /// On an allow: this tier and those below.
+    /// On an allow, and a row that lifts a rule: this tier and those below.
     UpTo(Tier),
     /// On a deny and an `o` row: this tier and those above.
     From(Tier),
