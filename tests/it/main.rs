@@ -38,6 +38,8 @@ mod interop_regressions;
 mod json;
 mod keys;
 mod kill;
+mod labels;
+mod labels_model;
 mod limits;
 mod mcp_checklist;
 mod one_end;

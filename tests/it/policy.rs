@@ -212,6 +212,12 @@ fn every_refusal_has_its_place_and_says_what_to_write() {
         ("o, O1, role:any, demi__x, any, -, redact", "policy.csv:1:18: there is no upstream `demi`\n  help: did you mean `demo`?"),
         ("o, O1, role:any, *, reed, -, redact", "policy.csv:1:21: `reed` is not a tier\n  help: did you mean `read`?"),
         ("o, O1, roel:x, *, any, -, redact", "policy.csv:1:8: `roel:` cannot stand here\n  help: did you mean `role`?"),
+        (
+            "o, O1, role:any, up__x, any, -, waive:toxic-flow",
+            "policy.csv:1:25: `any` is for denies and obligations: an allow, or a row that lifts",
+        ),
+        ("o, O1, role:any, *, irreversible, -, waive:toxic-flow", "policy.csv:1:18: `*` lifts the rule for every irreversible tool"),
+        ("o, O1, role:any, *, read, -, waive:all", "policy.csv:1:30: `all` is no rule that a row can lift"),
         ("O, O1, role:any, *, any, -, redact", "policy.csv:1:1: `O` is not a kind of row\n  help: did you mean `o`?"),
         ("o, O1, role:any, *, any, office_hours, redact", "policy.csv:1:26: there is no condition `office_hours`"),
         ("g, agent:a, role:b, extra", "policy.csv:1:21: the row has 4 columns, and `g` takes 3"),
@@ -584,7 +590,16 @@ fn texts() -> impl Strategy<Value = String> {
         ["", "demo__", "demo__re", "demo__read_note", "demo__write_note", "github__", "github__merge", "prompt:", "resource:demo:note://"];
     let target = (prop::sample::select(stems.to_vec()), any::<bool>());
     let tier = prop::sample::select(vec!["read", "reversible", "irreversible", "any"]);
-    let effect = prop::sample::select(vec!["allow", "allow", "deny", "redact", "record_payload", "approve:oncall", "limit:3/min"]);
+    let effect = prop::sample::select(vec![
+        "allow",
+        "allow",
+        "deny",
+        "redact",
+        "record_payload",
+        "approve:oncall",
+        "limit:3/min",
+        "waive:toxic-flow",
+    ]);
     let when = prop::sample::select(vec!["-", "-", "a", "b", "c"]);
     let rule = (subject, target, tier, when, effect);
     let grant = prop::sample::select(vec![
@@ -599,10 +614,11 @@ fn texts() -> impl Strategy<Value = String> {
     (prop::collection::vec(rule, 0..9), prop::collection::btree_set(grant, 0..5)).prop_map(|(rules, grants)| {
         let mut bodies = std::collections::BTreeSet::new();
         for (subject, (stem, wildcard), tier, when, effect) in rules {
-            let (kind, allow) = (if matches!(effect, "allow" | "deny") { "p" } else { "o" }, effect == "allow");
+            let (kind, gives) =
+                (if matches!(effect, "allow" | "deny") { "p" } else { "o" }, matches!(effect, "allow" | "waive:toxic-flow"));
             let whole = ["demo__read_note", "demo__write_note", "github__merge"].contains(&stem);
             let star = if wildcard || !whole { "*" } else { "" };
-            let tier = match (allow, tier, star) {
+            let tier = match (gives, tier, star) {
                 (true, "any", _) | (true, "irreversible", "*") => "reversible",
                 (_, tier, _) => tier,
             };

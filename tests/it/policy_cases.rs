@@ -137,3 +137,78 @@ async fn a_call_on_record_is_explained_by_the_rows_that_decided_it_and_by_those_
     assert_eq!(site.run(&["policy", "explain", "--record", "99999"]).await.code, 2);
     assert_eq!(site.run(&["policy", "explain"]).await.code, 2);
 }
+
+const FLOWS: &str = "cases:
+  - { agent: demo, call: demo__share_note, with: { name: a, recipient: sam }, met: [private], expect: allow, rules: [R1], obligations: [] }
+  - { agent: demo, call: demo__share_note, with: { name: a, recipient: sam }, met: [private, untrusted], expect: deny, rules: [\"built-in:toxic-flow\"] }
+  - { agent: demo, call: demo__share_note, with: { name: us-1, recipient: sam }, met: [private, untrusted], expect: allow, obligations: [\"waive:toxic-flow\"] }
+  - { agent: demo, call: demo__write_note, with: { name: a, text: b }, made: { demo__write_note: 4 }, met: [private, untrusted], expect: allow, rules: [R2] }
+  - { agent: demo, call: demo__write_note, with: { name: a, text: b }, made: { demo__write_note: 5 }, expect: deny, rules: [] }
+";
+
+/// `share_note` may be called, and notes are of strangers as well.
+fn flows(cases: &str) -> Site {
+    let site = site(cases).policy(
+        "p, R1, agent:demo, demo__share_note, irreversible, -, allow\np, R2, agent:demo, demo__write_note, reversible, few, allow\n\
+         o, O1, role:any, demo__share_note, irreversible, ours, waive:toxic-flow\n",
+    );
+    let conditions =
+        "conditions:\n  few: { count_below: { calls: 5, of: demo__write_note, within_s: 60 } }\n  ours: { argument: /name, prefix: us- }\n";
+    site.write("policies/conditions.yaml", conditions);
+    let manifest = std::fs::read_to_string(site.path("tool-manifests/demo.yaml")).unwrap();
+    site.write(
+        "tool-manifests/demo.yaml",
+        &manifest.replace("{ tier: read, labels: [private] }", "{ tier: read, labels: [private, untrusted] }"),
+    );
+    site
+}
+
+#[tokio::test]
+async fn cases_and_explanations_say_what_the_agent_did_before() {
+    let site = flows(FLOWS);
+    let done = site.run(&["policy", "test"]).await;
+    assert_eq!((done.code, done.out.as_str()), (0, "5 cases, 0 decided otherwise, 0 rows without a case\n"), "{done:?}");
+
+    let explain = async |more: &[&str]| {
+        let args = [&["policy", "explain", "demo__share_note", "name=a", "--as", "demo"], more].concat();
+        site.run(&args).await
+    };
+    let both = explain(&["--met", "private", "--met", "untrusted"]).await;
+    assert!(both.code == 3 && both.out.contains("denied by built-in:toxic-flow"), "{both:?}");
+    let line = |out: &str| out.lines().find(|line| line.starts_with("built-in:toxic-flow")).unwrap().to_owned();
+    assert!(line(&both.out).contains("private and untrusted: true") && line(&both.out).ends_with("decides"), "{both:?}");
+    let neither = explain(&[]).await;
+    assert!(neither.code == 0 && line(&neither.out).contains("private and untrusted: false"), "{neither:?}");
+    let ours =
+        site.run(&["policy", "explain", "demo__share_note", "name=us-1", "--as", "demo", "--met", "private", "--met", "untrusted"]).await;
+    assert!(ours.code == 0 && line(&ours.out).ends_with("lifted"), "{ours:?}");
+    let many =
+        site.run(&["policy", "explain", "demo__write_note", "name=a", "text=b", "--as", "demo", "--made", "demo__write_note=5"]).await;
+    assert!(many.code == 3 && many.out.contains("few: false"), "{many:?}");
+    assert_eq!(explain(&["--met", "privat"]).await.code, 2);
+
+    let matrix = site.run(&["--json", "policy", "matrix", "--agents"]).await.json();
+    let share = matrix["targets"].as_array().unwrap().iter().find(|target| target["target"] == "demo__share_note").unwrap().clone();
+    let told = "allow, unless private and untrusted, without built-in:toxic-flow when ours";
+    assert_eq!(share["rights"]["agent:demo"], told, "{share}");
+}
+
+#[tokio::test]
+async fn a_case_about_a_count_that_no_row_asks_for_is_refused() {
+    let done = flows(&FLOWS.replace("made: { demo__write_note: 4 }", "made: { \"demo__write_*\": 4 }")).run(&["policy", "test"]).await;
+    assert!(done.code == 2 && done.err.contains("no row counts calls of `demo__write_*`"), "{done:?}");
+}
+
+#[tokio::test]
+async fn labels_that_nothing_brings_and_counts_of_no_upstream_are_told() {
+    let site = flows(FLOWS);
+    site.write(
+        "policies/conditions.yaml",
+        "conditions:\n  few: { count_below: { calls: 5, of: demi__write_note, within_s: 60 } }\n  ours: { label: \"team:ours\" }\n",
+    );
+    let done = site.run(&["policy", "lint"]).await;
+    assert!(done.code == 2 && done.err.contains("`few` counts `demi__write_note`, and there is no upstream `demi`"), "{done:?}");
+    site.write("policies/conditions.yaml", "conditions:\n  few: { label: private }\n  ours: { label: \"team:ours\" }\n");
+    let done = site.run(&["policy", "lint"]).await;
+    assert!(done.code == 3 && done.out.contains("`ours` asks for the label `team:ours`, which no manifest gives to anything"), "{done:?}");
+}

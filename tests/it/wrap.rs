@@ -63,6 +63,22 @@ async fn a_denied_tool_is_refused_by_a_rule_of_its_own() {
 }
 
 #[tokio::test]
+async fn what_a_server_claims_to_be_open_and_closed_is_labelled_and_the_users_yes_is_asked_for_what_both_meet_in() {
+    let site = Site::empty();
+    let mut pipe = wrapped(&site, &[]);
+    let share = json!({ "name": "a", "recipient": "sam" });
+    for (tool, arguments) in [("write_note", json!({ "name": "a", "text": "b" })), ("share_note", share.clone()), ("list_notes", json!({}))]
+    {
+        assert_eq!(code(&pipe.call(&format!("notes__{tool}"), arguments).await), "ok", "{tool}");
+    }
+    let asked = pipe.call("notes__share_note", share).await;
+    assert_eq!(
+        (code(&asked), &asked["result"]["_meta"]["dev.doorward/error"]["rules"]),
+        ("approval_required", &json!(["built-in:toxic-flow"]))
+    );
+}
+
+#[tokio::test]
 async fn a_denial_that_names_no_tool_is_refused_at_the_start() {
     let site = Site::empty();
     let (status, _, said) = wrapped(&site, &["--deny", "delete_notes"]).leave().await;
