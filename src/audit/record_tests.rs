@@ -37,6 +37,8 @@ fn full() -> Record<'static> {
         tier: text("tier"),
         tier_claimed: true,
         labels: vec!["private".into()],
+        labels_after: vec!["private".into(), "untrusted".into()],
+        labels_before: vec!["untrusted".into()],
         tool_def_hash: text("def"),
         args_hash: text("hash"),
         args: Some(r#"{"seq":9,"x":[1,"y"]}"#.into()),
