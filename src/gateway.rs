@@ -37,7 +37,7 @@ pub use self::assembly::{Assembly, Loaded, LogOrigin, Plan, StartError, carried,
 pub use self::change::Change;
 pub use self::deciding::{Decided, Undone};
 pub use self::entrance::needed_scopes;
-pub use self::folders::{Folders, bundles, signed};
+pub use self::folders::{Folders, bundles, shadow, signed};
 pub use self::listing::{Listed, Page};
 use self::resolve::Made;
 pub use self::versions::{Versions, config_version};
@@ -67,6 +67,8 @@ use crate::upstream::{Forwarded, Slot, Upstream};
 pub struct Gateway {
     catalog: Catalog,
     policy: Policy,
+    /// Decides beside it, for the record alone.
+    shadow: Option<Policy>,
     limits: Arc<Limits>,
     upstreams: Vec<Upstream>,
     listings: listing::Listings,
@@ -142,7 +144,7 @@ impl Gateway {
         trail.answered(request.retry);
         let target = self.resolve(made, caller, request)?;
         trail.resolved(target, request.arguments);
-        self.sees(caller, target)?;
+        self.sees(trail, caller, target)?;
         entrance::has_scopes(&caller.principal, target.scope.as_deref())?;
         // Do the arguments match the reviewed schema? Conditions of the policy read valid ones only.
         let schemas = target.schemas(&self.shared.schemas).map_err(|standing| withheld(target, &standing))?;

@@ -129,6 +129,7 @@ impl Record<'_> {
     fn fields_after_seq(&self, out: &mut Fields, now: Moment) {
         out.text("session", &self.session);
         out.text("sha256", &self.sha256);
+        out.text("shadow", &self.shadow);
         out.text("span_id", &self.span_id);
         out.text("subject", &self.subject);
         out.text("target", &self.target);

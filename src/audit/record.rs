@@ -306,6 +306,9 @@ pub struct Record<'a> {
     /// In a recovery record: the SHA-256 of these bytes.
     #[schemars(extend("pattern" = "^[0-9a-f]{64}$"))]
     pub sha256: Text<'a>,
+    /// What the candidate that decides beside the policy in force, without effect, says of the call: its version, and `allow` or `deny` with its
+    /// rules and obligations, or `visible` where the policy in force does not even let the agent see the target.
+    pub shadow: Text<'a>,
 }
 
 impl Record<'_> {

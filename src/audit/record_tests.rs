@@ -79,6 +79,7 @@ fn full() -> Record<'static> {
         open_from: Some(5),
         bytes: Some(6),
         sha256: text("sha"),
+        shadow: text("sha256:00 allow R1"),
         ..of_payloads(text("payload"))
     }
 }

@@ -115,6 +115,8 @@ pub struct Trail<'d> {
     conditions: Option<String>,
     /// The labels that the agent had met before, and has met with this call, as far as it was looked at.
     met: (Vec<String>, Vec<String>),
+    /// The version of the policy that decides beside, and what it says.
+    shadow: Option<String>,
     policy_version: &'d str,
     waits: Option<Instant>,
     intent: Option<(u64, Instant)>,
@@ -184,6 +186,11 @@ impl<'d> Trail<'d> {
         self.met = (before, after);
     }
 
+    /// Notes what the policy that decides beside, without effect, says of the call.
+    pub fn shadowed(&mut self, version: &str, answer: &str) {
+        self.shadow = Some(format!("{version} {answer}"));
+    }
+
     /// Whether the intent is stored, so that something may have been done.
     pub fn is_recorded(&self) -> bool {
         self.intent.is_some()
@@ -237,6 +244,7 @@ impl<'d> Trail<'d> {
         record.labels_before = self.met.0.iter().map(|label| text(label)).collect();
         record.labels_after = self.met.1.iter().map(|label| text(label)).collect();
         record.obligations = self.obligations.iter().map(|obliged| Cow::Owned(obliged.to_string())).collect();
+        record.shadow = self.shadow.as_deref().map(text);
         record.payload = self.payload.as_deref().map(text);
         record.approval_id = self.approval.as_deref().map(text);
         record.answers = self.answers.map(|responses| answers::shown(responses, key)).unwrap_or_default();
@@ -309,6 +317,7 @@ impl Audit {
             obligations: Vec::new(),
             conditions: None,
             met: Default::default(),
+            shadow: None,
             policy_version,
             waits: None,
             intent: None,

@@ -9,6 +9,7 @@ mod lint;
 mod recorded;
 mod replay;
 mod rights;
+mod shadow;
 mod sign;
 mod suggest;
 
@@ -44,6 +45,10 @@ pub enum Verb {
     Diff(rights::DiffArgs),
     /// Tell which calls on record a candidate policy would decide otherwise.
     Replay(replay::Args),
+    /// Have a candidate decide beside the policy in force, without effect, and tell what it says of the calls.
+    Shadow(shadow::ShadowArgs),
+    /// Put the candidate in the place of the policy in force.
+    Promote(shadow::PromoteArgs),
     /// Print a patch that takes back what nobody used, by the calls on record.
     Suggest(suggest::Args),
     /// Show which policies were in force, since when and by whom.
@@ -65,6 +70,8 @@ pub fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         Verb::Matrix(args) => rights::matrix(context, args),
         Verb::Diff(args) => rights::diff(context, args),
         Verb::Replay(args) => replay::run(context, args),
+        Verb::Shadow(args) => shadow::shadow(context, args),
+        Verb::Promote(args) => shadow::promote(context, args),
         Verb::Suggest(args) => suggest::run(context, args),
         Verb::History(args) => history::history(context, args),
         Verb::Rollback(args) => history::rollback(context, args),

@@ -134,7 +134,7 @@ impl Plan for Wrapped {
         };
         let (policy, warnings) = Policy::parse(file, &self.rows(&catalog), &targets, &options)?;
         drop(targets);
-        Ok(Loaded { catalog, policy, limits, warnings, files: Files::default() })
+        Ok(Loaded { catalog, policy, shadow: None, limits, warnings, files: Files::default() })
     }
 }
 

@@ -83,6 +83,8 @@ pub struct Loaded {
     pub catalog: Catalog,
     /// Who may do what.
     pub policy: Policy,
+    /// The candidate that decides beside it without effect.
+    pub shadow: Option<Policy>,
     /// How often.
     pub limits: Limits,
     /// What is odd, and no fault.
@@ -215,6 +217,7 @@ impl Assembly {
         let gateway = Gateway {
             catalog: loaded.catalog,
             policy: loaded.policy,
+            shadow: loaded.shadow,
             limits,
             upstreams,
             listings: Listings::default(),

@@ -3,6 +3,7 @@
 //! Leaves to `assembly`: what runs, and when the folders are read anew.
 
 pub mod bundles;
+pub mod shadow;
 pub mod signed;
 
 use std::path::PathBuf;
@@ -116,10 +117,11 @@ impl Folders {
         let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
         signed::vouched(&self.policies, &self.signed, &policy.written(&options.limits)).map_err(|fault| vec![fault])?;
         obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy, people)?;
+        let shadow = shadow::load(&self.state, &names, &options);
         let limits = carried(limits.with_rows(policy.rows()), previous, &targets);
         drop(targets);
         recording::opened_by_somebody(self, &catalog, &policy)?;
-        Ok(Loaded { catalog, policy, limits, warnings, files: Files::default() })
+        Ok(Loaded { catalog, policy, shadow, limits, warnings, files: Files::default() })
     }
 }
 

@@ -31,6 +31,11 @@ impl Gateway {
         let is_agent = |id: &str| identity.has_agent(id);
         let before = self.shared.runs.before(&invocation.caller.principal, request.meta.run(), &is_agent);
         let permit = self.policy.authorize(invocation, &before, self.shared.audit.clock());
+        if let Some(shadow) = &self.shadow {
+            // What it asks of the past is not what the decision stands on.
+            let before = self.shared.runs.before(&invocation.caller.principal, request.meta.run(), &is_agent);
+            trail.shadowed(shadow.version(), &shadow.answer(invocation, &before, self.shared.audit.clock()));
+        }
         if let Some(labels) = before.asked_labels() {
             trail.met(labels.to_vec(), Vec::new());
         }

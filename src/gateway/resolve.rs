@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::{Gateway, withheld};
+use crate::audit::trail::Trail;
 use crate::catalog::{Standing, Target};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
@@ -10,6 +11,7 @@ use crate::invocation::{Caller, Invocation};
 use crate::mcp::canonical::write_string;
 use crate::mcp::messages::{Kind, Method, Request};
 use crate::mcp::revision::Revision;
+use crate::policy::Policy;
 
 /// Where a target stands that is made for one call; a tool needs none.
 pub(super) type Made = OnceLock<Box<Target>>;
@@ -62,13 +64,11 @@ impl Gateway {
     }
 
     /// Whoever does not see a target is told what somebody with a wrong name is told.
-    pub(super) fn sees(&self, caller: &Caller, target: &Target) -> Result<(), Error> {
-        let class = self.policy.class(&caller.principal.id);
-        let seen = match target.index {
-            Some(index) => self.policy.sees(class, index),
-            None => self.policy.sees_by_name(class, &target.policy_name),
-        };
-        if !seen {
+    pub(super) fn sees(&self, trail: &mut Trail<'_>, caller: &Caller, target: &Target) -> Result<(), Error> {
+        if !is_seen(&self.policy, caller, target) {
+            if let Some(shadow) = self.shadow.as_ref().filter(|shadow| is_seen(shadow, caller, target)) {
+                trail.shadowed(shadow.version(), "visible");
+            }
             let reason = match target.kind {
                 Kind::Tool => "no rule lets this agent see the tool",
                 Kind::Prompt => "no rule lets this agent see the prompt",
@@ -123,4 +123,12 @@ fn no_resource(revision: Option<Revision>, uri: &str) -> Error {
     write_string(uri, &mut quoted);
     let error = Error::new(Code::ToolNotFound, "there is no such resource").wire(number, 200).because(UNKNOWN);
     error.suggest("list the resources and their templates").data("uri", String::from_utf8_lossy(&quoted).into_owned())
+}
+
+fn is_seen(policy: &Policy, caller: &Caller, target: &Target) -> bool {
+    let class = policy.class(&caller.principal.id);
+    match target.index {
+        Some(index) => policy.sees(class, index),
+        None => policy.sees_by_name(class, &target.policy_name),
+    }
 }

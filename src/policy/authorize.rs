@@ -129,6 +129,23 @@ impl Policy {
         }
     }
 
+    /// What it would decide, in words for the record: `allow R1,R2 with O1 approve:oncall`, or `deny D1`. The rules of a default deny are its near
+    /// misses, and left out.
+    pub fn answer(&self, invocation: Invocation<'_>, before: &Before<'_>, clock: &Clock) -> String {
+        let list = |ids: &mut dyn Iterator<Item = String>| ids.collect::<Vec<_>>().join(",");
+        match self.authorize(invocation, before, clock) {
+            Ok(permit) => {
+                let rules = list(&mut permit.rules.iter().map(ToString::to_string));
+                match list(&mut permit.obligations.iter().map(ToString::to_string)) {
+                    none if none.is_empty() => format!("allow {rules}"),
+                    obligations => format!("allow {rules} with {obligations}"),
+                }
+            }
+            Err(error) if error.reason() == Some(DEFAULT_DENY) => "deny".to_owned(),
+            Err(error) => format!("deny {}", error.rule_ids().join(",")),
+        }
+    }
+
     /// The decision for something without arguments that the catalogue does not list, such as watching a resource.
     pub fn decide_bare<'n>(
         &self,

@@ -50,6 +50,7 @@ mod policy_history;
 mod policy_live;
 mod policy_pitfalls;
 mod policy_rights;
+mod policy_shadow;
 mod policy_signed;
 mod policy_suggest;
 mod rates;

@@ -1,0 +1,85 @@
+//! A candidate decides beside the policy in force, without effect, and comes into force as the files that did.
+
+use serde_json::json;
+
+use crate::support::{Serving, Site};
+
+const ROWS: &str = "p, R1, role:writer, demo__*, reversible, -, allow\ng, agent:demo, role:writer\n";
+const CANDIDATE: &str = "p, R1, role:writer, demo__*, read, -, allow\np, R2, role:writer, demo__delete_note, irreversible, -, allow\n\
+    p, R3, agent:other, demo__list_notes, read, -, allow\no, O1, role:any, demo__list_notes, any, -, limit:50/min\ng, agent:demo, role:writer\n";
+
+async fn codes(gateway: &Serving) -> [String; 3] {
+    let client = gateway.client();
+    let list = client.call("demo__list_notes", json!({})).await.code();
+    let write = client.call("demo__write_note", json!({ "name": "a", "text": "b" })).await.code();
+    [list, write, client.call("demo__delete_note", json!({ "name": "a" })).await.code()]
+}
+
+fn site() -> Site {
+    let site = Site::of_demo().policy(ROWS);
+    std::fs::create_dir(site.path("new")).unwrap();
+    site.write("new/policy.csv", CANDIDATE);
+    site
+}
+
+#[tokio::test]
+async fn a_candidate_decides_beside_the_policy_in_force_and_changes_nothing() {
+    let site = site();
+    let gateway = site.serve().await;
+    let before = codes(&gateway).await;
+
+    let begun = site.run(&["--json", "policy", "shadow", "new"]).await.json();
+
+    assert_eq!(begun["running"], true, "{begun}");
+    assert_eq!(codes(&gateway).await, before, "what is decided stays as it was");
+    let intents = site.of_kind("intent");
+    let said: Vec<_> = intents.iter().map(|intent| intent["shadow"].as_str().unwrap_or("-").to_owned()).collect();
+    let version = begun["version"].as_str().unwrap();
+    let wanted = ["-".to_owned(), "-".to_owned(), format!("{version} allow R1 with O1 limit:50/min"), format!("{version} deny")];
+    assert_eq!(said, wanted);
+    assert_eq!(site.recorded("refusal", "shadow", &format!("{version} allow R2")).await["code"], "policy_denied");
+    assert_eq!(gateway.other().call("demo__list_notes", json!({})).await.code(), "tool_not_found");
+    assert_eq!(site.recorded("refusal", "shadow", &format!("{version} visible")).await["code"], "tool_not_found");
+    let done = site.run(&["--json", "policy", "shadow"]).await;
+    let told = done.json();
+    assert_eq!((done.code, &told["alike"], &told["otherwise"]), (3, &json!(0), &json!(4)), "{told}");
+    assert!(told["decisions"].as_array().unwrap().iter().any(|one| one["decided"] == "allow R1" && one["candidate"] == "deny"), "{told}");
+
+    assert_eq!(site.run(&["policy", "shadow", "--stop"]).await.code, 0);
+    codes(&gateway).await;
+    assert_eq!(site.of_kind("intent").last().unwrap().get("shadow"), None);
+}
+
+#[tokio::test]
+async fn what_is_promoted_is_what_decided_beside() {
+    let site = site();
+    let gateway = site.serve().await;
+    assert_eq!(site.run(&["policy", "promote"]).await.code, 2, "there is no candidate yet");
+    assert_eq!(site.run(&["policy", "shadow", "new"]).await.code, 0);
+    // Whoever edits the folder afterwards edits no candidate.
+    site.write("new/policy.csv", "p, R1, role:any, demo__*, reversible, -, allow\n");
+
+    let done = site.run(&["policy", "promote", "--reason", "review 31"]).await;
+
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(codes(&gateway).await, ["ok", "policy_denied", "tool_error"], "it takes and gives; there is no such note");
+    assert_eq!(std::fs::read_to_string(site.path("policies/policy.csv")).unwrap(), CANDIDATE);
+    let people: Vec<_> = site.of_kind("person").iter().map(|record| (record["action"].clone(), record["note"].clone())).collect();
+    assert!(people.contains(&(json!("policy_promote"), json!("review 31"))), "{people:?}");
+    assert_eq!(site.of_kind("intent").last().unwrap().get("shadow"), None, "and there is no candidate any more");
+    let history = site.run(&["--json", "policy", "history"]).await;
+    assert_eq!(history.code, 0, "{history:?}");
+}
+
+#[tokio::test]
+async fn a_candidate_that_does_not_load_is_refused_and_one_that_stops_loading_decides_nothing() {
+    let site = site();
+    site.write("new/policy.csv", "p, R1\n");
+    assert_eq!(site.run(&["policy", "shadow", "new"]).await.code, 2);
+    site.write("new/policy.csv", CANDIDATE);
+    assert_eq!(site.run(&["policy", "shadow", "new"]).await.code, 0);
+    site.write("var/shadow/policy.csv", "p, R1\n");
+    let gateway = site.serve().await;
+    assert_eq!(codes(&gateway).await[0], "ok");
+    assert_eq!(site.of_kind("intent")[0].get("shadow"), None);
+}
