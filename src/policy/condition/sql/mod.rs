@@ -122,7 +122,7 @@ impl Sql {
             return Err(Unclear("the argument has no SQL statement"));
         }
         for statement in &statements {
-            let mut walk = Walk::new(self);
+            let mut walk = Walk::new(self, statement);
             if let ControlFlow::Break(truth) = statement.visit(&mut walk) {
                 return truth;
             }
@@ -161,7 +161,10 @@ impl Sql {
 
     fn permits_function(&self, name: &ObjectName) -> bool {
         let Some(parts) = folded(name) else { return false };
-        let name = parts.join(".").to_lowercase();
+        let name = parts.join(".").to_ascii_lowercase();
         is_harmless(&name) || self.functions.iter().any(|known| **known == *name)
     }
 }
+
+#[cfg(test)]
+mod tests;

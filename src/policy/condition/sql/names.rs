@@ -43,6 +43,31 @@ pub(super) fn is_harmless(function: &str) -> bool {
     HARMLESS.contains(&function)
 }
 
+/// Whether PostgreSQL could call a function of this name with a whole row, where it is written as a column of it: those that take a value of
+/// every type, and by their names those that reach beyond it. In small letters.
+pub(super) fn takes_a_row(name: &str) -> bool {
+    const BEGINNINGS: [&str; 4] = ["pg_", "lo_", "dblink", "hash_record"];
+    const NAMES: [&str; 16] = [
+        "any_value",
+        "array_agg",
+        "count",
+        "json_agg",
+        "json_build_array",
+        "jsonb_agg",
+        "jsonb_build_array",
+        "num_nonnulls",
+        "num_nulls",
+        "quote_literal",
+        "quote_nullable",
+        "record_out",
+        "record_send",
+        "row_to_json",
+        "to_json",
+        "to_jsonb",
+    ];
+    NAMES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
 /// The parts of a name as a database takes them: in small letters unless they are quoted. `None` for a name that is computed.
 pub(super) fn folded(name: &ObjectName) -> Option<Vec<String>> {
     name.0.iter().map(|part| part.as_ident().map(fold)).collect()

@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{Expr, ObjectName, Query, SetExpr, Statement, TableFactor, Visitor};
+use sqlparser::ast::{AccessExpr, Expr, Ident, ObjectName, Query, SetExpr, Statement, TableFactor, Visit, Visitor};
 
-use super::names::{fold, folded};
-use super::{Kind, Sql};
+use super::names::{fold, folded, takes_a_row};
+use super::{Database, Kind, Sql};
 use crate::policy::condition::{Truth, Unclear};
 
 /// What a query's `WITH` has named so far.
@@ -24,11 +24,49 @@ impl Frame {
     }
 }
 
+/// A function that stands where a table does, by the name that its row has, with the columns it is known to have.
+struct Call {
+    name: String,
+    columns: Vec<String>,
+}
+
+impl Call {
+    fn of(factor: &TableFactor) -> Option<Self> {
+        let (name, alias) = match factor {
+            TableFactor::Table { name, args: Some(_), alias, .. } | TableFactor::Function { name, alias, .. } => {
+                (folded(name)?.pop(), alias)
+            }
+            TableFactor::UNNEST { alias, .. } => (Some("unnest".to_owned()), alias),
+            TableFactor::TableFunction { alias, .. } => (None, alias),
+            _ => return None,
+        };
+        let columns = alias.iter().flat_map(|alias| alias.columns.iter().map(|column| fold(&column.name))).collect();
+        Some(Self { name: alias.as_ref().map(|alias| fold(&alias.name)).or(name)?, columns })
+    }
+}
+
+/// Gathers the functions that stand where tables do: what is selected is written, and walked, before what it is selected from.
+#[derive(Default)]
+struct Calls(Vec<Call>);
+
+impl Visitor for Calls {
+    type Break = Truth;
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Truth> {
+        self.0.extend(Call::of(factor));
+        ON
+    }
+}
+
 /// What the walk knows where it is.
 pub(super) struct Walk<'s> {
     sql: &'s Sql,
     frames: Vec<Frame>,
+    calls: Vec<Call>,
 }
+
+/// Columns of functions' results that no function is named like.
+const RESULT_COLUMNS: [&str; 3] = ["key", "ordinality", "value"];
 
 const NO: ControlFlow<Truth> = ControlFlow::Break(Ok(false));
 const ON: ControlFlow<Truth> = ControlFlow::Continue(());
@@ -38,8 +76,53 @@ fn on_if(permitted: bool) -> ControlFlow<Truth> {
 }
 
 impl<'s> Walk<'s> {
-    pub fn new(sql: &'s Sql) -> Self {
-        Self { sql, frames: Vec::new() }
+    pub fn new(sql: &'s Sql, statement: &Statement) -> Self {
+        let mut calls = Calls::default();
+        let _ = statement.visit(&mut calls);
+        Self { sql, frames: Vec::new(), calls: calls.0 }
+    }
+
+    /// A column of a relation as far as names go, such as `o.tags` in `o.tags[1]`, and fields behind it.
+    fn fields(&self, root: &Expr, chain: &[AccessExpr]) -> ControlFlow<Truth> {
+        let mut parts: Vec<Ident> = match root {
+            Expr::Identifier(name) => vec![name.clone()],
+            _ => Vec::new(),
+        };
+        let mut chain = chain.iter().peekable();
+        while let (false, Some(AccessExpr::Dot(Expr::Identifier(name)))) = (parts.is_empty(), chain.peek()) {
+            parts.push(name.clone());
+            chain.next();
+        }
+        self.column(&parts)?;
+        chain.try_for_each(|access| self.field(access))
+    }
+
+    /// What stands behind a dot and an expression: a field, or a function of one argument in attribute notation.
+    /// <https://www.postgresql.org/docs/current/rowtypes.html#ROWTYPES-USAGE>
+    fn field(&self, access: &AccessExpr) -> ControlFlow<Truth> {
+        match access {
+            AccessExpr::Dot(Expr::Identifier(name)) if self.sql.permits_function(&ObjectName::from(vec![name.clone()])) => ON,
+            AccessExpr::Dot(_) => ControlFlow::Break(Err(Unclear("the argument has a field that could be a call of a function"))),
+            AccessExpr::Subscript(_) => ON,
+        }
+    }
+
+    /// `relation.name`: a column, or a function of the relation's row. The row of a function is its result, which may be any value; that of
+    /// a table is only taken by functions that take every row.
+    fn column(&self, parts: &[Ident]) -> ControlFlow<Truth> {
+        let [.., relation, name] = parts else { return ON };
+        if !matches!(self.sql.database, Database::Postgres | Database::Ansi)
+            || self.sql.permits_function(&ObjectName::from(vec![name.clone()]))
+        {
+            return ON;
+        }
+        let (relation, name) = (fold(relation), fold(name));
+        let calls = || self.calls.iter().filter(|call| call.name == relation);
+        let is_column = |call: &Call| call.columns.contains(&name) || call.name == name || RESULT_COLUMNS.contains(&&*name);
+        if takes_a_row(&name) || !calls().all(is_column) {
+            return ControlFlow::Break(Err(Unclear("the argument has a column that could be a call of a function")));
+        }
+        ON
     }
 
     /// The parts of a query's body that are no statements of their own.
@@ -111,6 +194,8 @@ impl Visitor for Walk<'_> {
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<Truth> {
         match expression {
             Expr::Function(function) => on_if(self.sql.permits_function(&function.name)),
+            Expr::CompoundFieldAccess { root, access_chain } => self.fields(root, access_chain),
+            Expr::CompoundIdentifier(parts) => self.column(parts),
             _ => ON,
         }
     }

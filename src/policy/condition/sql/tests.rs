@@ -1,0 +1,58 @@
+//! What the SQL condition answers: attacks by name, and ordinary queries that must pass.
+
+use super::*;
+
+/// A condition of a database that permits reading and writing of `orders` and all of `sales`.
+fn condition(database: Database, kinds: &[Kind]) -> Sql {
+    let tables = ["orders".to_owned(), "sales.*".to_owned()];
+    Sql::new(kinds.into(), Some(&tables), &[], database).unwrap()
+}
+
+const READS: &[Kind] = &[Kind::Select, Kind::Explain];
+const ALL: &[Kind] = &[Kind::Select, Kind::Insert, Kind::Update, Kind::Delete, Kind::Merge, Kind::Explain];
+
+fn all_are(database: Database, kinds: &[Kind], queries: &[&str], expected: &[&str]) {
+    let sql = condition(database, kinds);
+    let answer = |query: &str| crate::policy::condition::word(sql.permits(query));
+    let told = |query: &&&str| !expected.contains(&answer(query));
+    let wrong: Vec<String> = queries.iter().filter(told).map(|query| format!("{database:?} {:?}: {query}", sql.permits(query))).collect();
+    assert!(wrong.is_empty(), "not {expected:?}:\n{}", wrong.join("\n"));
+}
+
+const UNCLEAR: &[&str] = &["error"];
+const NOT_TRUE: &[&str] = &["error", "false"];
+const TRUE: &[&str] = &["true"];
+
+#[test]
+fn attribute_notation_calls_no_function_unseen() {
+    let attacks = [
+        "select ('PG_VERSION'::text).pg_read_file",
+        "select (x.p).pg_read_file from (select 'PG_VERSION'::text as p) x",
+        "select (o.note).pg_read_file from orders o",
+        "select ('/etc/passwd'::text).lo_import",
+        "select (array['x'])[1].pg_read_file",
+        "select ((array['x'])[1]).pg_read_file",
+        "select (5::float8).pg_sleep",
+        "select ('s'::regclass).nextval",
+        "select orders.row_to_json from orders",
+        "select sales.items.to_jsonb from sales.items",
+        "select o.\"row_to_json\" from orders o",
+        "select (orders).pg_column_size from orders",
+        "select x.pg_read_file from concat('PG_VERSION') x",
+        "select x.drop_everything from concat('all') as x",
+        "select concat.query_to_xml from concat('select 1')",
+        "select 1 from orders where ('a'::text).pg_read_file = 'a'",
+        "select * from orders order by (note).pg_read_file",
+    ];
+    all_are(Database::Postgres, READS, &attacks, UNCLEAR);
+    all_are(Database::Postgres, ALL, &["update orders set note = ('PG_VERSION'::text).pg_read_file returning *"], UNCLEAR);
+    let ordinary = [
+        "select orders.id, o.note from orders, orders o",
+        "select (o.note).upper from orders o",
+        "select (array[1, 2])[1], o.tags[1] from orders o",
+        "select sales.items.id from sales.items",
+        "select c.c, n.n from concat('a') c, concat('b') as n(n)",
+        "select (o).* from orders o",
+    ];
+    all_are(Database::Postgres, READS, &ordinary, TRUE);
+}
