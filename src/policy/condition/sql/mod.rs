@@ -4,6 +4,7 @@
 //! statement *is*, at any depth: a write in a `WITH`, a table in a subquery, a second statement behind a semicolon.
 
 mod names;
+mod targets;
 mod walk;
 
 use std::ops::ControlFlow;

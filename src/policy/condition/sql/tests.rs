@@ -56,3 +56,48 @@ fn attribute_notation_calls_no_function_unseen() {
     ];
     all_are(Database::Postgres, READS, &ordinary, TRUE);
 }
+
+#[test]
+fn a_name_of_a_with_hides_no_table_that_is_written_to() {
+    let hidden = [
+        "with secrets as (select 1) delete from secrets",
+        "with secrets as (select 1) insert into secrets values (1)",
+        "with secrets as (select 1 a) update secrets set a = 2 returning 1",
+        "with recursive secrets as (select 1) delete from secrets",
+        "explain analyze with secrets as (select 1) delete from secrets",
+        "select 1; with secrets as (select 1) delete from secrets",
+        "with secrets as (select 1), x as (delete from secrets returning 1) select 1",
+    ];
+    for database in [Database::Postgres, Database::Sqlite, Database::MySql, Database::MsSql, Database::Ansi] {
+        all_are(database, ALL, &hidden, NOT_TRUE);
+        all_are(database, ALL, &["with recent as (select * from orders) insert into orders select * from recent"], TRUE);
+    }
+    let merge = "with secrets as (select 1) merge into secrets using orders on true when matched then delete";
+    all_are(Database::Postgres, ALL, &[merge], NOT_TRUE);
+    let read = ["with recent as (select 1 a) delete from orders where a in (select a from recent)", "delete from orders o where o.id = 1"];
+    all_are(Database::Postgres, ALL, &read, TRUE);
+    let joined = [
+        "delete secrets from orders join orders",
+        "with secrets as (select 1 a) delete secrets from secrets join orders",
+        "with s as (select 1 a) update orders join s set orders.a = 1",
+        "delete s from secrets as s",
+    ];
+    all_are(Database::MySql, ALL, &joined, NOT_TRUE);
+    all_are(Database::MySql, ALL, &["delete a from orders as a", "delete orders from orders join sales.items i on i.id = orders.id"], TRUE);
+    all_are(Database::MsSql, ALL, &["delete secrets from orders"], NOT_TRUE);
+    all_are(Database::MsSql, ALL, &["delete o from orders o", "delete from orders where id = 1"], TRUE);
+}
+
+#[test]
+fn output_into_a_table_writes_to_it() {
+    let attacks = [
+        "insert into orders output inserted.* into secrets values (1)",
+        "delete from orders output deleted.* into secrets",
+        "update orders set a = 1 output inserted.a into secrets",
+        "merge orders using orders o on 1 = 1 when matched then delete output deleted.* into secrets;",
+        "delete from orders output deleted.* into sales.x.y",
+    ];
+    all_are(Database::MsSql, ALL, &attacks, NOT_TRUE);
+    let ordinary = ["delete from orders output deleted.id", "update orders set a = 1 output inserted.a into sales.log"];
+    all_are(Database::MsSql, ALL, &ordinary, TRUE);
+}

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use sqlparser::ast::{AccessExpr, Expr, Ident, ObjectName, Query, SetExpr, Statement, TableFactor, Visit, Visitor};
 
 use super::names::{fold, folded, takes_a_row};
+use super::targets::targets;
 use super::{Database, Kind, Sql};
 use crate::policy::condition::{Truth, Unclear};
 
@@ -153,7 +154,8 @@ impl Visitor for Walk<'_> {
     type Break = Truth;
 
     fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<Truth> {
-        on_if(self.sql.permits_kind(Kind::of(statement)))
+        let writes = || targets(statement).is_some_and(|targets| targets.iter().all(|name| self.sql.permits_table(name)));
+        on_if(self.sql.permits_kind(Kind::of(statement)) && writes())
     }
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Truth> {
