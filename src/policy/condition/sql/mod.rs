@@ -5,6 +5,7 @@
 
 mod names;
 mod targets;
+mod tokens;
 mod walk;
 
 use std::ops::ControlFlow;
@@ -133,14 +134,13 @@ impl Sql {
 
     fn parse(&self, text: &str) -> Result<Vec<Statement>, Unclear> {
         const UNREADABLE: Unclear = Unclear("the argument is no SQL that can be read for certain");
-        let odd = |letter: char| letter.is_control() && !matches!(letter, '\n' | '\r' | '\t');
-        // MySQL runs what stands in such a comment, and others do not.
-        let hidden = text.contains("/*!") && !matches!(self.database, Database::MySql);
-        if text.len() > MAX_BYTES || text.chars().any(odd) || hidden {
+        if text.len() > MAX_BYTES {
             return Err(UNREADABLE);
         }
+        tokens::check_letters(text)?;
         let dialect = self.database.dialect();
         let tokens = Tokenizer::new(dialect, text).tokenize().map_err(|_| UNREADABLE)?;
+        tokens::check(self.database, text, &tokens)?;
         let flat = |token: &&Token| {
             !matches!(token, Token::Comma | Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_))
                 && !matches!(token, Token::Word(word) if word.keyword == sqlparser::keywords::Keyword::NoKeyword)

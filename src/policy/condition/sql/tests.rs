@@ -51,10 +51,13 @@ fn attribute_notation_calls_no_function_unseen() {
         "select (o.note).upper from orders o",
         "select (array[1, 2])[1], o.tags[1] from orders o",
         "select sales.items.id from sales.items",
-        "select c.c, n.n from concat('a') c, concat('b') as n(n)",
-        "select (o).* from orders o",
     ];
     all_are(Database::Postgres, READS, &ordinary, TRUE);
+    let calls = Sql::new(READS.into(), None, &["jsonb_each".to_owned()], Database::Postgres).unwrap();
+    for query in ["select c.c, n.n from concat('a') c, concat('b') as n(n)", "select e.key, e.value from jsonb_each('{}') e"] {
+        assert_eq!(calls.permits(query), Ok(true), "{query}");
+    }
+    assert!(calls.permits("select c.lo_export, n.n from concat('a') c, concat('b') as n(n)").is_err());
 }
 
 #[test]
@@ -100,4 +103,49 @@ fn output_into_a_table_writes_to_it() {
     all_are(Database::MsSql, ALL, &attacks, NOT_TRUE);
     let ordinary = ["delete from orders output deleted.id", "update orders set a = 1 output inserted.a into sales.log"];
     all_are(Database::MsSql, ALL, &ordinary, TRUE);
+}
+
+#[test]
+fn a_literal_ends_where_every_reader_ends_it() {
+    for database in [Database::Postgres, Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
+        let hex = [r"select x'\', (select s from secrets), '--'", r"SELECT x'\' FROM (SELECT 1 AS x) q; DELETE FROM secrets; --'"];
+        all_are(database, ALL, &hex, UNCLEAR);
+        all_are(database, ALL, &[r"SELECT x'\' FROM (SELECT 1 AS x) q EXEC xp_cmdshell ''id'' --'", "select x'1g'"], UNCLEAR);
+        let dollars = ["SELECT $$ , (SELECT s FROM secrets), $$", "SELECT $a$ , (SELECT s FROM secrets), $a$"];
+        match database {
+            Database::Postgres => all_are(database, ALL, &dollars, TRUE),
+            _ => all_are(database, ALL, &dollars, NOT_TRUE),
+        }
+        if !matches!(database, Database::MySql) {
+            let backslash = [r"select N'\', (select s from secrets), '--'", r"select 'a\', (select s from secrets), '", r"select '\\'"];
+            all_are(database, ALL, &backslash, NOT_TRUE);
+            all_are(database, ALL, &[r"select 1 from orders where note = 'C:\temp'"], TRUE);
+        }
+        all_are(database, ALL, &["select 1 /* /* */ , (select s from secrets) /* */ */"], UNCLEAR);
+    }
+    all_are(Database::MsSql, ALL, &["select x'1f'", "SELECT HierarchyID::GetRoot()"], UNCLEAR);
+    all_are(Database::MsSql, ALL, &["select id from orders where hash = 0x1F"], TRUE);
+    all_are(Database::Postgres, ALL, &[r"select U&'\', (select s from secrets), '--'", "select $1$a$1$"], UNCLEAR);
+    all_are(Database::Postgres, ALL, &["select x'1f'", r"select E'it\'s', e'a\\b'", "select $a$ it's $a$"], TRUE);
+    all_are(Database::MySql, ALL, &[r"select 'it\'s', x'1F', b'101'"], TRUE);
+}
+
+#[test]
+fn a_comment_that_some_servers_run_has_no_answer() {
+    let attacks = [
+        "select * from /*!99999 orders AS */ secrets",
+        "select * from /*!99999orders AS*/ secrets",
+        "select 1 /*M! union select s from secrets */",
+        "select 1 /*M!100100 , (select s from secrets) */",
+        "select 1 /*!50000 , (select s from secrets) */",
+        "select /*! 1 */",
+        "select 1 -- x\r, (select s from secrets)",
+        "SELECT 1 -- x\rDELETE FROM orders",
+        "SELECT 1 -- x\u{2028}DELETE FROM orders",
+        "SELECT 1 -- x\u{85}DELETE",
+    ];
+    for database in [Database::Postgres, Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
+        all_are(database, ALL, &attacks, UNCLEAR);
+        all_are(database, ALL, &["select 1 /* one! */ from orders -- all\r\n where id = 1"], TRUE);
+    }
 }
