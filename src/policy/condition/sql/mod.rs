@@ -6,6 +6,7 @@
 mod names;
 mod targets;
 mod tokens;
+mod tsql;
 mod walk;
 
 use std::ops::ControlFlow;

@@ -149,3 +149,39 @@ fn a_comment_that_some_servers_run_has_no_answer() {
         all_are(database, ALL, &["select 1 /* one! */ from orders -- all\r\n where id = 1"], TRUE);
     }
 }
+
+#[test]
+fn a_statement_without_a_semicolon_is_no_alias() {
+    let attacks = [
+        "SELECT * FROM orders SHUTDOWN",
+        "SELECT * FROM orders REVERT",
+        "SELECT * FROM orders COMMIT",
+        "SELECT 1 ROLLBACK",
+        "SELECT * FROM orders RECONFIGURE",
+        "SELECT 1 CHECKPOINT",
+        "SELECT * FROM orders EXEC ('x')",
+        "SELECT * FROM orders AS EXEC ('x')",
+        "SELECT * FROM (SELECT 1 a) EXEC ('x')",
+        "SELECT * FROM orders WAITFOR ('x')",
+        "SELECT 1 WHERE 1=1 EXEC x",
+        "SELECT 1 GO",
+        "SELECT 1\nGO\nDELETE FROM orders",
+        "SELECT 1 PRINT 'x'",
+        "SELECT 1 BEGIN DELETE FROM orders END",
+        "SELECT 1 a, 2 b THROW",
+        "SELECT 1 USE",
+        "SELECT 1 KILL",
+        "SELECT 1 BREAK",
+        "SELECT 1 CONTINUE",
+        "SELECT 1 setuser",
+        "SELECT * FROM orders LIMIT SHUTDOWN",
+        "SELECT * FROM orders QUALIFY SHUTDOWN",
+        "DELETE FROM orders SHUTDOWN",
+        "UPDATE orders SET a = 1 FROM orders o REVERT",
+        "SELECT 1 END",
+        "SELECT * FROM orders SET",
+    ];
+    all_are(Database::MsSql, ALL, &attacks, UNCLEAR);
+    let ordinary = ["SELECT [use], \"kill\" FROM orders AS [shutdown]", "SELECT LEFT(note, 2), COALESCE(a, b) FROM orders o"];
+    all_are(Database::MsSql, ALL, &ordinary, TRUE);
+}

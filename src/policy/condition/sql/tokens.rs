@@ -2,7 +2,7 @@
 
 use sqlparser::tokenizer::{Token, Whitespace};
 
-use super::Database;
+use super::{Database, tsql};
 use crate::policy::condition::Unclear;
 
 /// Why the text has no answer by how it is written.
@@ -53,6 +53,7 @@ fn is_plain(database: Database, text: &str, token: &Token) -> bool {
         Token::DoubleColon => matches!(database, Database::Postgres),
         // Comments nest in some databases only.
         Token::Whitespace(Whitespace::MultiLineComment(comment)) => !comment.contains("/*"),
+        Token::Word(word) if word.quote_style.is_none() && matches!(database, Database::MsSql) => !tsql::is_foreign(&word.value),
         Token::Char(_) => false,
         _ => true,
     }

@@ -6,7 +6,7 @@ use sqlparser::ast::{AccessExpr, Expr, Ident, ObjectName, Query, SetExpr, Statem
 
 use super::names::{fold, folded, takes_a_row};
 use super::targets::targets;
-use super::{Database, Kind, Sql};
+use super::{Database, Kind, Sql, tsql};
 use crate::policy::condition::{Truth, Unclear};
 
 /// What a query's `WITH` has named so far.
@@ -178,6 +178,16 @@ impl Visitor for Walk<'_> {
             outer.next += 1;
         }
         ON
+    }
+
+    /// An alias without `AS` may be the next statement.
+    fn pre_visit_ident(&mut self, name: &Ident) -> ControlFlow<Truth> {
+        match self.sql.database {
+            Database::MsSql if name.quote_style.is_none() && tsql::is_no_name(&name.value) => {
+                ControlFlow::Break(Err(Unclear("the argument has a name that is a word of the language")))
+            }
+            _ => ON,
+        }
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Truth> {
