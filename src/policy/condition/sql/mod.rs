@@ -22,11 +22,18 @@ use super::{Truth, Unclear};
 
 /// Longest text, in bytes.
 const MAX_BYTES: usize = 64 << 10;
-/// Most tokens that are neither names, literals, commas nor spaces: they bound how deep a tree can be, and its tree is walked and dropped on
-/// a thread's stack.
+/// Most tokens that are neither names, literals, commas nor spaces: they bound how deep a tree can be that nests without brackets, such as a
+/// long `AND`.
 const MAX_STRUCTURE: usize = 1_000;
-/// Deepest nesting of parentheses and subqueries.
+/// Deepest nesting of brackets of any kind. The parser tries some of them in several ways, so its time doubles with each.
+const MAX_BRACKETS: usize = 16;
+/// Deepest nesting of what the parser reads by calling itself.
 const MAX_DEPTH: usize = 40;
+/// The stack that a text is parsed, walked and dropped on, in bytes: a thread's own, of 2 MiB, is used up by 180 bytes of nested queries in a
+/// debug build. Only what is touched takes memory.
+const STACK_BYTES: usize = 16 << 20;
+
+const UNREADABLE: Unclear = Unclear("the argument is no SQL that can be read for certain");
 
 /// What a statement may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +127,21 @@ impl Sql {
 
     /// Whether the text is nothing but permitted statements, and at least one.
     pub fn permits(&self, text: &str) -> Truth {
-        let statements = self.parse(text)?;
+        if text.len() > MAX_BYTES {
+            return Err(UNREADABLE);
+        }
+        tokens::check_letters(text)?;
+        let tokens = Tokenizer::new(self.database.dialect(), text).tokenize().map_err(|_| UNREADABLE)?;
+        tokens::check(self.database, text, &tokens)?;
+        if tokens::structure(&tokens) > MAX_STRUCTURE || tokens::brackets(&tokens) > MAX_BRACKETS {
+            return Err(Unclear("the argument is more SQL than is looked through"));
+        }
+        stacker::grow(STACK_BYTES, || self.permits_tokens(tokens))
+    }
+
+    fn permits_tokens(&self, tokens: Vec<Token>) -> Truth {
+        let mut parser = Parser::new(self.database.dialect()).with_recursion_limit(MAX_DEPTH).with_tokens(tokens);
+        let statements = parser.parse_statements().map_err(|_| UNREADABLE)?;
         if statements.is_empty() {
             return Err(Unclear("the argument has no SQL statement"));
         }
@@ -131,26 +152,6 @@ impl Sql {
             }
         }
         Ok(true)
-    }
-
-    fn parse(&self, text: &str) -> Result<Vec<Statement>, Unclear> {
-        const UNREADABLE: Unclear = Unclear("the argument is no SQL that can be read for certain");
-        if text.len() > MAX_BYTES {
-            return Err(UNREADABLE);
-        }
-        tokens::check_letters(text)?;
-        let dialect = self.database.dialect();
-        let tokens = Tokenizer::new(dialect, text).tokenize().map_err(|_| UNREADABLE)?;
-        tokens::check(self.database, text, &tokens)?;
-        let flat = |token: &&Token| {
-            !matches!(token, Token::Comma | Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_))
-                && !matches!(token, Token::Word(word) if word.keyword == sqlparser::keywords::Keyword::NoKeyword)
-        };
-        if tokens.iter().filter(flat).count() > MAX_STRUCTURE {
-            return Err(Unclear("the argument is more SQL than is looked through"));
-        }
-        let mut parser = Parser::new(dialect).with_recursion_limit(MAX_DEPTH).with_tokens(tokens);
-        parser.parse_statements().map_err(|_| UNREADABLE)
     }
 
     fn permits_kind(&self, kind: Kind) -> bool {

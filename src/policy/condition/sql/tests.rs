@@ -185,3 +185,74 @@ fn a_statement_without_a_semicolon_is_no_alias() {
     let ordinary = ["SELECT [use], \"kill\" FROM orders AS [shutdown]", "SELECT LEFT(note, 2), COALESCE(a, b) FROM orders o"];
     all_are(Database::MsSql, ALL, &ordinary, TRUE);
 }
+
+/// What nests, so many times over.
+fn nested(times: usize) -> Vec<(&'static str, String)> {
+    let around =
+        |before: &str, begin: &str, middle: &str, end: &str| format!("{before}{}{middle}{}", begin.repeat(times), end.repeat(times));
+    vec![
+        ("derived", around("select * from ", "((select * from ", "orders", ") x)")),
+        ("subqueries", around("select ", "coalesce((select max(id) from ((select * from ", "orders", ") x)))")),
+        ("joins", around("select * from ", "(orders join (select * from ", "orders", ") y on true)")),
+        ("deep joins", around("select * from ", "(((orders) join ((select * from ", "orders", ") y) on true))")),
+        ("exists", around("select 1 where ", "exists (select 1 from ((orders join ", "orders", " on true)))")),
+        ("filters", around("select ", "case when (select count(*) filter (where a in (", "1", ")) from orders) then 1 end")),
+        ("tables", around("select * from ", "(", "orders", ")")),
+        ("broken tables", around("select * from ", "(", "orders x y", ")")),
+        ("expressions", around("select ", "(", "1", ")")),
+        ("broken", around("select ", "(", "1 1", ")")),
+        ("queries", around("", "(", "select 1", ")")),
+        ("in", around("select 1 where 1 in ", "(", "1", ")")),
+        ("not", around("select ", "not ", "true", "")),
+        ("minus", around("select ", "- ", "1", "")),
+        ("case", around("select ", "case when ", "1", " then 1 end")),
+        ("cast", around("select ", "cast(", "1", " as int)")),
+        ("casts", around("select a", "::int", "", "")),
+        ("interval", around("select ", "interval ", "'1'", "")),
+        ("arrays", around("select ", "array[", "1", "]")),
+        ("calls", around("select ", "coalesce(", "1", ")")),
+        ("broken calls", around("select ", "coalesce(", "1 1", ")")),
+        ("lateral", around("select * from orders, lateral ", "(", "select 1", ")")),
+        ("subscripts", around("select a", "[(a", "", ")]")),
+        ("with", around("", "with a as (", "select 1", ") select 1")),
+        ("types", around("select cast(1 as ", "array<", "int", ">")),
+        ("braces", around("select ", "{", "", "}")),
+        ("union", around("select 1", " union (select 1", "", ")")),
+        ("between", around("select 1 where ", "1 between ", "1", " and 1")),
+        ("any", around("select ", "1 = any (", "1", ")")),
+        ("unions", around("select 1", " union select 1", "", "")),
+        ("and", around("select a", " and a", "", "")),
+        ("or", around("select a", " or not a", "", "")),
+        ("concatenation", around("select a", " || a", "", "")),
+        ("is null", around("select a", " is null", "", "")),
+        ("at time zone", around("select a", " at time zone b", "", "")),
+        ("natural joins", around("select 1 from orders", " natural join orders", "", "")),
+        ("explain", around("", "explain ", "select 1", "")),
+        ("dots", around("select a", ".a", "", "")),
+        ("prior", around("select ", "prior ", "a", "")),
+        ("exists not", around("select ", "not exists (select ", "1", ")")),
+    ]
+}
+
+#[test]
+fn no_nesting_exhausts_the_stack_of_a_worker() {
+    let read = || {
+        for database in [Database::Postgres, Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
+            let sql = condition(database, ALL);
+            for times in [2, 4, 8, 12, 14, 15, 16, 20, 38, 200, 490, 950, 5_000] {
+                for (name, text) in nested(times) {
+                    let began = std::time::Instant::now();
+                    let answer = sql.permits(&text);
+                    assert!(answer != Ok(true) || times < 950, "{name} {times}");
+                    let took = began.elapsed();
+                    assert!(took < std::time::Duration::from_secs(2), "{database:?} {name} {times} took {took:?}");
+                    if took > std::time::Duration::from_millis(100) {
+                        eprintln!("SLOW {database:?} {name} {times} {took:?} {answer:?}");
+                    }
+                }
+            }
+        }
+    };
+    // The stack of a worker of the runtime.
+    std::thread::Builder::new().stack_size(2 << 20).spawn(read).unwrap().join().unwrap();
+}

@@ -1,5 +1,6 @@
 //! What is looked at before SQL is parsed: how deep it nests, and what databases and their settings read in more than one way.
 
+use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, Whitespace};
 
 use super::{Database, tsql};
@@ -30,6 +31,30 @@ pub(super) fn check_letters(text: &str) -> Result<(), Unclear> {
 /// Where they do not.
 pub(super) fn check(database: Database, text: &str, tokens: &[Token]) -> Result<(), Unclear> {
     if tokens.iter().all(|token| is_plain(database, text, token)) { Ok(()) } else { Err(TWO_WAYS) }
+}
+
+/// How many tokens there are that may make a tree deeper.
+pub(super) fn structure(tokens: &[Token]) -> usize {
+    let flat = |token: &&Token| match token {
+        Token::Comma | Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_) => false,
+        Token::Word(word) => word.keyword != Keyword::NoKeyword,
+        _ => true,
+    };
+    tokens.iter().filter(flat).count()
+}
+
+/// How deep brackets are nested.
+pub(super) fn brackets(tokens: &[Token]) -> usize {
+    let (mut open, mut deepest) = (0_usize, 0);
+    for token in tokens {
+        match token {
+            Token::LParen | Token::LBracket | Token::LBrace => open += 1,
+            Token::RParen | Token::RBracket | Token::RBrace => open = open.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(open);
+    }
+    deepest
 }
 
 fn is_plain(database: Database, text: &str, token: &Token) -> bool {
