@@ -68,13 +68,14 @@ pub(super) fn takes_a_row(name: &str) -> bool {
     NAMES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
-/// The parts of a name as a database takes them: in small letters unless they are quoted. `None` for a name that is computed.
+/// The parts of a name as a database takes them: in small letters unless they are quoted, where small letters are those of ASCII, as names with
+/// others have no answer. `None` for a name that is computed.
 pub(super) fn folded(name: &ObjectName) -> Option<Vec<String>> {
     name.0.iter().map(|part| part.as_ident().map(fold)).collect()
 }
 
 pub(super) fn fold(ident: &Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
 }
 
 /// Functions that read nothing but their arguments and the clock.

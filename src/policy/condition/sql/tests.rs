@@ -256,3 +256,26 @@ fn no_nesting_exhausts_the_stack_of_a_worker() {
     // The stack of a worker of the runtime.
     std::thread::Builder::new().stack_size(2 << 20).spawn(read).unwrap().join().unwrap();
 }
+
+#[test]
+fn names_fold_as_the_database_folds_them() {
+    let attacks = [
+        "with é as (select 1) select * from É",
+        "with É as (select 1) select * from é",
+        "select \u{212a} from orders",
+        "select 1 from orders\u{a0}, secrets",
+        "select 1 from\u{3000}orders",
+        "select 'a\u{a0}' from orders\u{a0}o",
+        "select 1 from orders\u{feff}",
+    ];
+    let ordinary = ["with é as (select 1) select * from é", "select 'É\u{a0}a', \"É\" from ORDERS", "select größe from Orders -- \u{a0}"];
+    for database in [Database::Postgres, Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
+        all_are(database, ALL, &attacks, NOT_TRUE);
+        if !matches!(database, Database::Ansi) {
+            all_are(database, ALL, &ordinary[..1], TRUE);
+            all_are(database, ALL, &ordinary[2..], TRUE);
+        }
+    }
+    all_are(Database::Postgres, ALL, &attacks, UNCLEAR);
+    all_are(Database::Postgres, ALL, &ordinary, TRUE);
+}
