@@ -279,3 +279,27 @@ fn names_fold_as_the_database_folds_them() {
     all_are(Database::Postgres, ALL, &attacks, UNCLEAR);
     all_are(Database::Postgres, ALL, &ordinary, TRUE);
 }
+
+#[test]
+fn a_name_of_a_with_is_seen_where_the_database_sees_it() {
+    let forward = ["with recursive a as (select * from secrets), secrets as (select 1) select * from a"];
+    let plain = ["with a as (select * from secrets), secrets as (select 1) select * from a"];
+    let own = ["with secrets as (select * from secrets) select * from secrets"];
+    for database in [Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
+        all_are(database, ALL, &forward, NOT_TRUE);
+    }
+    for database in [Database::Postgres, Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
+        all_are(database, ALL, &plain, NOT_TRUE);
+        all_are(database, ALL, &["with recursive t as (select 1 n union all select n + 1 from t) select n from t"], TRUE);
+        if !matches!(database, Database::MsSql) {
+            all_are(database, ALL, &own, NOT_TRUE);
+        }
+    }
+    all_are(Database::Postgres, ALL, &forward, TRUE);
+    all_are(
+        Database::MsSql,
+        ALL,
+        &["with t as (select id from orders union all select o.id from orders o join t on t.id = o.up) select * from t"],
+        TRUE,
+    );
+}

@@ -12,15 +12,41 @@ use crate::policy::condition::{Truth, Unclear};
 /// What a query's `WITH` has named so far.
 struct Frame {
     names: Vec<String>,
-    recursive: bool,
+    scope: Scope,
     /// The one whose own query is being walked; behind the last, the body is.
     next: usize,
 }
 
+/// Which names of a `WITH` its own queries see.
+enum Scope {
+    /// Those before.
+    Earlier,
+    /// Those before, and their own.
+    Own,
+    /// All of them.
+    All,
+}
+
 impl Frame {
-    /// Whether the name means one of this `WITH`'s queries where the walk is now: within them only those before, unless it is recursive.
+    fn of(query: &Query, database: Database) -> Self {
+        let ctes = query.with.as_ref().map(|with| with.cte_tables.as_slice()).unwrap_or_default();
+        let scope = match (query.with.as_ref().is_some_and(|with| with.recursive), database) {
+            // <https://www.postgresql.org/docs/current/sql-select.html#SQL-WITH>: "allows queries to reference later siblings".
+            (true, Database::Postgres) => Scope::All,
+            // T-SQL has no such word, and takes a query's own name for itself.
+            (true, _) | (false, Database::MsSql) => Scope::Own,
+            (false, _) => Scope::Earlier,
+        };
+        Self { names: ctes.iter().map(|cte| fold(&cte.alias.name)).collect(), scope, next: 0 }
+    }
+
+    /// Whether the name means one of this `WITH`'s queries where the walk is now.
     fn means(&self, name: &str) -> bool {
-        let visible = if self.recursive { self.names.len() } else { self.next };
+        let visible = match self.scope {
+            Scope::Earlier => self.next,
+            Scope::Own => self.next + 1,
+            Scope::All => self.names.len(),
+        };
         self.names.iter().take(visible).any(|known| known == name)
     }
 }
@@ -163,9 +189,7 @@ impl Visitor for Walk<'_> {
         if !query.locks.is_empty() || !query.pipe_operators.is_empty() {
             return NO;
         }
-        let ctes = query.with.as_ref().map(|with| with.cte_tables.as_slice()).unwrap_or_default();
-        let names = ctes.iter().map(|cte| fold(&cte.alias.name)).collect();
-        self.frames.push(Frame { names, recursive: query.with.as_ref().is_some_and(|with| with.recursive), next: 0 });
+        self.frames.push(Frame::of(query, self.sql.database));
         self.body(&query.body)
     }
 
