@@ -6,7 +6,7 @@ use regex::Regex;
 use super::host::{Hosts, Nets};
 use super::path::Roots;
 use super::sql::Sql;
-use super::{Truth, Unclear, all};
+use super::{Truth, Unclear, all, any};
 use crate::mcp::decimal::Decimal;
 use crate::mcp::json::{Node, Value};
 
@@ -96,18 +96,8 @@ impl Test {
     /// What the test says of a value.
     pub fn passes(&self, value: &Node<'_>) -> Truth {
         match self {
-            // Surely one of them, or surely none of those of its own kind.
-            Self::OneOf(scalars, case) => {
-                let truths: Vec<Truth> = scalars.iter().map(|scalar| scalar.equals(value, *case)).collect();
-                match (truths.contains(&Ok(true)), truths.contains(&Ok(false))) {
-                    (true, _) => Ok(true),
-                    (false, true) if !truths.iter().all(Result::is_ok) && matches!(value.value, Value::Array(_) | Value::Object(_)) => {
-                        Err(Unclear("the argument is of another kind than what it is compared with"))
-                    }
-                    (false, true) => Ok(false),
-                    (false, false) => truths.first().copied().unwrap_or(Ok(false)),
-                }
-            }
+            // Surely none of them only where it is surely none: `in: [5, a]` cannot tell of `"5"`.
+            Self::OneOf(scalars, case) => any(scalars.iter().map(|scalar| scalar.equals(value, *case))),
             Self::Prefix(prefixes, case) => {
                 let text = case.fold(text(value)?);
                 Ok(prefixes.iter().any(|prefix| text.starts_with(&**prefix)))
@@ -147,5 +137,29 @@ pub(super) fn agreed(readings: impl Iterator<Item = Truth>) -> Truth {
             other => other,
         },
         None => Err(Unclear("the argument cannot be read")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mcp::json::{self, Limits};
+
+    fn passes(test: &Test, text: &str) -> Truth {
+        test.passes(&json::parse(text.as_bytes(), Limits::default()).unwrap())
+    }
+
+    #[test]
+    fn none_of_several_kinds_is_said_only_where_each_can_be_told() {
+        let mixed = [Scalar::Null, Scalar::Number(Decimal::of("5").unwrap()), Scalar::Text("prod".into())];
+        let mixed = Test::OneOf(mixed.into(), Case::Counts);
+        for text in ["5.0", "null", "\"prod\""] {
+            assert_eq!(passes(&mixed, text), Ok(true), "{text}");
+        }
+        for text in ["6", "\"5\"", "\"x\"", "\"prod \"", "true", "[5]", "{}"] {
+            assert!(passes(&mixed, text).is_err(), "{text}");
+        }
+        let texts = Test::OneOf([Scalar::Null, Scalar::Text("prod".into())].into(), Case::Counts);
+        assert_eq!(passes(&texts, "\"dev\""), Ok(false));
     }
 }
