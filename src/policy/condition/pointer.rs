@@ -69,7 +69,13 @@ impl Pointer {
                     continue;
                 };
                 match (token, &node.value) {
-                    (Token::Member(name), Value::Object(_)) => next.push(node.get(name)),
+                    (Token::Member(name), Value::Object(members)) => {
+                        // A server that reads names without case takes either of two, and `/path` says nothing of `PATH`.
+                        if members.iter().any(|member| is_twin(&member.key, name)) {
+                            return Err(Unclear("the argument has a name in other letters beside"));
+                        }
+                        next.push(node.get(name));
+                    }
                     (Token::Member(name), Value::Array(items)) => next.push(place(name).and_then(|at| items.get(at))),
                     (Token::Every, Value::Array(items)) if items.is_empty() => next.push(None),
                     (Token::Every, Value::Array(items)) => next.extend(items.iter().map(Some)),
@@ -86,6 +92,12 @@ impl Pointer {
     }
 }
 
+/// Whether a name is another one but for capital letters.
+fn is_twin(one: &str, other: &str) -> bool {
+    let folded = |name: &str| name.to_uppercase().to_lowercase();
+    one != other && (one.eq_ignore_ascii_case(other) || !(one.is_ascii() && other.is_ascii()) && folded(one) == folded(other))
+}
+
 /// The place that a token names in an array: digits without a zero in front.
 fn place(token: &str) -> Option<usize> {
     let plain = token.bytes().all(|byte| byte.is_ascii_digit()) && (token.len() == 1 || !token.starts_with('0'));
@@ -95,5 +107,33 @@ fn place(token: &str) -> Option<usize> {
 impl fmt::Display for Pointer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mcp::json::{self, Limits};
+
+    #[test]
+    fn a_name_that_differs_in_capital_letters_only_has_no_answer() {
+        let found = |pointer: &str, text: &str| {
+            let node = json::parse(text.as_bytes(), Limits::default()).unwrap();
+            Pointer::parse(pointer).unwrap().find(Some(&node)).map(|found| found.into_iter().flatten().count())
+        };
+        for text in [
+            r#"{"path":"/srv/workspace/a","PATH":"/etc/passwd"}"#,
+            r#"{"path":"/srv/workspace/a","Path":"/etc/passwd"}"#,
+            r#"{"Path":"/srv/workspace/a"}"#,
+        ] {
+            assert!(found("/path", text).is_err(), "{text}");
+        }
+        for (pointer, text) in [("/ssn", r#"{"ſsn":1}"#), ("/key", "{\"\u{212a}ey\":1}"), ("/a/b", r#"{"a":{"b":1,"B":2}}"#), ("/é", r#"{"É":1}"#)] {
+            assert!(found(pointer, text).is_err(), "{text}");
+        }
+        for text in [r#"{"path":1,"file":2}"#, r#"{"path":1,"ſpath":2}"#, r#"{"path":{"PATH":1}}"#, r#"{"path":1,"paths":2}"#] {
+            assert_eq!(found("/path", text), Ok(1), "{text}");
+        }
+        assert_eq!(found("/a", r#"{"b":1}"#), Ok(0));
     }
 }
