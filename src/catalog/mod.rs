@@ -13,6 +13,7 @@ pub mod lock;
 pub mod manifest;
 pub mod param_header;
 pub mod spelling;
+pub mod step;
 pub mod tier;
 pub mod transport;
 

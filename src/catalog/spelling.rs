@@ -11,6 +11,8 @@ use std::borrow::Cow;
 
 use fluent_uri::Uri;
 
+use super::step;
+
 /// Longest URI of a server, in bytes.
 const MAX_BYTES: usize = 8 << 10;
 /// How many times a URI may be percent-coded over; deeper coding is refused.
@@ -92,8 +94,7 @@ pub fn check_rule(stem: &str, is_wildcard: bool) -> Result<(), Option<String>> {
 fn is_straight(own: &[u8]) -> bool {
     let mut text = Cow::Borrowed(own);
     for _ in 0..=MAX_CODINGS {
-        let is_step = |step: &[u8]| matches!(step, b"." | b"..");
-        if text.iter().any(u8::is_ascii_control) || text.split(|byte| b"/\\?#&=;:".contains(byte)).any(is_step) {
+        if text.iter().any(u8::is_ascii_control) || has_dots(&String::from_utf8_lossy(&text)) {
             return false;
         }
         match decoded(&text) {
@@ -102,6 +103,13 @@ fn is_straight(own: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Whether a lenient reader finds a step `.` or `..` in the text, whatever it parts steps with.
+fn has_dots(text: &str) -> bool {
+    let shown: String = step::compatible(text).chars().filter(|letter| !step::is_shapeless(*letter)).collect();
+    let parts = |letter: char| "/?#&=;:".contains(letter) || step::is_backslash(letter);
+    shown.split(parts).any(step::is_dots) || step::has_long_code(text)
 }
 
 /// A file's host may be left out, or be this machine (RFC 8089, section 2); the path of a web page is never empty.
@@ -216,6 +224,12 @@ mod tests {
         let crooked = ["", "x:\n", "x:%0a", "x://a/../b", "x://a/%2e%2E/b", "x://a/..", "x:..", "x://a%2f..%2fb", "x://a/%252e%252e/b"];
         let worse = [r"x://a\..\b", "x://a/./b", "x://a?path=../b", "x:%25252525252e", "no-scheme", "/etc", "x://h:port/"];
         for own in crooked.into_iter().chain(worse) {
+            assert_eq!(Spelling::of(own), None, "{own}");
+        }
+        for own in ["x://a/..;/b", "x://a/.. /b", "x://a/%u002e%u002e/b", "x://a/\u{fe30}/b", "x://a/%EF%B8%B0/b", "x://a/..\u{a5}b"] {
+            assert_eq!(Spelling::of(own), None, "{own}");
+        }
+        for own in ["x://a/.\u{34f}./b", "x://a/.%20./b", "x://a/\u{ff0e}\u{ff0e}/b", "x://a/..\u{20a9}b", "x://a/.\u{2060}./b"] {
             assert_eq!(Spelling::of(own), None, "{own}");
         }
         for own in ["file:///a/..b/c...", "x://a/%20b/100%", "test://template/{id}/data", "x://a?b=c&d=%C3%A9", "x://[::1]/[a]"] {

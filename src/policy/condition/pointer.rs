@@ -128,7 +128,9 @@ mod tests {
         ] {
             assert!(found("/path", text).is_err(), "{text}");
         }
-        for (pointer, text) in [("/ssn", r#"{"ſsn":1}"#), ("/key", "{\"\u{212a}ey\":1}"), ("/a/b", r#"{"a":{"b":1,"B":2}}"#), ("/é", r#"{"É":1}"#)] {
+        for (pointer, text) in
+            [("/ssn", r#"{"ſsn":1}"#), ("/key", "{\"\u{212a}ey\":1}"), ("/a/b", r#"{"a":{"b":1,"B":2}}"#), ("/é", r#"{"É":1}"#)]
+        {
             assert!(found(pointer, text).is_err(), "{text}");
         }
         for text in [r#"{"path":1,"file":2}"#, r#"{"path":1,"ſpath":2}"#, r#"{"path":{"PATH":1}}"#, r#"{"path":1,"paths":2}"#] {
