@@ -11,6 +11,7 @@ use url::{Host, Url};
 
 use super::value::agreed;
 use super::{Truth, Unclear};
+use crate::catalog::step::{compatible, is_shapeless};
 
 /// Longest URL, in bytes.
 const MAX_BYTES: usize = 8 << 10;
@@ -67,10 +68,11 @@ impl Hosts {
         if !self.schemes.iter().any(|scheme| **scheme == *url.scheme()) {
             return Err(Unclear("the argument is a URL of another scheme"));
         }
-        let Some(host) = url.host().map(|host| plain(host.to_owned())) else { return Err(Unclear("the argument is a URL without a host")) };
+        let Some(host) = url.host().map(|host| host.to_owned()) else { return Err(Unclear("the argument is a URL without a host")) };
         let port = url.port_or_known_default();
-        Ok(self.hosts.iter().any(|pattern| pattern.covers(&host))
-            && (self.ports.is_empty() || port.is_some_and(|port| self.ports.contains(&port))))
+        let is_port = self.ports.is_empty() || port.is_some_and(|port| self.ports.contains(&port));
+        let covers = |host: &Host<String>| Ok(self.hosts.iter().any(|pattern| pattern.covers(host)) && is_port);
+        agreed(led_to(plain(host))?.iter().map(covers))
     }
 }
 
@@ -132,10 +134,14 @@ impl Nets {
             Host::Ipv4(address) => Ok(self.covers(address.into())),
             Host::Ipv6(address) => match address.to_ipv4_mapped() {
                 Some(inside) => Ok(self.covers(inside.into()) || self.covers(address.into())),
-                // Tunnels and translators lead from such an address to the one inside, where they are in use.
-                None => agreed(
-                    [Some(address.into()), inside(address).map(IpAddr::from)].into_iter().flatten().map(|address| Ok(self.covers(address))),
-                ),
+                None => {
+                    let covers = |host: &Host<String>| match host {
+                        Host::Ipv4(address) => Ok(self.covers((*address).into())),
+                        Host::Ipv6(address) => Ok(self.covers((*address).into())),
+                        Host::Domain(_) => unknown(),
+                    };
+                    agreed(led_to(Host::Ipv6(address))?.iter().map(covers))
+                }
             },
         }
     }
@@ -145,17 +151,32 @@ impl Nets {
     }
 }
 
+/// The hosts that a packet for this one may end at: tunnels and translators, where they are in use, lead from an address to the one inside.
+fn led_to(host: Host<String>) -> Result<Vec<Host<String>>, Unclear> {
+    let Host::Ipv6(address) = host else { return Ok(vec![host]) };
+    match inside(address)? {
+        Some(inside) => Ok(vec![Host::Ipv6(address), Host::Ipv4(inside)]),
+        None => Ok(vec![Host::Ipv6(address)]),
+    }
+}
+
 /// The IPv4 address within an IPv6 address of 6to4 (RFC 3056), NAT64 (RFC 6052) or the old compatible form (RFC 4291, 2.5.5.1).
-fn inside(address: Ipv6Addr) -> Option<Ipv4Addr> {
+///
+/// # Errors
+/// For forms whose inner address hangs on the network: local NAT64 (RFC 8215), SIIT (RFC 2765), Teredo (RFC 4380), ISATAP (RFC 5214, 6.1).
+fn inside(address: Ipv6Addr) -> Result<Option<Ipv4Addr>, Unclear> {
     let octets = address.octets();
     let four = |at: usize| octets.get(at..at + 4).and_then(|four| <[u8; 4]>::try_from(four).ok()).map(Ipv4Addr::from);
-    match address.segments() {
+    Ok(match address.segments() {
+        [0x64, 0xff9b, 1, ..] | [0, 0, 0, 0, 0xffff, 0, _, _] | [0x2001, 0, ..] | [_, _, _, _, 0 | 0x200, 0x5efe, _, _] => {
+            return Err(Unclear("the argument is an address of a tunnel or a translator"));
+        }
         [0x2002, ..] => four(2),
         [0x64, 0xff9b, 0, 0, 0, 0, _, _] => four(12),
         // `::` and `::1` are themselves.
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 || low > 1 => four(12),
         _ => None,
-    }
+    })
 }
 
 /// A host that stands alone, an IPv6 address with or without its brackets.
@@ -167,7 +188,8 @@ fn bare(text: &str) -> Result<Host<String>, Unclear> {
     if text.contains([':', '/', '?', '#', '@', '%']) && !text.starts_with('[') || is_read_otherwise(text) {
         return Err(Unclear("the argument is neither an address nor a host"));
     }
-    Host::parse(text).map_err(|_| Unclear("the argument is neither an address nor a host"))
+    let host = Host::parse(text).map_err(|_| Unclear("the argument is neither an address nor a host"))?;
+    if is_name(&host) { Ok(host) } else { Err(Unclear("the argument is neither an address nor a host")) }
 }
 
 /// The URL, where all readers agree on it.
@@ -189,14 +211,25 @@ fn read(text: &str) -> Result<Url, Unclear> {
     let scheme = text.get(..url.scheme().len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(url.scheme()));
     let same = scheme && text.get(url.scheme().len()..).is_some_and(|rest| rest.starts_with("://"));
     let host = authority.rsplit_once(':').map_or(authority, |(host, port)| if port.ends_with(']') { authority } else { host });
-    if same && !is_read_otherwise(host) { Ok(url) } else { Err(Unclear("the argument can be read in more than one way")) }
+    let is_name = url.host().is_some_and(|host| is_name(&host));
+    if same && is_name && !is_read_otherwise(host) { Ok(url) } else { Err(Unclear("the argument can be read in more than one way")) }
 }
 
-/// Whether readers of hosts differ: a number with a zero in front is octal to some and decimal to others, and the two standards of IDNA
-/// have some letters for others.
+/// Whether a host that is no address is made of labels of letters, digits, `-` and `_` (RFC 952, RFC 2181 section 11): what else the library lets
+/// stand ends the host for other readers, or means something to a shell.
+fn is_name<S: AsRef<str>>(host: &Host<S>) -> bool {
+    let Host::Domain(domain) = host else { return true };
+    let domain = domain.as_ref();
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    domain.strip_suffix('.').unwrap_or(domain).split('.').all(is_label)
+}
+
+/// Whether readers of hosts differ: a number with a zero in front is octal to some and decimal to others, in digits of any script; the two
+/// standards of IDNA have some letters for others, and one leaves out letters without a shape.
 fn is_read_otherwise(host: &str) -> bool {
     let octal = |part: &str| part.len() > 1 && part.starts_with('0') && part.bytes().all(|byte| byte.is_ascii_digit());
-    host.split('.').any(octal) || host.contains(['ß', 'ẞ', 'ς'])
+    let digits = || if host.is_ascii() { host.to_owned() } else { compatible(host) };
+    digits().split(['.', '。', '｡', '．']).any(octal) || host.contains(['ß', 'ẞ', 'ς']) || host.chars().any(is_shapeless)
 }
 
 fn check(text: &str) -> Result<(), Unclear> {
@@ -209,4 +242,95 @@ fn check(text: &str) -> Result<(), Unclear> {
             || matches!(letter, '\\' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{ad}')
     };
     if text.chars().any(odd) { Err(Unclear("the argument has a character that no URL should have")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::condition::word;
+
+    fn hosts(hosts: &[&str]) -> Hosts {
+        Hosts::new(&hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>(), None, &[]).unwrap()
+    }
+
+    #[test]
+    fn an_address_within_another_gets_no_no() {
+        let denied = hosts(&["169.254.169.254"]);
+        let nets = Nets::new(&["169.254.0.0/16".to_owned()], Some(false)).unwrap();
+        for address in [
+            "169.254.169.254",
+            "[::ffff:169.254.169.254]",
+            "[::169.254.169.254]",
+            "[64:ff9b::a9fe:a9fe]",
+            "[2002:a9fe:a9fe::]",
+            "[64:ff9b:1::a9fe:a9fe]",
+            "[::ffff:0:a9fe:a9fe]",
+            "[2001:0:0:0:0:0:5601:5601]",
+            "[fe80::5efe:169.254.169.254]",
+            "[fe80::200:5efe:169.254.169.254]",
+            "2852039166",
+            "0xa9fea9fe",
+        ] {
+            assert_ne!(denied.contain(&format!("http://{address}/latest")), Ok(false), "{address}");
+            assert_ne!(nets.contain(&format!("http://{address}/latest")), Ok(false), "{address}");
+            assert_ne!(nets.contain(address), Ok(false), "{address}");
+        }
+        for address in ["8.8.8.8", "[2606:2800:220:1::1]", "[fe80::1]", "[::1]"] {
+            assert_eq!(denied.contain(&format!("http://{address}/")), Ok(false), "{address}");
+            assert_eq!(nets.contain(address), Ok(false), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_host_has_labels_of_letters_and_digits_only() {
+        let files = hosts(&["api.example.com", "*.files.example.com"]);
+        for mark in [
+            "evil.com;",
+            "evil.com,x",
+            "evil.com&x",
+            "$(id)",
+            "`id`",
+            "evil.com'",
+            "evil.com!",
+            "evil.com=",
+            "evil.com*",
+            "evil.com(",
+            "evil.com{",
+            "evil.com\"",
+            "evil.com|",
+            "a..b",
+            "",
+            "evil.com\u{2100}",
+            "evil.com\u{37e}",
+            "a\u{fe0f}",
+            "a\u{34f}",
+        ] {
+            let url = format!("https://{mark}.files.example.com");
+            assert_eq!(word(files.contain(&url)), "error", "{url}");
+        }
+        for url in ["https://api.example.com..", "https://api.example.com\u{fe0f}/", "https://ap\u{34f}i.example.com/"] {
+            assert_eq!(word(files.contain(url)), "error", "{url}");
+        }
+        for url in [
+            "https://a-b_c.files.example.com",
+            "https://api.example.com.",
+            "https://127.0.0.1.files.example.com",
+            "https://Ä.files.example.com",
+        ] {
+            assert_eq!(files.contain(url), Ok(true), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_zero_in_front_is_octal_in_every_script() {
+        let nets = Nets::new(&["8.0.0.0/8".to_owned(), "177.0.0.0/8".to_owned()], Some(false)).unwrap();
+        for address in
+            ["0177.0.0.1", "177.0.0.08", "8.8.8.0\u{ff10}7", "8.8.8.0\u{ff17}", "\u{ff10}177.0.0.1", "8.8.8\u{3002}07", "127.0.0.1.."]
+        {
+            assert!(nets.contain(address).is_err(), "{address}");
+        }
+        for address in ["8.8.8.8", "\u{ff11}77.0.0.1", "8.8.8.8.", "8.8.8.0"] {
+            assert_eq!(nets.contain(address), Ok(true), "{address}");
+        }
+    }
 }
