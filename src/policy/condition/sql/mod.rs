@@ -142,6 +142,10 @@ impl Sql {
     fn permits_tokens(&self, tokens: Vec<Token>) -> Truth {
         let mut parser = Parser::new(self.database.dialect()).with_recursion_limit(MAX_DEPTH).with_tokens(tokens);
         let statements = parser.parse_statements().map_err(|_| UNREADABLE)?;
+        // The parser stops at an `END` behind a statement, which is an alias in MySQL and SQLite: more may follow.
+        if parser.peek_token_ref().token != Token::EOF {
+            return Err(UNREADABLE);
+        }
         if statements.is_empty() {
             return Err(Unclear("the argument has no SQL statement"));
         }

@@ -243,7 +243,7 @@ fn no_nesting_exhausts_the_stack_of_a_worker() {
                 for (name, text) in nested(times) {
                     let began = std::time::Instant::now();
                     let answer = sql.permits(&text);
-                    assert!(answer != Ok(true) || times < 950, "{name} {times}");
+                    assert!(answer != Ok(true) || times < 5_000, "{name} {times}");
                     let took = began.elapsed();
                     assert!(took < std::time::Duration::from_secs(2), "{database:?} {name} {times} took {took:?}");
                     if took > std::time::Duration::from_millis(100) {
@@ -255,6 +255,14 @@ fn no_nesting_exhausts_the_stack_of_a_worker() {
     };
     // The stack of a worker of the runtime.
     std::thread::Builder::new().stack_size(2 << 20).spawn(read).unwrap().join().unwrap();
+}
+
+#[test]
+fn nothing_is_left_unread_behind_an_end() {
+    for database in [Database::Postgres, Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
+        all_are(database, ALL, &["select 1 end; delete from secrets", "select 1 from orders end delete from secrets"], NOT_TRUE);
+        all_are(database, ALL, &["select 1 from orders END; select s from secrets", "select 1; end; drop table secrets"], NOT_TRUE);
+    }
 }
 
 #[test]
@@ -301,5 +309,126 @@ fn a_name_of_a_with_is_seen_where_the_database_sees_it() {
         ALL,
         &["with t as (select id from orders union all select o.id from orders o join t on t.id = o.up) select * from t"],
         TRUE,
+    );
+}
+
+/// What agents ask of every database.
+const ORDINARY: [&str; 24] = [
+    "select * from orders",
+    "SELECT id, note FROM orders WHERE total > 10.5 AND note LIKE '%it''s%' ORDER BY id DESC",
+    "select count(*), sum(total), avg(total), min(id), max(id) from orders",
+    "select customer, count(*) n from orders group by customer having count(*) > 5 order by n desc",
+    "select o.id, i.name from orders o join sales.items i on i.order_id = o.id",
+    "select o.id from orders as o left outer join sales.items as i on i.order_id = o.id where i.id is null",
+    "select a.id, b.id from orders a cross join sales.items b",
+    "select id from orders where id in (1, 2, 3) or total between 5 and 10",
+    "select id from orders where id in (select order_id from sales.items)",
+    "select id from orders o where exists (select 1 from sales.items i where i.order_id = o.id)",
+    "select id, (select max(price) from sales.items i where i.order_id = o.id) as top from orders o",
+    "select t.n from (select count(*) as n from orders) t",
+    "with recent as (select * from orders where id > 5) select * from recent",
+    "with a as (select id from orders), b as (select id from a) select b.id from b join a on a.id = b.id",
+    "select id from orders union all select order_id from sales.items",
+    "select id from orders except select order_id from sales.items",
+    "select case when total > 10 then 'big' when total is null then 'none' else 'small' end as size from orders",
+    "select coalesce(note, '') as note, nullif(total, 0) from orders",
+    "select cast(total as int), upper(note), round(total) from orders",
+    "select id, row_number() over (partition by customer order by id) from orders",
+    "select id, sum(total) over (order by id rows between 1 preceding and current row) from orders",
+    "select distinct customer from orders -- all of them",
+    "select 1 /* one */; select 2",
+    "select -total, +1, not (total > 5 and not total < 3), total * (1 + 0.19) from orders",
+];
+
+#[test]
+fn ordinary_queries_pass_in_every_database() {
+    for database in [Database::Postgres, Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
+        // T-SQL has no truth for a value.
+        let known = if matches!(database, Database::MsSql) { &ORDINARY[..23] } else { &ORDINARY[..] };
+        all_are(database, READS, known, TRUE);
+    }
+}
+
+#[test]
+fn ordinary_queries_of_one_database_pass() {
+    let all_pass = |database, functions: &[&str], queries: &[&str]| {
+        let functions: Vec<String> = functions.iter().map(|name| (*name).to_owned()).collect();
+        let sql = Sql::new(ALL.into(), Some(&["orders".to_owned(), "sales.*".to_owned()]), &functions, database).unwrap();
+        let wrong: Vec<_> =
+            queries.iter().filter(|query| sql.permits(query) != Ok(true)).map(|query| (*query, sql.permits(query))).collect();
+        assert!(wrong.is_empty(), "{database:?}: {wrong:#?}");
+    };
+    all_pass(
+        Database::Postgres,
+        &["to_char", "jsonb_array_length", "unnest"],
+        &[
+            "select id::text, total::numeric(10,2) from orders limit 10 offset 20",
+            "select data->>'name', data->'a'->'b', data #>> '{a,b}' from orders where data @> '{\"a\": 1}'",
+            "select date_trunc('month', created), extract(year from created), to_char(created, 'YYYY') from orders",
+            "select * from orders where created > now() - interval '7 days'",
+            "select * from orders where created >= current_date - 7 and created at time zone 'UTC' < date '2026-01-01'",
+            "select \"Total\", o.\"id\" from \"orders\" o",
+            "select distinct on (customer) customer, id from orders order by customer, created desc",
+            "select note ilike '%a%', note ~ '^[a-z]+$', note ~* 'x' from orders",
+            "select array_agg(id order by id), string_agg(note, ', ') from orders",
+            "select tags[1], array[1, 2, 3], id = any (array[1, 2]) from orders",
+            "select count(*) filter (where total > 5) from orders",
+            "select o.id, x.n from orders o, lateral (select count(*) n from sales.items i where i.order_id = o.id) x",
+            "with recursive t(n) as (select 1 union all select n + 1 from t where n < 10) select n from t",
+            "insert into orders (id, note) values (1, 'a') on conflict (id) do update set note = excluded.note returning id",
+            "update orders o set note = i.name from sales.items i where i.order_id = o.id",
+            "delete from orders where id = 1 returning *",
+            "explain select * from orders",
+            "select substring(note from 1 for 3), position('a' in note), trim(both ' ' from note) from orders",
+            "select row(1, 2), (1, 2) = (1, 2), $1 from orders fetch first 5 rows only",
+        ],
+    );
+    all_pass(
+        Database::MySql,
+        &["date_format", "json_extract", "curdate", "date_sub"],
+        &[
+            "select `id`, o.`note` from `orders` o limit 5, 10",
+            "select date_format(created, '%Y-%m'), year(created) from orders",
+            "select * from orders where created > date_sub(now(), interval 7 day)",
+            "select json_extract(data, '$.a'), data->'$.a', data->>'$.b' from orders",
+            "select group_concat(note order by id separator ', ') from orders",
+            "select * from orders force index (a) where note regexp '^a'",
+            "select \"it's\", 'a\\'b', 'a' 'b' from orders # all",
+            "insert into orders (id, note) values (1, 'a') on duplicate key update note = 'b'",
+            "update orders set note = 'a' where id = 1 limit 1",
+            "select concat(note, 'x'), ifnull(total, 0), left(note, 2) from orders",
+            "select id div 2, id % 2, id <=> null from orders",
+        ],
+    );
+    all_pass(
+        Database::Sqlite,
+        &["strftime", "json_extract", "datetime"],
+        &[
+            "select strftime('%Y', created), datetime('now', '-7 days') from orders limit 5 offset 1",
+            "select json_extract(data, '$.a'), data ->> '$.b' from orders",
+            "select [id], `note`, \"total\" from orders where note glob 'a*'",
+            "insert or replace into orders (id) values (1)",
+            "select note || '-' || id from orders order by id collate nocase",
+            "select * from orders where id = ?1 or id = :id",
+        ],
+    );
+    all_pass(
+        Database::MsSql,
+        &["getdate", "dateadd", "len", "try_convert"],
+        &[
+            "SELECT TOP 10 [id], o.[note] FROM [orders] AS o WITH (NOLOCK)",
+            "SELECT TOP (5) * FROM orders ORDER BY id DESC",
+            "SELECT id FROM orders ORDER BY id OFFSET 10 ROWS FETCH NEXT 5 ROWS ONLY",
+            "SELECT LEN(note), ISNULL(total, 0), CONVERT(varchar(10), created), LEFT(note, 3) FROM orders",
+            "SELECT * FROM orders WHERE created > DATEADD(day, -7, GETDATE())",
+            "SELECT N'Grüße', note + 'x', IIF(total > 5, 1, 0) FROM orders",
+            "SELECT o.id FROM orders o CROSS APPLY (SELECT TOP 1 * FROM sales.items i WHERE i.order_id = o.id) x",
+            "INSERT INTO orders (id) OUTPUT inserted.id VALUES (1)",
+            "UPDATE orders SET note = 'a' WHERE id = 1",
+            "DELETE FROM orders WHERE id = 1",
+            "SELECT customer, SUM(total) AS [sum] FROM orders GROUP BY customer",
+            "INSERT INTO orders (id, note) VALUES (1, DEFAULT)",
+            "MERGE INTO orders AS t USING sales.items AS s ON t.id = s.id WHEN MATCHED THEN UPDATE SET t.note = s.name;",
+        ],
     );
 }
