@@ -49,6 +49,8 @@ pub enum Lint {
     UnknownArgument,
     /// The row's condition asks for a label that nothing has.
     UnmetLabel,
+    /// The condition compares a path as a text, of which it has many.
+    PathAsText,
 }
 
 impl Lint {
@@ -70,6 +72,7 @@ impl Lint {
             Self::TurnedByOneElement => "turned-by-one-element",
             Self::UnknownArgument => "unknown-argument",
             Self::UnmetLabel => "unmet-label",
+            Self::PathAsText => "path-as-text",
         }
     }
 }

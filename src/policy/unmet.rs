@@ -71,6 +71,11 @@ pub(super) fn odd_conditions(rows_file: &Path, file: &Path, rows: &Rows, conditi
         let fault = Fault::at(file, condition.at.0, condition.at.1, format!("no row names `{}`", condition.name));
         Warning { lint: Lint::UnusedCondition, fault: fault.help("name it in the fifth column of a row, or remove it") }
     });
+    let texts = conditions.all().filter(|(_, condition)| condition.takes_path_for_text()).map(|(_, condition)| {
+        let fault = Fault::at(file, condition.at.0, condition.at.1, format!("`{}` compares a path as a text", condition.name));
+        let help = "write `path_within`, which reads it as servers do: `/srv/../etc` begins with `/srv/` too";
+        Warning { lint: Lint::PathAsText, fault: fault.help(help) }
+    });
     let turned = rows.rules.iter().filter_map(|rule| {
         let when = rule.when.as_ref()?;
         let is_allow = rule.effect == RuleEffect::Allow;
@@ -85,7 +90,7 @@ pub(super) fn odd_conditions(rows_file: &Path, file: &Path, rows: &Rows, conditi
         let fault = Fault::at(rows_file, rule.at.line.into(), rule.at.columns[5].into(), message).help(help);
         Some(Warning { lint: Lint::TurnedByOneElement, fault })
     });
-    unused.chain(turned).collect()
+    unused.chain(texts).chain(turned).collect()
 }
 
 /// Rows whose conditions read an argument that the reviewed schema of a tool they cover does not name, and do not say what a missing one

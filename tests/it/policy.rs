@@ -383,6 +383,12 @@ fn odd_and_wrong_conditions_are_told() {
     assert_eq!(told(&allow, "  c: { argument: /x, eq: 1 }\n"), "");
     assert_eq!(told(&allow, "  c: { argument: /x, eq: 1 }\n  d: { argument: /x, eq: 1 }\n"), "unused-condition");
     assert_eq!(told(&allow, "  c: { argument: /x/*, eq: 1 }\n"), "");
+    for test in ["glob: /srv/ws/**", "prefix: [a, /srv/ws/]", "regex: /srv/ws/.*", "regex: \"(?:/srv|/tmp)/.*\"", "regex: '^\\/srv'"] {
+        assert_eq!(told(&allow, &format!("  c: {{ not: {{ argument: /x, {test} }} }}\n")), "path-as-text", "{test}");
+    }
+    for test in ["glob: acme/**", "prefix: srv/", "regex: \"[a-z/]*\"", "eq: /srv/ws", "path_within: /srv/ws"] {
+        assert_eq!(told(&allow, &format!("  c: {{ argument: /x, {test} }}\n")), "", "{test}");
+    }
     assert_eq!(told(&allow, "  c: { argument: /x/*, eq: 1, elements: any }\n"), "turned-by-one-element");
     assert_eq!(told(&deny, "  c: { argument: /x/*, eq: 1 }\n"), "turned-by-one-element");
     assert_eq!(told(&deny, "  c: { argument: /x/*, eq: 1, elements: any }\n"), "");

@@ -173,6 +173,13 @@ impl Condition {
         pointers
     }
 
+    /// Whether it compares a path as a text.
+    pub fn takes_path_for_text(&self) -> bool {
+        let mut found = false;
+        self.expression.each(true, &mut |leaf, _| found |= matches!(leaf, Expression::Look(look) if look.test.takes_path_for_text()));
+        found
+    }
+
     /// Whether one more element in an array of the arguments could turn it `to` this answer, whatever the other elements are.
     pub fn turned_by_one_element(&self, to: bool) -> bool {
         let mut found = false;

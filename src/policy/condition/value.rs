@@ -118,6 +118,19 @@ impl Test {
     }
 }
 
+impl Test {
+    /// Whether it compares what begins like a path as a text, in one of the many spellings that a path has.
+    pub fn takes_path_for_text(&self) -> bool {
+        match self {
+            Self::Prefix(prefixes, _) => prefixes.iter().any(|prefix| prefix.starts_with('/')),
+            Self::Glob(globs) => globs.iter().any(|glob| glob.glob().glob().starts_with('/')),
+            // Behind what stands around every pattern, and what may stand in front of its first letter.
+            Self::Regex(regex) => regex.as_str().trim_start_matches(r"\A").trim_start_matches(['(', '?', ':', '^', '\\']).starts_with('/'),
+            _ => false,
+        }
+    }
+}
+
 fn text<'n>(value: &'n Node<'_>) -> Result<&'n str, Unclear> {
     value.as_str().ok_or(Unclear("the argument is no text"))
 }
