@@ -79,7 +79,7 @@ pub(super) fn fold(ident: &Ident) -> String {
 }
 
 /// Functions that read nothing but their arguments and the clock.
-const HARMLESS: [&str; 62] = [
+const HARMLESS: [&str; 68] = [
     "abs",
     "age",
     "array_agg",
@@ -95,6 +95,9 @@ const HARMLESS: [&str; 62] = [
     "concat_ws",
     "count",
     "cume_dist",
+    "current_date",
+    "current_time",
+    "current_timestamp",
     "date",
     "date_part",
     "date_trunc",
@@ -120,6 +123,8 @@ const HARMLESS: [&str; 62] = [
     "length",
     "ln",
     "lower",
+    "localtime",
+    "localtimestamp",
     "ltrim",
     "max",
     "min",
@@ -134,6 +139,7 @@ const HARMLESS: [&str; 62] = [
     "replace",
     "right",
     "round",
+    "row",
     "row_number",
     "rtrim",
     "string_agg",

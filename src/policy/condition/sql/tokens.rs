@@ -30,6 +30,10 @@ pub(super) fn check_letters(text: &str) -> Result<(), Unclear> {
 /// # Errors
 /// Where they do not.
 pub(super) fn check(database: Database, text: &str, tokens: &[Token]) -> Result<(), Unclear> {
+    let is_parted = matches!(database, Database::Sqlite) && (0..tokens.len()).filter_map(|at| tokens.get(at..)).any(is_long_parameter);
+    if is_parted || swallows_a_comment(tokens) {
+        return Err(TWO_WAYS);
+    }
     let quoted: usize = tokens.iter().filter_map(quoted).map(spaces).sum();
     // A space that is none of ASCII parts words for some readers and belongs to them for others.
     if tokens.iter().all(|token| is_plain(database, text, token)) && spaces(text) == quoted { Ok(()) } else { Err(TWO_WAYS) }
@@ -43,13 +47,53 @@ fn spaces(text: &str) -> usize {
     text.chars().filter(|letter| !letter.is_ascii() && is_space(letter)).count()
 }
 
-/// What stands between quotes, or in a comment, as it was written.
+/// Whether an operator holds what begins a comment: PostgreSQL ends its operators there (4.1.3, operators), and the parser does not.
+fn swallows_a_comment(tokens: &[Token]) -> bool {
+    let mut last = None;
+    for token in tokens {
+        let is_name = matches!(token, Token::Word(_) | Token::Number(..) | Token::Placeholder(_));
+        if is_name || is_literal(token) || matches!(token, Token::Whitespace(_)) {
+            last = None;
+            continue;
+        }
+        let operator: String = last.into_iter().chain(token.to_string().chars()).collect();
+        if operator.contains("--") || operator.contains("/*") {
+            return true;
+        }
+        last = operator.chars().next_back();
+    }
+    false
+}
+
+fn is_literal(token: &Token) -> bool {
+    matches!(
+        token,
+        Token::SingleQuotedString(_)
+            | Token::DoubleQuotedString(_)
+            | Token::NationalStringLiteral(_)
+            | Token::EscapedStringLiteral(_)
+            | Token::UnicodeStringLiteral(_)
+            | Token::HexStringLiteral(_)
+            | Token::SingleQuotedByteStringLiteral(_)
+            | Token::DollarQuotedString(_)
+    )
+}
+
+/// Whether SQLite takes what begins with the tokens for one parameter: `$a(')` or `:a(')`, whose brackets may hold any text without a space.
+fn is_long_parameter(tokens: &[Token]) -> bool {
+    matches!(
+        tokens,
+        [Token::Placeholder(_), Token::LParen, ..]
+            | [Token::Colon | Token::AtSign | Token::Sharp, Token::Word(_) | Token::Number(..), Token::LParen, ..]
+    )
+}
+
+/// What stands between quotes, as it was written.
 fn quoted(token: &Token) -> Option<&str> {
     match token {
         Token::SingleQuotedString(text) | Token::DoubleQuotedString(text) | Token::NationalStringLiteral(text) => Some(text),
         Token::DollarQuotedString(quoted) => Some(&quoted.value),
         Token::Word(word) if word.quote_style.is_some() => Some(&word.value),
-        Token::Whitespace(Whitespace::SingleLineComment { comment, .. } | Whitespace::MultiLineComment(comment)) => Some(comment),
         _ => None,
     }
 }

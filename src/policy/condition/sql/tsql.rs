@@ -15,10 +15,11 @@ const FOREIGN: &str = "add alter authorization backup begin break bulk cascade c
     while writetext";
 
 /// Words that such statements have, and never as a name. What is left of the list is called or written like a function or a value:
-/// `coalesce`, `contains`, `convert`, `current_user`, `default`, `holdlock`, `identity`, `index`, `left`, `nullif`, `openquery`, `right` and the like.
+/// `coalesce`, `contains`, `convert`, `current_user`, `default`, `holdlock`, `identity`, `index`, `left`, `nullif`, `openquery`, `option`, `right` and the
+/// like.
 const GRAMMAR: &str = "all and any as asc between browse by case collate cross current delete desc distinct double else end escape except exists \
-    external fetch for from full group having in inner insert intersect into is join key like merge national not null of off offsets on option \
-    or order outer over percent pivot plan precision primary select set some table tablesample then to top union unpivot update values varying \
+    external fetch for from full group having in inner insert intersect into is join key like merge national not null of off offsets on or \
+    order outer over percent pivot plan precision primary select set some table tablesample then to top union unpivot update values varying \
     when where with within";
 
 static FOREIGN_WORDS: LazyLock<HashSet<&str>> = LazyLock::new(|| FOREIGN.split_ascii_whitespace().collect());
