@@ -283,6 +283,14 @@ fn an_operator_swallows_no_comment() {
 }
 
 #[test]
+fn a_function_behind_in_is_a_function() {
+    let any = Sql::new(READS.into(), None, &[], Database::Sqlite).unwrap();
+    assert_ne!(any.permits("select id from orders where id in fsdir('/')"), Ok(true));
+    assert_ne!(any.permits("select id from orders where id not in main.fsdir('/')"), Ok(true));
+    assert_eq!(any.permits("select id from orders where id in customers"), Ok(true));
+}
+
+#[test]
 fn nothing_is_left_unread_behind_an_end() {
     for database in [Database::Postgres, Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
         all_are(database, ALL, &["select 1 end; delete from secrets", "select 1 from orders end delete from secrets"], NOT_TRUE);

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{AccessExpr, Expr, Ident, ObjectName, Query, SetExpr, Statement, TableFactor, Visit, Visitor};
+use sqlparser::ast::{AccessExpr, Expr, Ident, InTarget, ObjectName, Query, SetExpr, Statement, TableFactor, Visit, Visitor};
 
 use super::names::{fold, folded, takes_a_row};
 use super::targets::targets;
@@ -230,6 +230,7 @@ impl Visitor for Walk<'_> {
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<Truth> {
         match expression {
             Expr::Function(function) => on_if(self.sql.permits_function(&function.name)),
+            Expr::In { target: InTarget::Table { name, args: Some(_) }, .. } => on_if(self.sql.permits_function(name)),
             Expr::CompoundFieldAccess { root, access_chain } => self.fields(root, access_chain),
             Expr::CompoundIdentifier(parts) => self.column(parts),
             _ => ON,
