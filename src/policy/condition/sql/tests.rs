@@ -124,6 +124,7 @@ fn a_literal_ends_where_every_reader_ends_it() {
         all_are(database, ALL, &["select 1 /* /* */ , (select s from secrets) /* */ */"], UNCLEAR);
     }
     all_are(Database::MsSql, ALL, &["select x'1f'", "SELECT HierarchyID::GetRoot()"], UNCLEAR);
+    all_are(Database::Ansi, ALL, &["select 1 as ` , (select s from secrets) , `"], UNCLEAR);
     all_are(Database::MsSql, ALL, &["select id from orders where hash = 0x1F"], TRUE);
     all_are(Database::Postgres, ALL, &[r"select U&'\', (select s from secrets), '--'", "select $1$a$1$"], UNCLEAR);
     all_are(Database::Postgres, ALL, &["select x'1f'", r"select E'it\'s', e'a\\b'", "select $a$ it's $a$"], TRUE);

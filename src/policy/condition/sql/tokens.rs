@@ -143,6 +143,8 @@ fn is_plain(database: Database, text: &str, token: &Token) -> bool {
         Token::DoubleColon => matches!(database, Database::Postgres),
         // Comments nest in some databases only.
         Token::Whitespace(Whitespace::MultiLineComment(comment)) => !comment.contains("/*"),
+        // Not in the standard, where the parser takes it all the same.
+        Token::Word(word) if word.quote_style == Some('`') => !matches!(database, Database::Ansi),
         Token::Word(word) if word.quote_style.is_none() => {
             // Whether a capital letter beyond ASCII is a small one too hangs on the server and its locale.
             let folds = word.value.is_ascii() || word.value.to_lowercase() == word.value.to_ascii_lowercase();
