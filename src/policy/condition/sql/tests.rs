@@ -57,6 +57,7 @@ fn attribute_notation_calls_no_function_unseen() {
     for query in ["select c.c, n.n from concat('a') c, concat('b') as n(n)", "select e.key, e.value from jsonb_each('{}') e"] {
         assert_eq!(calls.permits(query), Ok(true), "{query}");
     }
+    assert!(calls.permits("select query_to_xml.query_to_xml from concat('a') as query_to_xml(n)").is_err());
     assert!(calls.permits("select c.lo_export, n.n from concat('a') c, concat('b') as n(n)").is_err());
 }
 

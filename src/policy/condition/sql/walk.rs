@@ -145,7 +145,8 @@ impl<'s> Walk<'s> {
         }
         let (relation, name) = (fold(relation), fold(name));
         let calls = || self.calls.iter().filter(|call| call.name == relation);
-        let is_column = |call: &Call| call.columns.contains(&name) || call.name == name || RESULT_COLUMNS.contains(&&*name);
+        let is_own = |call: &Call| call.columns.is_empty() && (call.name == name || RESULT_COLUMNS.contains(&&*name));
+        let is_column = |call: &Call| call.columns.contains(&name) || is_own(call);
         if takes_a_row(&name) || !calls().all(is_column) {
             return ControlFlow::Break(Err(Unclear("the argument has a column that could be a call of a function")));
         }
