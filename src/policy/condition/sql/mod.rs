@@ -174,4 +174,6 @@ impl Sql {
 }
 
 #[cfg(test)]
+mod ordinary;
+#[cfg(test)]
 mod tests;

@@ -79,7 +79,7 @@ pub(super) fn fold(ident: &Ident) -> String {
 }
 
 /// Functions that read nothing but their arguments and the clock.
-const HARMLESS: [&str; 68] = [
+const HARMLESS: [&str; 69] = [
     "abs",
     "age",
     "array_agg",
@@ -110,6 +110,7 @@ const HARMLESS: [&str; 68] = [
     "greatest",
     "group_concat",
     "hour",
+    "if",
     "ifnull",
     "isnull",
     "iif",
@@ -122,9 +123,9 @@ const HARMLESS: [&str; 68] = [
     "left",
     "length",
     "ln",
-    "lower",
     "localtime",
     "localtimestamp",
+    "lower",
     "ltrim",
     "max",
     "min",
