@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use arc_swap::ArcSwapOption;
 use uuid::Uuid;
 
 use super::{Asked, Facts, Lack};
@@ -31,6 +32,8 @@ pub struct Approvals {
     bounds: config::Approvals,
     /// When the next one will be too late, in seconds since 1970, as far as this process knows.
     due: AtomicI64,
+    /// The version of the policy that is in force; `None` where this process decides no calls.
+    policy: ArcSwapOption<String>,
 }
 
 /// An approval that is there for one call.
@@ -96,12 +99,15 @@ pub struct Looked {
     pub facts: Facts,
     /// Whose yes is missing today.
     pub lacks: Vec<Lack>,
+    /// Whether it was asked for under another policy than the one in force, and so counts for no call.
+    pub is_stale: bool,
 }
 
 impl Looked {
-    /// `waiting`, `approved`, or how it ended.
+    /// `waiting`, `approved`, `of another policy`, or how it ended.
     pub fn word(&self) -> &'static str {
         match (self.row.stands, self.lacks.is_empty()) {
+            (Stands::Open, _) if self.is_stale => "of another policy",
             (Stands::Open, false) => "waiting",
             (Stands::Open, true) => "approved",
             (ended, _) => ended.as_str(),
@@ -116,6 +122,8 @@ pub enum Refused {
     Unknown,
     /// It is not open any more: how it ended.
     Ended(&'static str),
+    /// The policy has changed since it was asked for.
+    OtherPolicy,
     /// The call is made by or for this person.
     Requester,
     /// No row that asks names a role of theirs; those that it names.
@@ -129,6 +137,9 @@ impl std::fmt::Display for Refused {
         match self {
             Self::Unknown => out.write_str("there is no such approval; `doorward approvals list` lists those that wait"),
             Self::Ended(how) => write!(out, "it is {how}, and nothing can be decided about it any more"),
+            Self::OtherPolicy => {
+                out.write_str("the policy has changed since it was asked for, so it counts for no call; one that is made now asks anew")
+            }
             Self::Requester => out.write_str("the call is made by or for this person, and somebody else has to decide"),
             Self::Role(roles) if roles.is_empty() => out.write_str("only the agent's own user can say yes, through the agent's client"),
             Self::Role(roles) => write!(out, "it takes a person with the role `{}`", roles.join("` or `")),
@@ -140,7 +151,19 @@ impl std::fmt::Display for Refused {
 impl Approvals {
     /// Those of a state database.
     pub fn new(state: Arc<State>, seal: Arc<Seal>, clock: Clock, bounds: config::Approvals) -> Self {
-        Self { state, seal, clock, bounds, due: AtomicI64::new(0) }
+        Self { state, seal, clock, bounds, due: AtomicI64::new(0), policy: ArcSwapOption::empty() }
+    }
+
+    /// Takes the version of the policy that comes into force.
+    pub fn decided_by(&self, policy: &str) {
+        self.policy.store(Some(Arc::new(policy.to_owned())));
+    }
+
+    fn looked(&self, row: StoredApproval, people: &People) -> Looked {
+        let facts = facts(&row.facts);
+        let lacks = facts.asks().iter().filter_map(|ask| ask.lacks(&row.yes, people)).collect();
+        let is_stale = self.policy.load().as_deref().is_some_and(|policy| *policy != facts.policy);
+        Looked { row, facts, lacks, is_stale }
     }
 
     fn now(&self) -> i64 {
@@ -230,7 +253,7 @@ impl Approvals {
     /// # Errors
     /// The database's.
     pub fn list(&self, all: bool, people: &People) -> Result<Vec<Looked>, StateError> {
-        Ok(self.state.approvals(all)?.into_iter().map(|row| looked(row, people)).collect())
+        Ok(self.state.approvals(all)?.into_iter().map(|row| self.looked(row, people)).collect())
     }
 
     /// The one of that name.
@@ -238,7 +261,7 @@ impl Approvals {
     /// # Errors
     /// The database's.
     pub fn look(&self, id: &str, people: &People) -> Result<Option<Looked>, StateError> {
-        Ok(self.state.approval(id)?.map(|row| looked(row, people)))
+        Ok(self.state.approval(id)?.map(|row| self.looked(row, people)))
     }
 
     /// The arguments that will run; `None` once it is not open any more, or where the key is another than they were sealed under.
@@ -262,6 +285,7 @@ impl Approvals {
         roles.dedup();
         let refused = match looked.row.stands {
             Stands::Open if looked.row.expires <= self.now() => Some(Refused::Ended(Stands::Expired.as_str())),
+            Stands::Open if looked.is_stale => Some(Refused::OtherPolicy),
             Stands::Open if is_requester => Some(Refused::Requester),
             Stands::Open if !asks.iter().any(|ask| ask.counts(&person.name, people)) => Some(Refused::Role(roles)),
             Stands::Open if yes && missing(&self.after(&looked, &person.name, people)) == missing(&looked.lacks) => Some(Refused::Already),
@@ -331,12 +355,6 @@ impl Spent {
 /// How many people are missing in all.
 fn missing(lacks: &[Lack]) -> usize {
     lacks.iter().map(|lack| lack.more).sum()
-}
-
-fn looked(row: StoredApproval, people: &People) -> Looked {
-    let facts = facts(&row.facts);
-    let lacks = facts.asks().iter().filter_map(|ask| ask.lacks(&row.yes, people)).collect();
-    Looked { row, facts, lacks }
 }
 
 fn facts(text: &str) -> Facts {

@@ -214,6 +214,7 @@ impl Assembly {
         self.shared.audit.count_by(limits.floods());
         self.keep(&loaded.catalog, loaded.policy.bundle(limits.text()));
         self.keep_files(loaded.policy.version(), loaded.files);
+        self.shared.approvals.decided_by(loaded.policy.version());
         let gateway = Gateway {
             catalog: loaded.catalog,
             policy: loaded.policy,

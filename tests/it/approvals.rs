@@ -182,6 +182,11 @@ async fn an_approval_is_good_under_the_policy_that_asked_for_it_only() {
     site.write("policies/policy.csv", &format!("{rows}p, D9, agent:nobody, up__echo, any, -, deny\n"));
     site.recorded("policy_change", "action", "reload").await;
     assert_ne!(wanted(&pay(&gateway, "a").await), id);
+    let listed = site.run(&["--json", "approvals", "list"]).await.json();
+    let standing = listed.as_array().unwrap().iter().find(|one| one["id"] == *id).unwrap()["standing"].clone();
+    assert_eq!(standing, "of another policy", "{listed}");
+    let late = says(&site, "deny", &id, "bob").await;
+    assert!(late.code == 3 && late.err.contains("the policy has changed since it was asked for"), "{late:?}");
     site.write("policies/policy.csv", &rows);
     until("the old policy", async || (pay(&gateway, "a").await.code() == "ok").then_some(())).await;
     assert_eq!(upstream.calls().len(), 1);
