@@ -12,6 +12,7 @@ use crate::identity::People;
 use crate::invocation::Invocation;
 use crate::limit::Admission;
 use crate::mcp::canonical::{write_canonical, write_string};
+use crate::mcp::json::{self, Limits};
 use crate::policy::Obligation;
 use crate::seal::sha256;
 
@@ -141,13 +142,14 @@ pub struct Asked {
     pub asks: Vec<Ask>,
     /// What people are shown beside the arguments.
     pub facts: Facts,
-    /// The canonical arguments, which are what is shown and what runs.
+    /// The canonical arguments, which are what is shown and what runs; with the answers to what the server has asked, where the call brings some.
     pub arguments: Vec<u8>,
 }
 
 impl Asked {
-    /// What a call asks for that is decided under `policy`; `None` where its arguments are longer than anybody reviews.
-    pub fn of(admission: &Admission<'_>, policy: &str, goes_on: bool) -> Option<Self> {
+    /// What a call asks for that is decided under `policy`; `None` where its arguments are longer than anybody reviews. `answers` is the JSON text of
+    /// what it answers to its server: a yes for the call alone is none for them.
+    pub fn of(admission: &Admission<'_>, policy: &str, goes_on: bool, answers: Option<&[u8]>) -> Option<Self> {
         let invocation = admission.invocation();
         let (principal, target) = (&invocation.caller.principal, invocation.target);
         let token = principal.token.as_ref();
@@ -155,6 +157,12 @@ impl Asked {
         match invocation.arguments.node() {
             Some(node) => write_canonical(node, &mut arguments),
             None => arguments.extend_from_slice(b"{}"),
+        }
+        if let Some(answers) = answers {
+            let node = json::parse(answers, Limits { depth: 128, nodes: MAX_ARGUMENTS }).ok()?;
+            arguments = [&b"{\"arguments\":"[..], &arguments, b",\"inputResponses\":"].concat();
+            write_canonical(&node, &mut arguments);
+            arguments.push(b'}');
         }
         let obligations = admission.permit().obligations();
         let asks: Vec<Ask> = obligations.iter().filter_map(|obliged| Ask::of(obliged.rule.as_str(), &obliged.obligation)).collect();
@@ -179,16 +187,16 @@ impl Asked {
             asks: asking.map(ToString::to_string).collect(),
             call: invocation.id.to_string(),
         };
-        let binding = binding(invocation, &facts, &arguments);
-        Some(Self { call: invocation.id, goes_on, binding, asks, facts, arguments })
+        let binding = binding(invocation, &facts, (&arguments, answers.is_some()));
+        Some(Self { call: invocation.id, goes_on: goes_on && answers.is_none(), binding, asks, facts, arguments })
     }
 }
 
 /// The hash of all that an approval is good for: JSON texts and lists of them, so that no part can be taken for another.
-fn binding(invocation: &Invocation<'_>, facts: &Facts, arguments: &[u8]) -> [u8; 32] {
+fn binding(invocation: &Invocation<'_>, facts: &Facts, (arguments, has_answers): (&[u8], bool)) -> [u8; 32] {
     let mut text = Vec::new();
     for part in [
-        "doorward approval 1",
+        if has_answers { "doorward approval 1 of answers" } else { "doorward approval 1" },
         &facts.principal,
         facts.on_behalf_of.as_deref().unwrap_or_default(),
         &facts.method,

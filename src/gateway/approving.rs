@@ -57,7 +57,10 @@ impl Gateway {
             // Answers to questions that nobody has asked would reach the server unseen by whoever approves.
             return Err(Error::new(Code::StateInvalid, "the call answers what nobody has asked"));
         }
-        let asked = Arc::new(Asked::of(&admission, self.policy.version(), round.is_some()).ok_or_else(too_long)?);
+        // What answers our own question is for the user's yes, and never leaves.
+        let answers = retry.and_then(|retry| retry.responses).filter(|_| round.is_some_and(|round| round.approval.is_none()));
+        let asked = Asked::of(&admission, self.policy.version(), round.is_some(), answers).ok_or_else(too_long)?;
+        let asked = Arc::new(asked);
         let rules: Vec<String> = asked.asks.iter().map(|ask| ask.rule.clone()).collect();
         let mut answer = self.shared.answer(&asked).await?;
         // Whom the agent's user answers is this very call: the state that came with the answer says so.

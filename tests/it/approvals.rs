@@ -579,7 +579,7 @@ async fn a_users_yes_is_no_persons_and_a_persons_is_no_users() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_meanwhile_goes_on_under_the_same_approval() {
+async fn what_a_server_asks_meanwhile_is_answered_under_an_approval_of_the_answers() {
     let form = json!({ "type": "object", "properties": { "why": { "type": "string" } } });
     let asks = json!({ "q": { "method": "elicitation/create", "params": { "mode": "form", "message": "Why?", "requestedSchema": form } } });
     let upstream = Upstream::start().await;
@@ -596,9 +596,18 @@ async fn a_server_that_asks_meanwhile_goes_on_under_the_same_approval() {
     assert_ne!(wanted(&client.send(&asking("a", None)).await), id);
     let mut again = asking("a", Some((&first, accepts(&json!({ "why": "rent" })))));
     again = again.saying("\"q1\"", "\"q\"");
+    let of_answers = wanted(&client.send(&again).await);
+    assert_ne!(of_answers, id, "nobody was shown the answers");
+    let shown = site.run(&["approvals", "show", &of_answers]).await;
+    assert!(shown.out.contains("\"inputResponses\"") && shown.out.contains("\"rent\""), "{shown:?}");
+    approve(&site, &of_answers, "alice").await;
+    let mut other = asking("a", Some((&first, accepts(&json!({ "why": "SECRET" })))));
+    other = other.saying("\"q1\"", "\"q\"");
+    assert_ne!(wanted(&client.send(&other).await), of_answers, "a yes for some answers is none for others");
     assert_eq!(client.send(&again).await.code(), "ok");
     site.ends(2).await;
-    assert!(site.of_kind("intent").iter().all(|intent| intent["approval_id"] == id.as_str()));
+    let used: Vec<_> = site.of_kind("intent").iter().map(|intent| intent["approval_id"].clone()).collect();
+    assert_eq!(used, [json!(id), json!(of_answers)]);
     assert_eq!(steps(&site, &id), ["requested -", "approved alice", "used -"]);
 }
 
