@@ -17,7 +17,7 @@ use crate::invocation::Caller;
 use crate::mcp::canonical::write_string;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Feed, Meta};
-use crate::policy::{DEFAULT_DENY, DENIED_BY_RULE, Decision};
+use crate::policy::{DEFAULT_DENY, DENIED_BY_RULE, Decision, Obligation, Obliged};
 use crate::upstream::Upstream;
 
 /// A resource that may be watched.
@@ -84,19 +84,12 @@ impl Watching {
     pub fn look(&mut self, gateway: &Gateway) {
         let kept_out = self.shared.kept_out(&self.principal);
         let holds = kept_out.is_none();
-        let class = gateway.policy.class(&self.principal.id);
-        let identity = self.shared.identity.load();
-        let is_agent = |name: &str| identity.has_agent(name);
-        let before = self.shared.runs.before(&self.principal, None, &is_agent);
         let (mut lost, mut back) = (Vec::new(), Vec::new());
         for (topic, permitted) in &mut self.topics {
             let now = holds
                 && match topic {
                     Topic::List(_) => true,
-                    Topic::Resource(names) => {
-                        let now = (&before, self.shared.audit.clock());
-                        gateway.policy.decide_bare(&self.principal, now, class, names.iter(), Tier::Read).is_permit()
-                    }
+                    Topic::Resource(names) => gateway.decide_bare(&self.principal, names).is_permit(),
                 };
             if std::mem::replace(permitted, now) != now {
                 if now { &mut back } else { &mut lost }.push(topic.name());
@@ -157,7 +150,7 @@ impl Gateway {
         if !self.policy.sees_by_name(class, &names.name) {
             return Err(missing().operator("no rule lets this agent see the resource").because("not_visible"));
         }
-        match self.decide_bare(principal, names.iter()) {
+        match self.decide_bare(principal, &names) {
             Decision::Permit { .. } => Ok(Watchable { upstream: upstream.clone(), own: own.to_owned(), names }),
             Decision::Deny { rules } => {
                 let (message, reason) = match rules.is_empty() {
@@ -170,12 +163,23 @@ impl Gateway {
         }
     }
 
-    fn decide_bare<'n>(&self, principal: &Principal, names: impl IntoIterator<Item = &'n str>) -> Decision<'static> {
+    /// Whether a resource may be watched. What a person has to say yes to cannot be: nobody is asked at each of its changes.
+    fn decide_bare(&self, principal: &Principal, names: &PolicyNames) -> Decision<'static> {
         let identity = self.shared.identity.load();
         let is_agent = |name: &str| identity.has_agent(name);
         let before = self.shared.runs.before(principal, None, &is_agent);
         let class = self.policy.class(&principal.id);
-        self.policy.decide_bare(principal, (&before, self.shared.audit.clock()), class, names, Tier::Read)
+        let upstream = names.name.split(':').nth(1);
+        let source = self.catalog.sources().iter().find(|source| Some(&*source.manifest.upstream) == upstream);
+        let labels = source.map_or(&[][..], |source| source.manifest.resource_labels());
+        let now = (&before, self.shared.audit.clock());
+        match self.policy.decide_bare(principal, now, class, names.iter(), (Tier::Read, labels)) {
+            Decision::Permit { obligations, .. } if obligations.iter().any(asks_somebody) => {
+                let asking = obligations.iter().filter(|obliged| asks_somebody(obliged));
+                Decision::Deny { rules: asking.map(|obliged| obliged.rule.clone()).collect::<Vec<_>>().into() }
+            }
+            decision => decision,
+        }
     }
 
     /// The `params` of the notification of a change, where the principal may be told of it.
@@ -185,7 +189,7 @@ impl Gateway {
             Change::Updated { upstream, uri } => {
                 let names = PolicyNames::resource(upstream, uri)?;
                 let source = self.catalog.sources().iter().find(|source| source.manifest.upstream == **upstream)?;
-                let known = self.decide_bare(principal, names.iter()).is_permit();
+                let known = self.decide_bare(principal, &names).is_permit();
                 let mut out = b"{\"uri\":".to_vec();
                 write_string(&address::public(source.manifest.prefix, upstream, uri), &mut out);
                 out.push(b'}');
@@ -193,4 +197,8 @@ impl Gateway {
             }
         }
     }
+}
+
+fn asks_somebody(obliged: &Obliged) -> bool {
+    matches!(obliged.obligation, Obligation::Approve { .. } | Obligation::ApproveUser)
 }

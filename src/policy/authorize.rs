@@ -5,6 +5,7 @@
 use super::condition::{ConditionId, Facts, word};
 use super::flow;
 use super::{ClassId, Decision, Obliged, Policy, RuleId, Truth};
+use crate::catalog::Label;
 use crate::catalog::tier::Tier;
 use crate::clock::Clock;
 use crate::error::{Code, Error};
@@ -146,17 +147,18 @@ impl Policy {
         }
     }
 
-    /// The decision for something without arguments that the catalogue does not list, such as watching a resource.
+    /// The decision for something without arguments that the catalogue does not list, such as watching a resource; with the built-in rule.
     pub fn decide_bare<'n>(
         &self,
         principal: &Principal,
         (before, clock): (&Before<'_>, &Clock),
         class: ClassId,
         names: impl IntoIterator<Item = &'n str>,
-        tier: Tier,
+        (tier, labels): (Tier, &[Label]),
     ) -> Decision<'static> {
         let mut asked = Asked { policy: self, principal, clock, before, arguments: None, known: Vec::new() };
-        self.decide_names_when(class, names, tier, &mut |condition| asked.truth(condition))
+        let decision = self.decide_names_when(class, names, tier, &mut |condition| asked.truth(condition));
+        self.with_flow(decision, (tier, labels), before)
     }
 
     /// A rule that denies, with the condition that makes it.
