@@ -75,13 +75,17 @@ impl Runs {
         // A person does not carry text from one agent to another; an agent that a token was made for does.
         let subject = token.and_then(|token| token.on_behalf_of.as_deref()).map(|subject| format!("agent:{subject}"));
         let subject = subject.filter(|subject| is_agent(subject));
+        // A run that an agent chooses, and may choose otherwise, says nothing of those that it acts for either.
+        let keeps_runs =
+            |agent: &str| agent.strip_prefix("agent:").is_some_and(|name| self.bounds.runs_of.iter().any(|known| known == name));
+        let run = run.filter(|_| keeps_runs(&principal.id));
         let mut whose: Vec<Whose> = Vec::new();
         for agent in std::iter::once(principal.id.to_string()).chain(actors).chain(subject) {
             if whose.iter().any(|known| *known.agent == *agent) {
                 continue;
             }
-            let is_trusted = agent.strip_prefix("agent:").is_some_and(|name| self.bounds.runs_of.iter().any(|known| known == name));
-            whose.push(Whose { agent: agent.into(), run: run.filter(|_| is_trusted).map(Box::from) });
+            let run = run.filter(|_| keeps_runs(&agent)).map(Box::from);
+            whose.push(Whose { agent: agent.into(), run });
         }
         whose
     }
