@@ -47,14 +47,17 @@ impl Gateway {
     /// # Errors
     /// `internal` where it cannot be stored, so that nothing may be brought; `policy_denied` where another call was counted meanwhile.
     pub(super) async fn gather(&self, trail: &mut Trail<'_>, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
-        match approved.invocation().target.labels.is_empty() && approved.permit().counts().0.is_empty() {
+        let target = approved.invocation().target;
+        match target.labels.is_empty() && approved.permit().counts().0.is_empty() && !self.policy.guards(target) {
             true => Ok(()),
             false => Box::pin(self.gathered(trail, approved, request)).await,
         }
     }
 
     async fn gathered(&self, trail: &mut Trail<'_>, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
-        let mut leaves = self.leaves(approved.permit(), request);
+        // What the agent has met while the call waited for its server counts too.
+        let is_guarded = self.policy.guards(approved.invocation().target);
+        let mut leaves = if is_guarded { self.again(approved, request)? } else { self.leaves(approved.permit(), request) };
         for _ in 0..MAX_TRIES {
             let noted = match self.shared.runs.known(&leaves) {
                 Some(noted) => noted,

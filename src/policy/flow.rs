@@ -12,8 +12,8 @@ use super::condition::Truth;
 use super::obligation::{Obligation, Obliged};
 use super::rule::RuleId;
 use super::{Decision, Policy, Unclear};
-use crate::catalog::Label;
 use crate::catalog::tier::Tier;
+use crate::catalog::{Label, Target};
 use crate::config::ToxicFlow;
 use crate::error::{Code, Error};
 use crate::run::Before;
@@ -95,6 +95,11 @@ impl Policy {
             (Decision::Permit { .. }, Flow::Deny) => Decision::Deny { rules: vec![id()].into() },
             (decision, _) => decision,
         }
+    }
+
+    /// Whether the built-in rule may come to bear on calls of a target.
+    pub fn guards(&self, target: &Target) -> bool {
+        self.flow != Flow::Off && self.can_be_toxic() && is_guarded(target.tier, &target.labels)
     }
 
     /// What becomes of calls that the built-in rule is about.
