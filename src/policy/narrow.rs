@@ -10,9 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::Policy;
 use super::rule::{ANY, Pattern, Rule, RuleEffect, RuleId, TierBound};
 use super::suggest::skeleton;
+use super::{Policy, parse_pattern};
 use crate::catalog::tier::Tier;
 
 /// The rows that may come in the place of one, for one subject; a wildcard of which more was used stays.
@@ -109,7 +109,8 @@ impl Policy {
         }
         let condition = rule.when.as_ref().map_or("-", |when| &when.name);
         let own = [rule.subject.to_string(), rule.pattern.to_string(), rule.bound.as_str().to_owned()];
-        if places == [own] {
+        // Somebody needs all of it, so it stays, and what others need is in it.
+        if places.contains(&own) {
             return None;
         }
         places.retain(|[subject, target, tier]| said.insert([subject, target, tier, condition].map(str::to_owned)));
@@ -214,7 +215,11 @@ impl Reach<'_> {
         if targets.len() == self.covered.len() && !targets.iter().any(|target| is_other(target)) {
             return [whole(&mut self.covered.keys().copied())].into();
         }
-        let rows: BTreeSet<_> = targets.iter().map(|target| (part(&rule.pattern, target), ceiling(rule.bound, tier(target)))).collect();
+        let row = |target: &&str| match part(&rule.pattern, target) {
+            part if part == rule.pattern.to_string() => whole(&mut targets.iter().copied()),
+            part => (part, ceiling(rule.bound, tier(target))),
+        };
+        let rows: BTreeSet<_> = targets.iter().map(row).collect();
         if rows.len() > MAX_ROWS { [whole(&mut targets.iter().copied())].into() } else { rows }
     }
 }
@@ -235,13 +240,15 @@ fn row_key(rule: &Rule) -> [String; 4] {
 
 /// The part of a pattern that a used target needs: its name, or for a resource the folder that it stands in, since the next one has another address.
 fn part(pattern: &Pattern, target: &str) -> String {
+    // Not every name that a server gives can stand in a row.
+    let stands = |text: &str| parse_pattern(text).is_ok() && !text.contains([',', '#', '"', '\'', '`']) && text.is_ascii();
     if !pattern.is_wildcard() || !target.starts_with("resource:") {
-        return target.to_owned();
+        return if stands(target) { target.to_owned() } else { pattern.to_string() };
     }
     let folder = target.rfind('/').map(|at| &target[..=at]).filter(|folder| !folder.ends_with("://"));
     let of_upstream = target.match_indices(':').nth(1).map(|(at, _)| &target[..=at]);
-    let fits = folder.into_iter().chain(of_upstream).find(|stem| stem.starts_with(pattern.stem()));
-    fits.map_or_else(|| pattern.to_string(), |stem| format!("{stem}*"))
+    let fits = folder.into_iter().chain(of_upstream).filter(|stem| stem.starts_with(pattern.stem())).map(|stem| format!("{stem}*"));
+    fits.into_iter().find(|text| stands(text)).unwrap_or_else(|| pattern.to_string())
 }
 
 fn is_other(target: &str) -> bool {

@@ -17,7 +17,7 @@ use crate::clock::rfc3339;
 use crate::config::{Config, read_text};
 use crate::gateway::{Folders, Loaded};
 use crate::policy::narrow::{Narrowing, Pairs, Used};
-use crate::policy::{Options, Policy};
+use crate::policy::{Flow, Options, Policy};
 
 /// Nanoseconds in a week: what is used once a week is not seen in less.
 const WEEK: i64 = 7 * 24 * 3600 * 1_000_000_000;
@@ -112,6 +112,9 @@ fn candidate(config: &Config, today: &Loaded, file: &Path, text: &str) -> Result
         upstreams,
         conditions: read_text(&conditions).unwrap_or_default(),
         limits: today.limits.text().to_owned(),
+        labels: today.catalog.tools().iter().map(|tool| tool.labels.clone()).collect(),
+        brought: today.catalog.brought(),
+        flow: Flow::of(&config.labels.toxic_flow),
         ..Options::default()
     };
     Ok(Policy::parse(file, text, &crate::gateway::targets(&today.catalog), &options)?.0)
