@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use super::{loaded, logs, span};
 use crate::audit::filter::Filter;
 use crate::audit::record::{Record, Stored};
+use crate::audit::row::Field;
 use crate::cli::{Context, Failure, block_on, person, table};
 use crate::clock::rfc3339;
 use crate::config::Config;
+use crate::gateway::Loaded;
 use crate::gateway::bundles::Files;
 use crate::gateway::shadow::folder;
 use crate::gateway::signed::vouched;
@@ -68,13 +70,21 @@ pub fn shadow(context: &Context, args: &ShadowArgs) -> Result<u8, Failure> {
 }
 
 fn begin(context: &Context, config: &Config, candidate: &Path) -> Result<u8, Failure> {
-    let version = loaded(config, candidate)?.policy.version().to_owned();
+    let ready = loaded(config, candidate)?;
+    let version = ready.policy.version().to_owned();
     let files = Files::read(candidate)?;
-    let deed = Deed { action: "policy_shadow".to_owned(), subject: version.clone(), ..Deed::default() };
+    tell_limits(config, &ready)?;
+    let before = Files::read(&folder(config.state.as_ref())).ok().filter(|files| !files.is_empty());
+    let deed = Deed { action: BEGIN.to_owned(), subject: version.clone(), ..Deed::default() };
     let runs = block_on(async {
         person::record_deed(config, deed).await.map_err(person::undone)?;
         put(config, Some(&files))?;
-        reload(config).await
+        let reloaded = reload(config).await;
+        if reloaded.is_err() {
+            // What decides nothing must not be promoted.
+            put(config, before.as_ref())?;
+        }
+        reloaded
     })?;
     match context.json {
         true => println!("{}", json!({ "version": version, "running": runs })),
@@ -186,6 +196,24 @@ fn decided(record: &Record<'_>) -> String {
     }
 }
 
+/// Says where the limits differ, which a candidate is not asked about and a promotion puts in force.
+fn tell_limits(config: &Config, candidate: &Loaded) -> Result<(), Failure> {
+    if loaded(config, config.policies.as_ref())?.limits.text() != candidate.limits.text() {
+        eprintln!("doorward: limits.yaml differs from the one in force: no limit is tried beside it, and `promote` puts it in force");
+    }
+    Ok(())
+}
+
+/// Whether somebody has had just this decide beside.
+fn has_decided_beside(config: &Config, version: &str) -> Result<bool, Failure> {
+    let begun = Filter::default().and(Field::Action, Some(BEGIN));
+    let found = logs(config)?.find(&begun).map_err(Failure::other)?;
+    Ok(found.records.iter().any(|stored| stored.record.subject.as_deref() == Some(version)))
+}
+
+/// The action of the record of a candidate.
+const BEGIN: &str = "policy_shadow";
+
 /// Puts the candidate in the place of the policy in force.
 pub fn promote(context: &Context, args: &PromoteArgs) -> Result<u8, Failure> {
     let config = context.config()?;
@@ -196,6 +224,11 @@ pub fn promote(context: &Context, args: &PromoteArgs) -> Result<u8, Failure> {
     let loaded = loaded(&config, &candidate)?;
     vouched(&candidate, &config.policy, &loaded.policy.written(loaded.limits.text()))?;
     let (version, files) = (loaded.policy.version().to_owned(), Files::read(&candidate)?);
+    if !has_decided_beside(&config, &version)? {
+        let why = "the candidate's files, or the tools, have changed since it began: `doorward policy shadow DIR` begins anew";
+        return Err(Failure::Other(format!("{version} has not decided beside the policy in force: {why}")));
+    }
+    tell_limits(&config, &loaded)?;
     let deed = Deed { action: "policy_promote".to_owned(), subject: version.clone(), reason: args.reason.clone(), ..Deed::default() };
     let runs = block_on(async {
         person::record_deed(&config, deed).await.map_err(person::undone)?;
