@@ -23,7 +23,9 @@ impl Config {
             let path = ["policy"].iter().chain(path).map(|part| (*part).to_owned()).collect();
             Err(Wrong { path, message, help })
         };
-        if let Some(at) = (1..signed_by.len()).find(|at| signed_by[..*at].contains(&signed_by[*at])) {
+        // A key by another name is the same key: behind the second `+` stands what it is.
+        let key = |at: usize| signed_by[at].as_str().splitn(3, '+').nth(2);
+        if let Some(at) = (1..signed_by.len()).find(|at| (0..*at).any(|other| key(other) == key(*at))) {
             let help = "two signatures are those of two keys: name each once";
             return wrong(&["signed_by", &at.to_string()], format!("`{}` stands twice", signed_by[at].as_str()), help);
         }
