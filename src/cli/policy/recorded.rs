@@ -116,7 +116,8 @@ fn now(files: &Files, agent: &str, target: &str, tier: Option<Tier>) -> Side {
 }
 
 fn told(side: &Side) -> String {
-    let head = format!("{} ({})\n", side.verdict, if side.version.is_empty() { "no policy" } else { &side.version });
+    let version = if side.version.is_empty() { "no policy" } else { &side.version };
+    let head = format!("{} ({})\n", safe(&side.verdict), safe(version));
     let row = |(said, result): &(Said, String)| {
         let through = if said.through.is_empty() { format!("({})", said.subject) } else { said.through.join(" > ") };
         let condition = said.condition.clone().unwrap_or_else(|| "-".to_owned());
