@@ -120,6 +120,64 @@ async fn an_answer_under_way_keeps_the_policy_that_it_began_with() {
     assert_eq!(open.answer().await.code(), "ok");
 }
 
+/// How often the policy changes under load; `DOORWARD_RELOADS` says otherwise.
+fn reloads() -> usize {
+    std::env::var("DOORWARD_RELOADS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
+}
+
+#[tokio::test]
+async fn under_load_each_call_is_decided_by_the_policy_before_or_by_the_one_after() {
+    const ROWS: [&str; 2] = [
+        "p, R1, agent:demo, up__*, reversible, -, allow\np, D1, role:any, up__save, any, -, deny\n",
+        "p, R2, agent:demo, up__*, reversible, -, allow\np, D2, role:any, up__echo, any, -, deny\n",
+    ];
+    let upstream = Upstream::start().await;
+    let limits = "limits: []\nrequests: { per_agent: 1000000/s, failures_per_peer: 1000000/s }\n";
+    let site = Site::of(&upstream).policy(ROWS[0]).limits(limits);
+    let gateway = site.serve().await;
+    let done = tokio_util::sync::CancellationToken::new();
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (client, done) = (gateway.client(), done.clone());
+            tokio::spawn(async move {
+                while !done.is_cancelled() {
+                    client.call("up__echo", json!({})).await;
+                    client.call("up__save", json!({})).await;
+                }
+            })
+        })
+        .collect();
+
+    for round in 1..=reloads() {
+        site.write("policies/policy.csv", ROWS[round % 2]);
+        gateway.signal(rustix::process::Signal::HUP);
+        becomes(&gateway, if round % 2 == 0 { "ok" } else { "policy_denied" }).await;
+    }
+    done.cancel();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+
+    let records = site.records();
+    let versions: std::collections::BTreeSet<&str> = records.iter().filter_map(|record| record["policy_version"].as_str()).collect();
+    assert_eq!(versions.len(), 2, "{versions:?}");
+    let first = records.iter().find_map(|record| record["policy_version"].as_str()).unwrap();
+    let decided = records.iter().filter(|record| record["decision"].is_string() && record["code"] != "rate_limited");
+    let mut counts = [0, 0];
+    for record in decided {
+        let is_first = record["policy_version"] == *first;
+        let wanted = match (is_first, record["target"].as_str().unwrap()) {
+            (true, "up__echo") => ("intent", "R1"),
+            (true, _) => ("refusal", "D1"),
+            (false, "up__save") => ("intent", "R2"),
+            (false, _) => ("refusal", "D2"),
+        };
+        assert_eq!((record["kind"].as_str().unwrap(), record["rule_ids"][0].as_str().unwrap()), wanted, "{record}");
+        counts[usize::from(is_first)] += 1;
+    }
+    assert!(counts.iter().all(|count| *count >= reloads() / 2), "{counts:?}");
+}
+
 #[tokio::test]
 async fn a_file_that_is_still_being_written_is_not_enforced() {
     use std::io::Write;

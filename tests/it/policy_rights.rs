@@ -47,8 +47,10 @@ async fn an_edit_that_permits_more_that_is_irreversible_is_told_and_fails() {
 
     assert_eq!(done.code, 3, "{done:?}");
     let lines: Vec<_> = done.out.lines().map(cells).collect();
-    assert_eq!(lines[0], ["CHANGE", "WHO", "TARGET", "TIER", "WAS", "IS"]);
-    assert_eq!(lines[1], ["gained", "role:writer", "demo__delete_note", "irreversible", "-", "allow (R4)"]);
+    assert_eq!(lines[0], ["- p, R2, role:any, demo__list_notes, read, -, allow"]);
+    assert_eq!(lines[1], ["+ p, R2, role:writer, demo__list_notes, read, -, allow"]);
+    assert_eq!(lines[3], ["CHANGE", "WHO", "TARGET", "TIER", "WAS", "IS"]);
+    assert_eq!(lines[4], ["gained", "role:writer", "demo__delete_note", "irreversible", "-", "allow (R4)"]);
     assert!(lines.contains(&vec!["lost", "role:any", "demo__list_notes", "read", "allow (R2)", "-"]), "{done:?}");
     assert!(!done.out.contains("agent:demo"), "what it has through its role is told of the role: {done:?}");
     assert!(

@@ -91,6 +91,7 @@ pub fn diff(context: &Context, args: &DiffArgs) -> Result<u8, Failure> {
     let found = differences(&before.policy, &after.policy, &targets);
     let limits = before.limits.text() != after.limits.text();
     let others = of_others(&before.policy) != of_others(&after.policy);
+    let rows = differing(&before.policy, &after.policy);
     let more = found.iter().filter(|found| found.tier == Tier::Irreversible && found.change.may_permit_more()).count();
     if context.json {
         let told = |right: &Option<Right>| right.as_ref().map(|right| json!({ "right": right.told(), "rules": ids(right) }));
@@ -101,10 +102,11 @@ pub fn diff(context: &Context, args: &DiffArgs) -> Result<u8, Failure> {
         let list: Vec<_> = list.collect();
         println!(
             "{}",
-            json!({ "from": before.policy.version(), "to": after.policy.version(), "rights": list, "limits_differ": limits, "prompts_or_resources_differ": others, "more_irreversible": more })
+            json!({ "from": before.policy.version(), "to": after.policy.version(), "rights": list, "limits_differ": limits, "prompts_or_resources_differ": others,
+                "rows": { "removed": rows.0, "added": rows.1 }, "more_irreversible": more })
         );
     } else {
-        print!("{}", told(&found, (limits, others), more));
+        print!("{}{}", told_rows(&rows), told(&found, (limits, others), more));
     }
     Ok(if more > 0 { 3 } else { 0 })
 }
@@ -113,6 +115,27 @@ pub fn diff(context: &Context, args: &DiffArgs) -> Result<u8, Failure> {
 fn of_others(policy: &Policy) -> Vec<[String; 6]> {
     let is_other = |stem: &str| stem.is_empty() || stem.starts_with("prompt:") || stem.starts_with("resource:");
     policy.rows().rules.iter().filter(|rule| is_other(rule.pattern.stem())).map(|rule| rule.fields()).collect()
+}
+
+/// The rows that only one of two policies has, as lines of its file: an edit may change names and order without any right.
+fn differing(before: &Policy, after: &Policy) -> (Vec<String>, Vec<String>) {
+    let (was, is) = (lines(before), lines(after));
+    let without = |lines: &[String], other: &[String]| {
+        let other: BTreeSet<&String> = other.iter().collect();
+        lines.iter().filter(|line| !other.contains(line)).cloned().collect::<Vec<_>>()
+    };
+    (without(&was, &is), without(&is, &was))
+}
+
+fn lines(policy: &Policy) -> Vec<String> {
+    let rules = policy.rows().rules.iter().map(|rule| format!("{}, {}", rule.kind(), rule.fields().join(", ")));
+    let grants = policy.rows().grants.iter().map(|grant| format!("g, {}, {}", grant.member, grant.role));
+    rules.chain(grants).collect()
+}
+
+fn told_rows((removed, added): &(Vec<String>, Vec<String>)) -> String {
+    let shown = |sign: char, rows: &[String]| rows.iter().take(MAX_SHOWN).map(|row| format!("{sign} {row}\n")).collect::<String>();
+    format!("{}{}", shown('-', removed), shown('+', added))
 }
 
 fn ids(right: &Right) -> Vec<&str> {
@@ -180,4 +203,79 @@ fn differences<'p>(before: &'p Policy, after: &'p Policy, targets: &[(&'p str, T
     all.retain(|_| !told.next().unwrap_or(false));
     all.sort_by_key(|found| (std::cmp::Reverse(found.tier), found.change, found.subject, found.target));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::path::Path;
+
+    use proptest::prelude::RngExt;
+    use proptest::test_runner::{RngAlgorithm, TestRng};
+
+    use super::*;
+    use crate::policy::{Options, TargetFacts};
+
+    const SHIPPED: &str = include_str!("../../../policies/policy.csv");
+    const TOOLS: [(&str, Tier); 5] = [
+        ("demo__list_notes", Tier::Read),
+        ("demo__read_note", Tier::Read),
+        ("demo__write_note", Tier::Reversible),
+        ("demo__delete_note", Tier::Irreversible),
+        ("demo__share_note", Tier::Irreversible),
+    ];
+
+    fn policy(text: &str) -> Option<Policy> {
+        let facts = TOOLS.map(|(name, tier)| TargetFacts { name, tier });
+        let options = Options { upstreams: vec!["demo".to_owned()], ..Options::default() };
+        Some(Policy::parse(Path::new("policy.csv"), text, &facts, &options).ok()?.0)
+    }
+
+    /// What everybody may do by the decision table, which the comparison does not read.
+    fn decided(policy: &Policy, agents: &BTreeSet<String>) -> Vec<bool> {
+        let of = |agent: &String| TOOLS.map(|(name, _)| policy.decide(policy.class(agent), policy.target(name).unwrap()).is_permit());
+        agents.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn a_thousand_edits_of_one_character_are_each_refused_or_shown() {
+        let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+        let letters: Vec<char> = "abcdefghijklmnopqrstuvwxyz0123456789_-*:,.# ".chars().collect();
+        let before = policy(SHIPPED).unwrap();
+        let rows: Vec<usize> = SHIPPED.char_indices().filter(|(at, _)| is_row(*at)).map(|(at, _)| at).collect();
+        let (mut refused, mut shown, mut changed) = (0, 0, 0);
+        for _ in 0..1_000 {
+            let at = rows[random.random_range(0..rows.len())];
+            let letter = letters[random.random_range(0..letters.len())];
+            let mut text = SHIPPED.to_owned();
+            match random.random_range(0..3) {
+                0 => drop(text.remove(at)),
+                1 => text.insert(at, letter),
+                _ => text.replace_range(at..=at, &letter.to_string()),
+            }
+            let Some(after) = policy(&text) else {
+                refused += 1;
+                continue;
+            };
+            let agents: BTreeSet<String> = before.subjects().chain(after.subjects()).map(str::to_owned).collect();
+            let agents = agents.into_iter().filter(|subject| subject.starts_with("agent:")).chain(["agent:new".to_owned()]).collect();
+            let rows = differing(&before, &after);
+            let found = differences(&before, &after, &TOOLS);
+            let is_same = lines(&before) == lines(&after);
+            assert_eq!(rows.0.is_empty() && rows.1.is_empty(), is_same, "{text}");
+            if decided(&before, &agents) != decided(&after, &agents) {
+                changed += 1;
+                assert!(!found.is_empty(), "somebody may do what they might not, or the other way round, and it is not told:\n{text}");
+            }
+            shown += usize::from(!is_same);
+        }
+        assert!(refused > 300 && shown > 100 && changed > 30, "{refused} refused, {shown} shown, {changed} change a right");
+    }
+
+    /// Whether a place is in a row and not in a comment.
+    fn is_row(at: usize) -> bool {
+        let line = SHIPPED[..at].rfind('\n').map_or(0, |end| end + 1);
+        !SHIPPED[line..].starts_with('#') && !SHIPPED[at..].starts_with('\n')
+    }
 }
