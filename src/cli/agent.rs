@@ -139,6 +139,7 @@ fn show_key(context: &Context, name: &str, key: &str, stored: &StoredKey) {
     println!("{key}\n");
     println!("This is the key of agent:{name}. It is not shown again.");
     println!("  header     Authorization: Bearer {key}");
+    println!("  sees       nothing until a row of policy.csv names it, such as `g, agent:{name}, role:ROLE`");
     println!("  key_hash   {hash}");
 }
 

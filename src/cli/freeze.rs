@@ -271,7 +271,7 @@ fn list(context: &Context, config: &Config, all: bool) -> Result<u8, Failure> {
         return Ok(0);
     }
     let row = |freeze: &&StoredFreeze| {
-        let until = freeze.until.map_or_else(|| "lifted".to_owned(), |until| rfc3339(until.saturating_mul(1_000_000_000)));
+        let until = freeze.until.map_or_else(|| "it is lifted".to_owned(), |until| rfc3339(until.saturating_mul(1_000_000_000)));
         let reason = freeze.reason.clone();
         vec![freeze.number.to_string(), standing(freeze, seconds).to_owned(), described(freeze), freeze.made.clone(), until, reason]
     };
