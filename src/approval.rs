@@ -5,6 +5,7 @@
 //!
 //! INVARIANT: an approval is good for one call: of the same principal with the same delegation, of the same target and reviewed definition,
 //! with the same arguments, under the same policy. It is used up, in the database, before the call's intent.
+//! INVARIANT: a dry run is never approved, so nothing of it can be cleared, recorded as an intent, and forwarded.
 //! INVARIANT: a call that nobody has to approve takes no lock and asks no database.
 
 mod asked;
@@ -45,8 +46,12 @@ pub fn asks(admission: &Admission<'_>) -> bool {
 /// Honours the obligations to ask: lets a call on that nobody asks about, or whose approval is there.
 ///
 /// # Errors
-/// `internal` where a person has to say yes and the approval is not there, or is another call's: [`asks`] tells before.
+/// `internal` where a person has to say yes and the approval is not there, or is another call's: [`asks`] tells before; and for a dry run,
+/// which ends before.
 pub fn approve(admission: Admission<'_>, given: Option<Given>) -> Result<Approved<'_>, Error> {
+    if admission.permit().is_dry_run() {
+        return Err(Error::new(Code::Internal, "a dry run came as far as the approval"));
+    }
     let is_given = given.as_ref().map_or(!asks(&admission), |given| given.is_for(admission.invocation()));
     if is_given { Ok(Approved { admission, given }) } else { Err(Error::new(Code::Internal, "nobody has approved the call")) }
 }

@@ -203,6 +203,9 @@ codes! {
     /// A person has stopped this agent, tool or server for now.
     Frozen = "frozen", Policy, -31012, 200, exit 3, Never,
         "stop; an operator has frozen this and will lift it";
+    /// The policy permits it and only tries it out: the call was not made.
+    DryRun = "dry_run", Policy, -31013, 200, exit 3, Never,
+        "do not take the call for done and do not repeat it; an operator lets it run by taking out the rows named in `rules`";
     /// A person has to approve this very call.
     ApprovalRequired = "approval_required", Approval, -31020, 200, exit 4, Safe,
         "wait for the approval, then send the same call again";
@@ -297,9 +300,7 @@ impl Code {
     }
 }
 
-/// One refusal or failure: its code, and the data that the code needs.
-///
-/// `Display` is public. What only the operator may read is in [`Error::detail`].
+/// One refusal or failure: its code, and its data. `Display` is public; what only the operator may read is in [`Error::detail`].
 #[derive(Clone, Debug)]
 pub struct Error(Box<Inner>);
 

@@ -10,6 +10,7 @@ mod approving;
 mod assembly;
 mod change;
 mod deciding;
+mod dry_run;
 mod entrance;
 mod folders;
 mod forwarding;
@@ -159,6 +160,8 @@ impl Gateway {
         self.shared.freezes.check(&invocation, request.meta.run())?;
         let permit = self.authorize(trail, invocation, request)?;
         let admission = limit::admit(&self.limits, permit)?;
+        // Is it only to be seen whether it would be called? Nothing is done for it from here on.
+        dry_run::ends(&admission)?;
         let approved = match self.approve(trail, admission, round.as_deref(), request.retry).await? {
             Ok(approved) => approved,
             Err(question) => return Ok(*question),

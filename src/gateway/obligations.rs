@@ -12,8 +12,12 @@ use crate::policy::{Obligation, Policy};
 fn unkept(obligation: &Obligation) -> Option<&'static str> {
     match obligation {
         Obligation::Redact => Some("redaction of results comes"),
-        Obligation::DryRun => Some("dry runs come"),
-        Obligation::Approve { .. } | Obligation::ApproveUser | Obligation::Limit(_) | Obligation::RecordPayload | Obligation::Waive => None,
+        Obligation::Approve { .. }
+        | Obligation::ApproveUser
+        | Obligation::Limit(_)
+        | Obligation::RecordPayload
+        | Obligation::DryRun
+        | Obligation::Waive => None,
     }
 }
 

@@ -49,6 +49,11 @@ impl<'d> Permit<'d> {
         &self.obligations
     }
 
+    /// Whether the call is only tried out: nothing of it may leave.
+    pub fn is_dry_run(&self) -> bool {
+        self.obligations.iter().any(|obliged| obliged.obligation.is_dry_run())
+    }
+
     /// What the conditions that were asked came to, by their names: `true`, `false` or `error`.
     pub fn conditions(&self) -> &[(String, &'static str)] {
         &self.conditions

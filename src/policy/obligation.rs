@@ -34,7 +34,7 @@ pub enum Obligation {
     Redact,
     /// `record_payload`: arguments and result are kept, sealed, beside the record.
     RecordPayload,
-    /// `dry_run`: everything but the call itself.
+    /// `dry_run`: the call is checked, decided and recorded, and not made.
     DryRun,
     /// `limit:N/PERIOD`: each agent may make so many of the calls that the row is about.
     Limit(Rate),
@@ -70,6 +70,11 @@ impl Obligation {
             }
             Some((other, _)) => Err(unknown(other)),
         }
+    }
+
+    /// Whether it keeps the call itself from being made.
+    pub fn is_dry_run(&self) -> bool {
+        matches!(self, Self::DryRun)
     }
 
     /// The word before the colon: what kind it is.

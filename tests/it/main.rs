@@ -26,6 +26,7 @@ mod connections;
 mod demo_server;
 mod denies_by_default;
 mod disconnect;
+mod dry_runs;
 mod errors_golden;
 mod fault_table;
 mod framing;

@@ -36,7 +36,7 @@ impl Audit {
             (Code::RateLimited, _) => record.limit = error.rule_ids().first().map(|limit| Cow::Borrowed(limit.as_str())),
             (_, Some(DEFAULT_DENY)) => record.near_rules = named(),
             // The rows that ask stand in `obligations`.
-            (Code::ApprovalRequired | Code::ApprovalDenied | Code::ApprovalExpired, _) => {}
+            (Code::DryRun | Code::ApprovalRequired | Code::ApprovalDenied | Code::ApprovalExpired, _) => {}
             _ => record.rule_ids = named(),
         }
         if let Some(message) = trail.unread {
@@ -72,6 +72,8 @@ fn decision(error: &Error) -> &'static str {
     match (error.code(), error.facts().category) {
         (Code::RateLimited | Code::BudgetExhausted | Code::LoopDetected, _) => "limit",
         (Code::ApprovalRequired, _) => "needs_approval",
+        // The policy's answer was yes; that nothing was done says the code.
+        (Code::DryRun, _) => "allow",
         (_, Category::Policy | Category::Authentication | Category::Approval) | (Code::ToolNotFound, _) => "deny",
         (_, Category::Request) => "invalid",
         _ => "unavailable",
