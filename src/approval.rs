@@ -88,6 +88,11 @@ impl<'d> Cleared<'d> {
         self.admission.invocation()
     }
 
+    /// The permit of the policy.
+    pub fn permit(&self) -> &Permit<'d> {
+        self.admission.permit()
+    }
+
     /// Whether somebody had to approve it, so that nothing goes along that nobody was shown.
     pub fn was_approved(&self) -> bool {
         asks(&self.admission)

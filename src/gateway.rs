@@ -181,8 +181,8 @@ impl Gateway {
         let resume = rounds::resume(round.as_deref(), request.retry);
         let forwarded = self.forward(&recorded, (upstream, slot), resume.as_ref(), request, message, downstream).await?;
         let ending = match forwarded {
-            Forwarded::Answered(reply) => match rounds::pages(&invocation, &reply) {
-                None => inspect(&reply, &invocation, schemas.output.as_deref())?,
+            Forwarded::Answered(reply) => match rounds::pages(&recorded, &reply) {
+                None => inspect(&reply, &recorded, schemas.output.as_deref())?,
                 Some(questions) => Ending::Asks(questions),
             },
             Forwarded::Parked(name, asked) => return rounds::park(&self.shared, trail, &invocation, upstream, (name, asked)),

@@ -1,14 +1,18 @@
 //! What comes back from a tool server before an agent sees it: the shape that MCP asks for, the tool's own output schema,
 //! and the URIs by which the agent can come back to the same server.
 //!
+//! INVARIANT: where a row redacts, no word of the server reaches the agent but the result that is made anew (`redact`).
 //! INVARIANT: a result that breaks the reviewed output schema is not passed off as good; the error says that the call ran.
 
 mod edit;
+mod redact;
 mod refused;
 
 use bytes::Bytes;
 
 use self::edit::Edits;
+use self::redact::Redaction;
+use crate::audit::trail::Recorded;
 use crate::error::{Code, Effect, Error};
 use crate::invocation::Invocation;
 use crate::mcp::canonical::write_string;
@@ -25,10 +29,34 @@ const LIMITS: Limits = Limits { depth: 96, nodes: 2_000_000 };
 ///
 /// # Errors
 /// What the server's JSON-RPC error comes to, `upstream_protocol_error` for what is no result of the method, `result_invalid`
-/// for a structured result that breaks `output`.
-pub fn inspect(reply: &Reply, invocation: &Invocation<'_>, output: Option<&Schema>) -> Result<Ending, Error> {
+/// for a structured result that breaks `output`, `result_blocked` for what cannot be redacted as a row wants it.
+pub fn inspect(reply: &Reply, recorded: &Recorded<'_>, output: Option<&Schema>) -> Result<Ending, Error> {
     let (Outcome::Result(span) | Outcome::Failure(span)) = &reply.outcome;
-    let text = reply.body.slice(span.clone());
+    let (text, invocation) = (reply.body.slice(span.clone()), recorded.invocation());
+    let Some(redaction) = Redaction::of(recorded.permit().obligations()) else { return relayed(reply, text, invocation, output) };
+    // First held to what every result is held to: masks must not pass a broken one off as good.
+    match relayed(reply, text.clone(), invocation, output) {
+        Err(error) => Err(without_words(&error, invocation)),
+        Ok(Ending::Asks(_)) => {
+            Err(redact::blocked("the tool server asks in a call whose result is redacted").after_effect(Effect::Unknown, false))
+        }
+        Ok(Ending::Complete(_)) if invocation.method != Method::CallTool => Err(redact::blocked("only results of tools can be redacted")),
+        Ok(Ending::Complete(_)) => {
+            let result = json::parse(&text, LIMITS).map_err(|error| unsound(invocation, "the result is not sound JSON").operator(error))?;
+            let text = redaction.apply(&result, &text, output)?;
+            let made = Reply { outcome: Outcome::Result(0..text.len()), body: text.clone(), ..reply.clone() };
+            relayed(&made, text, invocation, output)
+        }
+    }
+}
+
+/// The same failure without what the server says of it.
+fn without_words(error: &Error, invocation: &Invocation<'_>) -> Error {
+    let told = Error::new(error.code(), "the tool server did not answer with a result that can be relayed").from_upstream();
+    told.after_effect(error.effect(), invocation.target.is_idempotent())
+}
+
+fn relayed(reply: &Reply, text: Bytes, invocation: &Invocation<'_>, output: Option<&Schema>) -> Result<Ending, Error> {
     let parsed = json::parse(&text, LIMITS);
     let result = &parsed.map_err(|error| unsound(invocation, "the tool server's answer is not sound JSON").operator(error))?;
     if matches!(reply.outcome, Outcome::Failure(_)) {

@@ -255,7 +255,7 @@ pub struct Record<'a> {
     #[serde(deserialize_with = "integer")]
     #[schemars(schema_with = "schema::number")]
     pub upstream_us: Option<u64>,
-    /// The keyed hash of the result.
+    /// The keyed hash of the result, as it was relayed.
     #[schemars(extend("pattern" = schema::HASH))]
     pub result_hash: Text<'a>,
     /// The size of the result.

@@ -81,6 +81,11 @@ impl<'d> Recorded<'d> {
         self.cleared.invocation()
     }
 
+    /// The policy's permit for it.
+    pub fn permit(&self) -> &Permit<'d> {
+        self.cleared.permit()
+    }
+
     /// Whether somebody had to approve the call.
     pub fn was_approved(&self) -> bool {
         self.cleared.was_approved()

@@ -1,5 +1,4 @@
-//! Which obligations of `o` rows the path keeps. One that it does not keep refuses the load, so that nobody believes in a row that does
-//! nothing.
+//! Which `o` rows the path can keep. One that it cannot refuses the load, so that nobody believes in a row that does nothing.
 
 use std::path::Path;
 
@@ -8,38 +7,31 @@ use crate::identity::People;
 use crate::policy::suggest::did_you_mean;
 use crate::policy::{Obligation, Policy};
 
-/// Why nothing on the path keeps an obligation yet; `None` where it is kept.
-fn unkept(obligation: &Obligation) -> Option<&'static str> {
-    match obligation {
-        Obligation::Redact => Some("redaction of results comes"),
-        Obligation::Approve { .. }
-        | Obligation::ApproveUser
-        | Obligation::Limit(_)
-        | Obligation::RecordPayload
-        | Obligation::DryRun
-        | Obligation::Waive => None,
-    }
-}
-
-/// Refuses what cannot be kept: what this build does not know how to, and what there are not enough people for.
+/// Refuses what cannot be kept: what there are not enough people for, and the redaction of what has no fields.
 ///
 /// # Errors
 /// A fault at each such row, up to 50.
 pub(super) fn refuse_unkept(file: &Path, policy: &Policy, people: &People) -> Result<(), Vec<Fault>> {
     let faults = policy.rows().rules.iter().filter_map(|rule| {
         let obligation = rule.effect.obligation()?;
-        let (message, help) = match (obligation, unkept(obligation)) {
-            (_, Some(why)) => {
-                let help = "remove the row; where the call must not run without it, write a deny instead";
-                (format!("`{obligation}` cannot be kept yet: {why} with a later release"), help.to_owned())
+        let (message, help) = match obligation {
+            Obligation::Approve { role, people: needed } => nobody(obligation, role, usize::from(*needed), people)?,
+            Obligation::Redact(_) => no_tool(obligation, &rule.pattern.to_string())?,
+            Obligation::ApproveUser | Obligation::Limit(_) | Obligation::RecordPayload | Obligation::DryRun | Obligation::Waive => {
+                return None;
             }
-            (Obligation::Approve { role, people: needed }, None) => nobody(obligation, role, usize::from(*needed), people)?,
-            _ => return None,
         };
         Some(Fault::at(file, rule.at.line.into(), rule.at.columns[6].into(), message).help(help))
     });
     let faults: Vec<Fault> = faults.take(50).collect();
     if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+/// What is wrong with a row that redacts what is no tool's result.
+fn no_tool(obligation: &Obligation, pattern: &str) -> Option<(String, String)> {
+    let kind = ["prompt", "resource"].into_iter().find(|kind| pattern.starts_with(&format!("{kind}:")))?;
+    let message = format!("`{obligation}` cannot be kept: a {kind} has no fields that a pointer could name");
+    Some((message, "name tools in the row; where a prompt or resource must not be read, write a deny".to_owned()))
 }
 
 /// What is wrong with a row that asks for more people than there are, and what to do.

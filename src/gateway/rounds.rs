@@ -18,7 +18,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{Answer, Gateway, Shared};
-use crate::audit::trail::{Open, Trail};
+use crate::audit::trail::{Open, Recorded, Trail};
 use crate::error::{Code, Effect, Error};
 use crate::invocation::{Caller, Invocation};
 use crate::limit::slots::{Full, Place, Slots};
@@ -184,9 +184,14 @@ pub(super) fn resume<'r>(round: Option<&'r Round>, retry: Option<Retry<'r>>) -> 
 
 /// The pages that a legacy server wants a person to visit before it takes the call, where its agent can be asked to
 /// (-32042, 2025-11-25). The answer is the call once more: the server keeps nothing of this one but what the person did.
-pub(super) fn pages(invocation: &Invocation<'_>, reply: &Reply) -> Option<Questions> {
+pub(super) fn pages(recorded: &Recorded<'_>, reply: &Reply) -> Option<Questions> {
+    let invocation = recorded.invocation();
     let is_modern = invocation.caller.revision.is_some_and(Revision::is_modern);
-    if !matches!(reply.outcome, Outcome::Failure(_)) || !is_modern || !offered(invocation).contains(Capabilities::ELICIT_URL) {
+    if !matches!(reply.outcome, Outcome::Failure(_))
+        || recorded.permit().redacts()
+        || !is_modern
+        || !offered(invocation).contains(Capabilities::ELICIT_URL)
+    {
         return None;
     }
     let error = json::parse(reply.text(), LIMITS).ok()?;

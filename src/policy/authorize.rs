@@ -4,7 +4,7 @@
 
 use super::condition::{ConditionId, Facts, word};
 use super::flow;
-use super::{ClassId, Decision, Obliged, Policy, RuleId, Truth};
+use super::{ClassId, Decision, Obligation, Obliged, Policy, RuleId, Truth};
 use crate::catalog::Label;
 use crate::catalog::tier::Tier;
 use crate::clock::Clock;
@@ -52,6 +52,11 @@ impl<'d> Permit<'d> {
     /// Whether the call is only tried out: nothing of it may leave.
     pub fn is_dry_run(&self) -> bool {
         self.obligations.iter().any(|obliged| obliged.obligation.is_dry_run())
+    }
+
+    /// Whether some of the result is kept from the agent, so that nothing comes beside it.
+    pub fn redacts(&self) -> bool {
+        self.obligations.iter().any(|obliged| matches!(obliged.obligation, Obligation::Redact(_)))
     }
 
     /// What the conditions that were asked came to, by their names: `true`, `false` or `error`.

@@ -12,7 +12,8 @@ use super::suggest::did_you_mean;
 use crate::config::{Rate, check_name};
 
 /// What an effect column of an `o` row may say.
-const WORDS: [&str; 7] = ["approve:ROLE", "approve:user", "redact", "record_payload", "dry_run", "limit:N/PERIOD", "waive:toxic-flow"];
+const WORDS: [&str; 8] =
+    ["approve:ROLE", "approve:user", "redact:/POINTER", "redact", "record_payload", "dry_run", "limit:N/PERIOD", "waive:toxic-flow"];
 /// The rule that a row can lift.
 const WAIVABLE: &str = "toxic-flow";
 /// Most people that one row may ask to approve.
@@ -30,8 +31,8 @@ pub enum Obligation {
     },
     /// `approve:user`: the agent's user says yes, through the agent's client. Never takes the place of a role's yes.
     ApproveUser,
-    /// `redact`: the result is relieved of what must not leave.
-    Redact,
+    /// `redact:POINTER`: the agent does not get this field of a tool's result; `redact`: nor anything else of it.
+    Redact(Arc<str>),
     /// `record_payload`: arguments and result are kept, sealed, beside the record.
     RecordPayload,
     /// `dry_run`: the call is checked, decided and recorded, and not made.
@@ -50,7 +51,7 @@ impl Obligation {
     pub fn parse(word: &str) -> Result<Self, (String, String)> {
         match word.split_once(':') {
             None => match word {
-                "redact" => Ok(Self::Redact),
+                "redact" => Ok(Self::Redact("".into())),
                 "record_payload" => Ok(Self::RecordPayload),
                 "dry_run" => Ok(Self::DryRun),
                 "approve" => Err(("`approve` does not say whose yes is needed".into(), "write `approve:ROLE` or `approve:user`".into())),
@@ -65,7 +66,8 @@ impl Obligation {
                 Some(rate) => Ok(Self::Limit(rate)),
                 None => Err((format!("`{rate}` is not a rate"), "write `limit:N/s`, `limit:N/min` or `limit:N/h`".into())),
             },
-            Some((word @ ("redact" | "record_payload" | "dry_run"), rest)) => {
+            Some(("redact", pointer)) => redact(pointer),
+            Some((word @ ("record_payload" | "dry_run"), rest)) => {
                 Err((format!("`{word}` takes nothing, and `:{rest}` stands behind it"), format!("write `{word}`")))
             }
             Some((other, _)) => Err(unknown(other)),
@@ -81,7 +83,7 @@ impl Obligation {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Approve { .. } | Self::ApproveUser => "approve",
-            Self::Redact => "redact",
+            Self::Redact(_) => "redact",
             Self::RecordPayload => "record_payload",
             Self::DryRun => "dry_run",
             Self::Limit(_) => "limit",
@@ -112,6 +114,19 @@ fn approve(whom: &str) -> Result<Obligation, (String, String)> {
     Ok(Obligation::Approve { role: role.into(), people })
 }
 
+/// RFC 6901, as far as a column can hold it; `*` stands for every element or member.
+fn redact(pointer: &str) -> Result<Obligation, (String, String)> {
+    let is_letter = |letter: char| letter.is_ascii_graphic() && !matches!(letter, ',' | '"');
+    let is_escape = |after: &str| after.starts_with(['0', '1']);
+    if pointer.starts_with('/') && pointer.chars().all(is_letter) && pointer.split('~').skip(1).all(is_escape) {
+        return Ok(Obligation::Redact(pointer.into()));
+    }
+    Err((
+        format!("`{pointer}` is not a JSON Pointer"),
+        "write `redact:/FIELD`, with `*` for every element, or `redact` for the whole result".into(),
+    ))
+}
+
 impl fmt::Display for Obligation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -120,7 +135,8 @@ impl fmt::Display for Obligation {
             Self::ApproveUser => out.write_str("approve:user"),
             Self::Limit(rate) => write!(out, "limit:{rate}"),
             Self::Waive => write!(out, "waive:{WAIVABLE}"),
-            Self::Redact | Self::RecordPayload | Self::DryRun => out.write_str(self.kind()),
+            Self::Redact(pointer) if !pointer.is_empty() => write!(out, "redact:{pointer}"),
+            Self::Redact(_) | Self::RecordPayload | Self::DryRun => out.write_str(self.kind()),
         }
     }
 }
@@ -151,6 +167,7 @@ mod tests {
             "approve:oncall*2",
             "approve:user",
             "redact",
+            "redact:/rows/*/e~1mail",
             "record_payload",
             "dry_run",
             "limit:3/min",
@@ -174,7 +191,10 @@ mod tests {
             ("approve:oncall*02", "`*02` is not a number of people", "write `approve:ROLE`, "),
             ("approve:oncall*300", "`*300` is not a number of people", "write `approve:ROLE`, "),
             ("approve:user*2", "`approve:user` asks the agent's own user", "write `approve:user`"),
-            ("redact:args", "`redact` takes nothing", "write `redact`"),
+            ("redact:args", "`args` is not a JSON Pointer", "write `redact:/FIELD`"),
+            ("redact:", "`` is not a JSON Pointer", "write `redact:/FIELD`"),
+            ("redact:/a~2", "`/a~2` is not a JSON Pointer", "write `redact:/FIELD`"),
+            ("dry_run:/a", "`dry_run` takes nothing", "write `dry_run`"),
             ("limit:3", "`3` is not a rate", "write `limit:N/s`"),
             ("limit:0/min", "`0/min` is not a rate", "write `limit:N/s`"),
             ("limit", "`limit` does not say", "write `limit:N/s`"),

@@ -53,10 +53,12 @@ impl Upstream {
             // What nobody was shown does not go along. Traces differ each time, and no server acts on them.
             relayed.retain(|(key, _)| TRACE.contains(key));
         }
-        let token = asked.meta.progress_token();
-        let wanted = wanted(invocation);
+        // Of a result that is redacted, nothing else may tell: no progress, no message and no question, which a server words as it likes.
+        let is_open = !recorded.permit().redacts();
+        let token = asked.meta.progress_token().filter(|_| is_open);
+        let wanted = if is_open { wanted(invocation) } else { Capabilities::default() };
         let headers = param_headers(target, asked);
-        let log_level = invocation.caller.log_level.filter(|_| self.offers().is_some_and(|offers| offers.logging));
+        let log_level = invocation.caller.log_level.filter(|_| is_open && self.offers().is_some_and(|offers| offers.logging));
         let (notices, mut told) = (token.is_some() || log_level.is_some()).then(|| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
             method: invocation.method.as_str(),
@@ -76,7 +78,11 @@ impl Upstream {
             tag: invocation.id.as_u128(),
             sent: &sent,
         };
-        let tell = |notice: &Notice| pass_on(notice, token, message, downstream);
+        let tell = |notice: &Notice| {
+            if is_open {
+                pass_on(notice, token, message, downstream)
+            }
+        };
         if let Some(name) = resume.and_then(|resume| resume.parked) {
             let round = round(invocation.caller, &request, &tell);
             return Box::pin(self.take_up(name, resume.and_then(|resume| resume.responses), round)).await;

@@ -55,6 +55,7 @@ mod policy_shadow;
 mod policy_signed;
 mod policy_suggest;
 mod rates;
+mod redactions;
 mod refused_heads;
 mod reload;
 mod samples_load;

@@ -62,15 +62,15 @@ async fn a_broken_edit_leaves_the_old_policy_and_says_where() {
 }
 
 #[tokio::test]
-async fn an_obligation_that_nothing_keeps_is_refused_where_it_stands() {
+async fn an_obligation_that_cannot_be_kept_is_refused_where_it_stands() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream).policy(ALLOW);
     let mut gateway = site.serve().await;
 
-    site.write("policies/policy.csv", &format!("{ALLOW}o, O1, role:any, *, any, -, redact\n"));
+    site.write("policies/policy.csv", &format!("{ALLOW}o, O1, role:any, prompt:up__*, any, -, redact\n"));
 
     let said = gateway.says("what was in force before stays in force").await;
-    assert!(said.contains("policy.csv:2:29: `redact` cannot be kept yet: redaction of results comes with a later release"), "{said}");
+    assert!(said.contains("policy.csv:2:40: `redact` cannot be kept: a prompt has no fields that a pointer could name"), "{said}");
     assert_eq!(code(&gateway).await, "ok");
 }
 
