@@ -8,6 +8,7 @@ use crate::clock::Moment;
 
 use super::{Kind, Record, Stored};
 
+#[expect(clippy::too_many_lines, reason = "every field once")]
 fn full() -> Record<'static> {
     let text = |word: &str| Some(Cow::Owned(format!("{word} é\u{1}\u{8}\"\\\n𝄞")));
     Record {

@@ -163,7 +163,8 @@ impl Gateway {
         }
     }
 
-    /// Whether a resource may be watched. What a person has to say yes to cannot be: nobody is asked at each of its changes.
+    /// Whether a resource may be watched. What a person has to say yes to cannot be, since nobody is asked at each of its changes, nor can what is
+    /// only tried out.
     fn decide_bare(&self, principal: &Principal, names: &PolicyNames) -> Decision<'static> {
         let identity = self.shared.identity.load();
         let is_agent = |name: &str| identity.has_agent(name);
@@ -174,8 +175,8 @@ impl Gateway {
         let labels = source.map_or(&[][..], |source| source.manifest.resource_labels());
         let now = (&before, self.shared.audit.clock());
         match self.policy.decide_bare(principal, now, class, names.iter(), (Tier::Read, labels)) {
-            Decision::Permit { obligations, .. } if obligations.iter().any(asks_somebody) => {
-                let asking = obligations.iter().filter(|obliged| asks_somebody(obliged));
+            Decision::Permit { obligations, .. } if obligations.iter().any(is_no_watch) => {
+                let asking = obligations.iter().filter(|obliged| is_no_watch(obliged));
                 Decision::Deny { rules: asking.map(|obliged| obliged.rule.clone()).collect::<Vec<_>>().into() }
             }
             decision => decision,
@@ -199,6 +200,6 @@ impl Gateway {
     }
 }
 
-fn asks_somebody(obliged: &Obliged) -> bool {
-    matches!(obliged.obligation, Obligation::Approve { .. } | Obligation::ApproveUser)
+fn is_no_watch(obliged: &Obliged) -> bool {
+    matches!(obliged.obligation, Obligation::Approve { .. } | Obligation::ApproveUser) || obliged.obligation.is_dry_run()
 }
