@@ -205,6 +205,8 @@ async fn a_file_that_is_still_being_written_is_not_enforced() {
 
     let rules = async || gateway.client().call("up__echo", json!({})).await.error()["rules"].clone();
     until("the whole file", async || (rules().await == json!(["D2"])).then_some(())).await;
+    // It is in force a moment before it is on record.
+    site.recorded("policy_change", "action", "reload").await;
     assert_eq!(site.of_kind("policy_change").len(), 1, "one reload, of the whole file");
 }
 
