@@ -333,6 +333,12 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_which_somebody_needs_all_stays_and_so_does_what_no_row_could_name() {
+        let rows = "p, R1, agent:a, resource:up:file:///srv/*, read, -, allow\np, R2, agent:a, prompt:up__*, read, -, allow\n";
+        assert_eq!(narrowed(rows, &[("a", "resource:up:file:///srv/1.txt"), ("a", "prompt:up__a, b")]), rows);
+    }
+
+    #[test]
     fn resources_keep_the_folder_that_was_read() {
         let rows = "p, R1, agent:a, resource:up:*, read, -, allow\np, R2, agent:a, prompt:up__*, read, -, allow\n";
         let done =

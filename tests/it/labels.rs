@@ -204,6 +204,41 @@ async fn a_subagent_has_met_what_its_agent_has_and_the_other_way_round() {
 }
 
 #[tokio::test]
+async fn a_subagent_chooses_no_run_of_the_agent_that_it_acts_for() {
+    let (issuer, upstream) = (Issuer::start().await, upstream().await);
+    let site = site(&upstream, "runs_of: [demo]").config(&issuer.entry(""));
+    let gateway = site.serve().await;
+    let chain = json!({ "sub": "other", "act": { "sub": "demo" } });
+    let token = issuer.token(&json!({ "client_id": "other", "sub": "alice@example.org", "act": chain }));
+    let subagent = |tool: &str, run: &str| in_run(tool, run).with("Authorization", &format!("Bearer {token}"));
+    for tool in ["up__notes", "up__inbox"] {
+        assert_eq!(gateway.nobody().send(&subagent(tool, "zzz")).await.code(), "ok", "{tool}");
+    }
+    refused(&gateway.client().send(&in_run("up__send", "task")).await);
+    refused(&gateway.nobody().send(&subagent("up__send", "own")).await);
+    assert!(sent(&upstream).is_empty());
+}
+
+#[tokio::test]
+async fn a_resource_that_goes_out_is_not_watched_either() {
+    let upstream = Upstream::offering().await;
+    let tools = "  echo: { tier: read, labels: [private, untrusted] }\n";
+    let manifest = format!("transport: {{ http: {{ url: \"{}\" }} }}\nresources: {{ labels: [outward] }}\ntools:\n{tools}", upstream.url());
+    let rows = "p, R1, role:any, up__*, reversible, -, allow\np, R4, role:any, resource:up:*, read, -, allow\n";
+    let site = Site::empty().manifest("up", &manifest).pinned("up", &upstream.tools()).policy(rows);
+    let gateway = site.serve().await;
+    let session = gateway.client().initialize("2025-06-18").await;
+    let watch =
+        async |name: &str| session.send("resources/subscribe", &json!({ "uri": format!("dw+up+file:///notes/{name}") })).await.code();
+    assert_eq!(watch("b").await, "ok");
+    assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+
+    assert_eq!(watch("a").await, "policy_denied");
+
+    assert!(!upstream.asked("resources/subscribe").iter().any(|ask| ask.to_string().contains("notes/a")));
+}
+
+#[tokio::test]
 async fn ordinary_work_needs_no_approval() {
     let upstream = upstream().await;
     let site = site(&upstream, "runs_of: [demo], toxic_flow: \"approve:user\"");

@@ -72,6 +72,22 @@ async fn what_is_promoted_is_what_decided_beside() {
 }
 
 #[tokio::test]
+async fn what_has_not_decided_beside_is_not_promoted() {
+    let site = site();
+    let _gateway = site.serve().await;
+    assert_eq!(site.run(&["policy", "shadow", "new"]).await.code, 0);
+    site.write("var/shadow/policy.csv", &CANDIDATE.replace("role:writer", "role:any"));
+    let done = site.run(&["policy", "promote"]).await;
+    assert!(done.code == 1 && done.err.contains("has not decided beside"), "{done:?}");
+    assert_eq!(std::fs::read_to_string(site.path("policies/policy.csv")).unwrap(), ROWS);
+    // Where the policy in force does not load, nothing decides beside it, and nothing is left to promote.
+    assert_eq!(site.run(&["policy", "shadow", "--stop"]).await.code, 0);
+    site.write("policies/policy.csv", "p, R1\n");
+    assert_ne!(site.run(&["policy", "shadow", "new"]).await.code, 0);
+    assert_eq!(site.run(&["policy", "promote"]).await.code, 2, "there is no candidate");
+}
+
+#[tokio::test]
 async fn a_candidate_that_does_not_load_is_refused_and_one_that_stops_loading_decides_nothing() {
     let site = site();
     site.write("new/policy.csv", "p, R1\n");
