@@ -18,8 +18,8 @@ use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::Node;
 use crate::mcp::messages::{self as mcp, Downstream, Kind, Method};
 
-/// The members of `_meta` that say where in a trace a call is (W3C Trace Context). Not its baggage: servers act on what that says.
-const TRACE: [&str; 2] = ["traceparent", "tracestate"];
+/// The member of `_meta` that says where in a trace a call is (W3C Trace Context). Not its state and its baggage, which hold any text.
+const TRACE: &str = "traceparent";
 /// Progress of one call that waits to be passed on; a faster server's is dropped.
 const MAX_NOTICES: usize = 16;
 /// Headers of an agent that no schema names and that are passed on.
@@ -51,13 +51,13 @@ impl Upstream {
         let mut relayed = asked.meta.relayed(message);
         if recorded.was_approved() {
             // What nobody was shown does not go along. Traces differ each time, and no server acts on them.
-            relayed.retain(|(key, _)| TRACE.contains(key));
+            relayed.retain(|(key, _)| *key == TRACE);
         }
         // Of a result that is redacted, nothing else may tell: no progress, no message and no question, which a server words as it likes.
         let is_open = !recorded.permit().redacts();
         let token = asked.meta.progress_token().filter(|_| is_open);
         let wanted = if is_open { wanted(invocation) } else { Capabilities::default() };
-        let headers = param_headers(target, asked);
+        let headers = param_headers(target, asked, recorded.was_approved());
         let log_level = invocation.caller.log_level.filter(|_| is_open && self.offers().is_some_and(|offers| offers.logging));
         let (notices, mut told) = (token.is_some() || log_level.is_some()).then(|| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
@@ -112,12 +112,13 @@ impl Upstream {
 }
 
 /// The headers that repeat arguments: those of the schema made of the arguments as they are forwarded, then those that it does
-/// not name, as the agent sent them (2026-07-28, streamable HTTP). Nearly every call has none.
-fn param_headers(target: &Target, asked: &mcp::Request<'_, '_>) -> Vec<(Box<str>, Box<str>)> {
+/// not name, as the agent sent them (2026-07-28, streamable HTTP), unless somebody approved the call without seeing them. Nearly every call has none.
+fn param_headers(target: &Target, asked: &mcp::Request<'_, '_>, was_approved: bool) -> Vec<(Box<str>, Box<str>)> {
     let known = target.headers.iter().filter_map(|header| Some((header.name.clone(), header.value(asked.arguments)?.into())));
     let is_known = |name: &str| target.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
     let others = asked.param_headers.unwrap_or_default().iter().filter(|(name, _)| !is_known(name));
-    known.chain(others.take(MAX_UNKNOWN_HEADERS).cloned()).collect()
+    let most = if was_approved { 0 } else { MAX_UNKNOWN_HEADERS };
+    known.chain(others.take(most).cloned()).collect()
 }
 
 /// What the server may be told that it can ask this agent for.

@@ -155,7 +155,7 @@ async fn an_approval_is_good_for_no_other_arguments_and_no_other_agent() {
 async fn nothing_goes_along_with_an_approved_call_that_nobody_was_shown() {
     let (upstream, site) = site().await;
     let gateway = site.serve().await;
-    let traced = "\"_meta\":{\"traceparent\":\"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\",\"acme/act_as\":\"root\",";
+    let traced = "\"_meta\":{\"traceparent\":\"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\",\"tracestate\":\"a=all\",\"acme/act_as\":\"root\",";
     let ask = || Ask::call("up__pay", json!({ "text": "a" }));
     let id = wanted(&gateway.client().send(&ask()).await);
     approve(&site, &id, "alice").await;
@@ -166,7 +166,7 @@ async fn nothing_goes_along_with_an_approved_call_that_nobody_was_shown() {
     assert_eq!(gateway.client().send(&ask().saying("\"_meta\":{", traced)).await.code(), "ok");
 
     let sent = upstream.asked("tools/call").pop().unwrap()["params"]["_meta"].clone();
-    assert!(sent["traceparent"].is_string() && sent["acme/act_as"].is_null(), "{sent}");
+    assert!(sent["traceparent"].is_string() && sent["acme/act_as"].is_null() && sent["tracestate"].is_null(), "{sent}");
     assert_eq!(gateway.client().send(&Ask::call("up__echo", json!({})).saying("\"_meta\":{", traced)).await.code(), "ok");
     let sent = upstream.asked("tools/call").pop().unwrap()["params"]["_meta"].clone();
     assert_eq!(sent["acme/act_as"], "root", "what nobody has to approve goes along as it came");
