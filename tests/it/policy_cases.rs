@@ -126,6 +126,8 @@ async fn a_call_on_record_is_explained_by_the_rows_that_decided_it_and_by_those_
     let done = site.run(&["policy", "explain", "--record", &seq]).await;
 
     assert_eq!(done.code, 3, "{done:?}");
+    let denied = site.run(&["policy", "explain", "--record", refused["call_id"].as_str().unwrap()]).await;
+    assert_eq!(denied.code, 0, "it was denied and is: {denied:?}");
     assert!(done.out.contains("then: allowed by R1, R2, with O1 limit:5/min (sha256:"), "{done:?}");
     assert!(done.out.contains("now:  allowed by R2: when drafts, with limit:5/min when long (sha256:"), "{done:?}");
     let json = site.run(&["--json", "policy", "explain", "--record", refused["call_id"].as_str().unwrap()]).await.json();

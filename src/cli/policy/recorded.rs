@@ -19,6 +19,8 @@ struct Side {
     version: String,
     verdict: String,
     permits: bool,
+    /// The rules that permit it.
+    rules: Vec<String>,
     /// The rows and what became of each; `None` where the policy was not kept.
     rows: Option<Vec<(Said, String)>>,
 }
@@ -53,7 +55,7 @@ pub(super) fn run(context: &Context, what: &str) -> Result<u8, Failure> {
         println!("{}:{} at {}: agent:{} at {}{tier}", stored.origin, stored.seq, stored.time, safe(agent), safe(target));
         print!("then: {}now:  {}", told(&then), told(&now));
     }
-    Ok(if then.permits == now.permits && then.verdict == now.verdict { 0 } else { 3 })
+    Ok(if then.permits == now.permits && then.rules == now.rules { 0 } else { 3 })
 }
 
 fn then(record: &Record<'_>, audit: &Path, (agent, target, tier): (&str, &str, Option<Tier>)) -> Side {
@@ -77,17 +79,20 @@ fn then(record: &Record<'_>, audit: &Path, (agent, target, tier): (&str, &str, O
         past.rows_about(agent, target, tier).into_iter().map(|said| (said.clone(), result(&said))).collect()
     });
     let decision = record.decision.as_deref().unwrap_or_default();
-    let permits = matches!(decision, "allow" | "needs_approval");
+    // A limit refuses what the policy permits.
+    let permits = matches!(decision, "allow" | "needs_approval" | "limit");
     let ids = record.rule_ids.join(", ");
     let obligations = record.obligations.join(", ");
     let code = record.code.as_deref().unwrap_or(decision);
     let verdict = match (permits, ids.is_empty(), obligations.is_empty()) {
+        _ if record.limit.is_some() => format!("{code} by {}", record.limit.as_deref().unwrap_or_default()),
         (true, _, true) => format!("allowed by {ids}"),
         (true, _, false) => format!("allowed by {ids}, with {obligations}"),
         (false, false, _) => format!("{code} by {ids}"),
         (false, true, _) => code.to_owned(),
     };
-    Side { version: version.to_owned(), verdict, permits, rows }
+    let rules = if permits { record.rule_ids.iter().map(ToString::to_string).collect() } else { Vec::new() };
+    Side { version: version.to_owned(), verdict, permits, rules, rows }
 }
 
 /// What the policy in force says, as far as it can be told without the arguments, of which records have little in clear.
@@ -112,7 +117,8 @@ fn now(files: &Files, agent: &str, target: &str, tier: Option<Tier>) -> Side {
             if more == "allow" { format!("allowed by {ids}") } else { format!("allowed by {ids}: {}", more.trim_start_matches("allow, ")) }
         }
     };
-    Side { version: policy.version().to_owned(), verdict, permits: right.is_some(), rows: Some(rows) }
+    let rules = right.iter().flat_map(|right| right.rules()).map(ToString::to_string).collect();
+    Side { version: policy.version().to_owned(), verdict, permits: right.is_some(), rules, rows: Some(rows) }
 }
 
 fn told(side: &Side) -> String {
