@@ -12,7 +12,7 @@ use super::{Bound, Config, KeyText};
 pub struct Signed {
     /// The public keys that sign policies, as `doorward policy keygen` prints them. Default none: any edit is loaded.
     pub signed_by: Vec<KeyText>,
-    /// How many of these keys must have signed: 1 or 2, default 1. With 2 nobody changes the policy alone.
+    /// How many of these keys must have signed: 1 or 2, default 1. With 2 nobody changes the policy alone; manifests are not signed.
     pub signatures: Bound<1, 1, 2>,
 }
 
