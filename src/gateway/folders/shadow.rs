@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::bundles::Files;
 use crate::limit::{Limits, Time};
 use crate::policy::{Names, Options, Policy};
 
@@ -22,7 +23,9 @@ pub(super) fn load(state: &Path, names: &Names<'_>, options: &Options) -> Option
     if !folder.join("policy.csv").exists() {
         return None;
     }
-    let loaded = Limits::load(&folder, names, &Time::machine()).and_then(|limits| {
+    // Files that are half put there are no candidate.
+    let whole = Files::read(&folder).map_err(|fault| vec![fault]);
+    let loaded = whole.and_then(|_| Limits::load(&folder, names, &Time::machine())).and_then(|limits| {
         let options = Options { limits: limits.text().to_owned(), ..options.clone() };
         Policy::load(&folder, names.targets, &options)
     });
