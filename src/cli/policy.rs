@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde_json::Value;
 
 use super::audit::time;
 use super::{Context, Failure};
@@ -27,6 +28,7 @@ use crate::catalog::{Catalog, Label, Live, Target};
 use crate::config::Config;
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::identity::People;
+use crate::listen::admin::{self, Command};
 use crate::policy::{Policy, Warning, upstream_and_name};
 use crate::schema::Schemas;
 
@@ -95,6 +97,17 @@ fn logs(config: &Config) -> Result<Logs, Failure> {
         let _ = logs.with_index(dir, None, &mut |_| {});
     }
     Ok(logs)
+}
+
+/// Has a running gateway load the policy anew: the version in force then, or `None` where none runs.
+async fn reload(config: &Config) -> Result<Option<String>, Failure> {
+    let Some(answer) = admin::ask(config.state.as_ref(), &Command::Reload).await.map_err(Failure::other)? else { return Ok(None) };
+    let told: Value = serde_json::from_str(&answer).unwrap_or_default();
+    if let Some(version) = told.get("policy_version").and_then(Value::as_str) {
+        return Ok(Some(version.to_owned()));
+    }
+    let faults = told.get("faults").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
+    Err(Failure::Other(format!("the files are in their place, and the running gateway does not take them up: {}", faults.join("; "))))
 }
 
 /// The time of these options, in nanoseconds since 1970.

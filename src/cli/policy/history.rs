@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::loaded;
+use super::shadow::PROMOTE;
+use super::{loaded, reload};
 use crate::audit::filter::Filter;
 use crate::audit::find::Logs;
 use crate::audit::kept::{Kept, Sort};
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::gateway::Loaded;
 use crate::gateway::bundles::{Bundles, Files};
 use crate::gateway::signed::vouched;
-use crate::listen::admin::{self, Command, Deed};
+use crate::listen::admin::Deed;
 use crate::policy::written;
 
 /// Arguments of `doorward policy history`.
@@ -99,7 +100,7 @@ fn changes(dir: &Path) -> Result<Vec<Change>, Failure> {
         // The log alone has all answers.
         let _ = logs.with_index(dir, None, &mut |_| {});
     }
-    let actions = ["start", "reload", "reload_refused", ROLLBACK].map(str::to_owned).to_vec();
+    let actions = ["start", "reload", "reload_refused", ROLLBACK, PROMOTE].map(str::to_owned).to_vec();
     let found = logs.find(&Filter::default().and_any(Field::Action, actions)).map_err(Failure::other)?;
     Ok(found.records.into_iter().filter_map(change).collect())
 }
@@ -112,6 +113,7 @@ fn change(stored: Stored) -> Option<Change> {
         (Kind::PolicyChange, "reload") if record.before == record.after => return None,
         (Kind::PolicyChange, "reload") => (text(&record.after)?, "reload"),
         (Kind::PolicyChange, "reload_refused") => (text(&record.before)?, "edit refused, this stays"),
+        (Kind::Person, PROMOTE) => (text(&record.subject)?, "promotion of this"),
         (Kind::Person, ROLLBACK) => (text(&record.subject)?, "rollback to this"),
         _ => return None,
     };
@@ -124,16 +126,12 @@ pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<u8, Failure> {
     let (version, files) = kept(&config, &args.version)?;
     let candidate = checked(&config, &version, &files)?;
     let deed = Deed { action: ROLLBACK.to_owned(), subject: version.clone(), reason: args.reason.clone(), ..Deed::default() };
-    let reloaded = block_on(async {
+    let now = block_on(async {
         person::record_deed(&config, deed).await.map_err(person::undone)?;
         let policies: &Path = config.policies.as_ref();
         files.restore(policies).map_err(|error| Failure::Other(format!("{}: {error}; do it again", policies.display())))?;
-        admin::ask(config.state.as_ref(), &Command::Reload).await.map_err(Failure::other)
+        reload(&config).await
     })?;
-    let now = match reloaded {
-        Some(answer) => in_force(&answer)?,
-        None => None,
-    };
     if context.json {
         println!("{}", json!({ "version": version, "policy_version": candidate, "in_force": now.is_some() }));
         return Ok(0);
@@ -180,16 +178,6 @@ fn checked(config: &Config, version: &str, files: &Files) -> Result<String, Fail
     }
     vouched(&folder.0, &config.policy, &of_files)?;
     Ok(policy.version().to_owned())
-}
-
-/// What the running gateway says of the reload.
-fn in_force(answer: &str) -> Result<Option<String>, Failure> {
-    let told: Value = serde_json::from_str(answer).unwrap_or_default();
-    if let Some(version) = told.get("policy_version").and_then(Value::as_str) {
-        return Ok(Some(version.to_owned()));
-    }
-    let faults = told.get("faults").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
-    Err(Failure::Other(format!("the files stand there again, and the running gateway does not take them up: {}", faults.join("; "))))
 }
 
 /// Enough of a version to tell it from others.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{loaded, logs, span};
+use super::{loaded, logs, reload, span};
 use crate::audit::filter::Filter;
 use crate::audit::record::{Record, Stored};
 use crate::audit::row::Field;
@@ -20,7 +20,7 @@ use crate::gateway::Loaded;
 use crate::gateway::bundles::Files;
 use crate::gateway::shadow::folder;
 use crate::gateway::signed::vouched;
-use crate::listen::admin::{self, Command, Deed};
+use crate::listen::admin::Deed;
 
 /// Arguments of `doorward policy shadow`.
 #[derive(Debug, clap::Args)]
@@ -87,8 +87,8 @@ fn begin(context: &Context, config: &Config, candidate: &Path) -> Result<u8, Fai
         reloaded
     })?;
     match context.json {
-        true => println!("{}", json!({ "version": version, "running": runs })),
-        false if runs => println!("{version} decides beside the policy in force from now on, without effect"),
+        true => println!("{}", json!({ "version": version, "running": runs.is_some() })),
+        false if runs.is_some() => println!("{version} decides beside the policy in force from now on, without effect"),
         false => println!("no gateway runs; from the next start on {version} decides beside the policy in force, without effect"),
     }
     Ok(0)
@@ -102,7 +102,7 @@ fn end(context: &Context, config: &Config) -> Result<u8, Failure> {
         reload(config).await
     })?;
     match context.json {
-        true => println!("{}", json!({ "version": Value::Null, "running": runs })),
+        true => println!("{}", json!({ "version": Value::Null, "running": runs.is_some() })),
         false => println!("no candidate decides beside the policy in force"),
     }
     Ok(0)
@@ -117,20 +117,6 @@ fn put(config: &Config, files: Option<&Files>) -> Result<(), Failure> {
         None => Ok(()),
     };
     done.map_err(|error| Failure::Other(format!("{}: {error}", folder.display())))
-}
-
-/// Has a running gateway load anew; `false` where none runs.
-async fn reload(config: &Config) -> Result<bool, Failure> {
-    let answer = admin::ask(config.state.as_ref(), &Command::Reload).await.map_err(Failure::other)?;
-    answer.map_or(Ok(false), |answer| {
-        let told: Value = serde_json::from_str(&answer).unwrap_or_default();
-        let faults: Vec<&str> = told.get("faults").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-        if faults.is_empty() {
-            Ok(true)
-        } else {
-            Err(Failure::Other(format!("the running gateway does not load it: {}", faults.join("; "))))
-        }
-    })
 }
 
 fn report(context: &Context, config: &Config, args: &ShadowArgs) -> Result<u8, Failure> {
@@ -213,6 +199,8 @@ fn has_decided_beside(config: &Config, version: &str) -> Result<bool, Failure> {
 
 /// The action of the record of a candidate.
 const BEGIN: &str = "policy_shadow";
+/// The action of a promotion's record.
+pub(super) const PROMOTE: &str = "policy_promote";
 
 /// Puts the candidate in the place of the policy in force.
 pub fn promote(context: &Context, args: &PromoteArgs) -> Result<u8, Failure> {
@@ -229,7 +217,7 @@ pub fn promote(context: &Context, args: &PromoteArgs) -> Result<u8, Failure> {
         return Err(Failure::Other(format!("{version} has not decided beside the policy in force: {why}")));
     }
     tell_limits(&config, &loaded)?;
-    let deed = Deed { action: "policy_promote".to_owned(), subject: version.clone(), reason: args.reason.clone(), ..Deed::default() };
+    let deed = Deed { action: PROMOTE.to_owned(), subject: version.clone(), reason: args.reason.clone(), ..Deed::default() };
     let runs = block_on(async {
         person::record_deed(&config, deed).await.map_err(person::undone)?;
         let policies: &Path = config.policies.as_ref();
@@ -238,8 +226,8 @@ pub fn promote(context: &Context, args: &PromoteArgs) -> Result<u8, Failure> {
         reload(&config).await
     })?;
     match context.json {
-        true => println!("{}", json!({ "version": version, "running": runs })),
-        false if runs => println!("in force: {version}"),
+        true => println!("{}", json!({ "version": version, "running": runs.is_some() })),
+        false if runs.is_some() => println!("in force: {version}"),
         false => println!("no gateway runs; the next start takes {version} up"),
     }
     Ok(0)
