@@ -45,6 +45,8 @@ pub struct Standings {
     all: Arc<Mutex<BTreeMap<String, Standing>>>,
     /// Records that at least one anchor has a checkpoint for.
     anchored: Arc<watch::Sender<u64>>,
+    /// Whoever writes the file: one at a time, and each what is so by then, so that no older standing is written over a newer.
+    file: Arc<Mutex<()>>,
 }
 
 impl Standings {
@@ -59,7 +61,7 @@ impl Standings {
         let known = std::fs::read(folder.join(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let mut known: BTreeMap<String, Standing> = known.unwrap_or_default();
         known.retain(|_, standing| standing.records <= records);
-        let read = Self { all: Arc::new(Mutex::new(known)), anchored: Arc::default() };
+        let read = Self { all: Arc::new(Mutex::new(known)), anchored: Arc::default(), file: Arc::default() };
         read.tell(&read.lock());
         read
     }
@@ -84,15 +86,20 @@ impl Standings {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn took(&self, name: &str, records: u64, at: i64, folder: &Path) {
-        let mut all = self.lock();
-        all.insert(name.to_owned(), Standing { records, at, failing: None });
-        self.tell(&all);
-        let text = serde_json::to_vec(&*all).unwrap_or_default();
-        drop(all);
-        let file = folder.join(FILE);
+    async fn took(&self, name: &str, records: u64, at: i64, folder: &Path) {
+        {
+            let mut all = self.lock();
+            all.insert(name.to_owned(), Standing { records, at, failing: None });
+            self.tell(&all);
+        }
+        let (standings, file) = (self.clone(), folder.join(FILE));
+        let written = tokio::task::spawn_blocking(move || {
+            let _alone = standings.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let text = serde_json::to_vec(&*standings.lock()).unwrap_or_default();
+            replace(&file, &text)
+        });
         // Lost, it is only told again: nothing but the age of what may be pruned hangs on it.
-        drop(tokio::task::spawn_blocking(move || replace(&file, &text)));
+        let _ = tokio::time::timeout(PATIENCE, written).await;
     }
 
     /// Notes a failure; whether it is the first since the last success.
@@ -199,7 +206,8 @@ impl Task {
         let covers = read.ok_or_else(|| io::Error::other("the checkpoint cannot be read"))?;
         let done = tokio::time::timeout(PATIENCE, self.hand_over(note, &covers)).await;
         done.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
-        self.source.standings.took(&self.name, covers.last().unwrap_or(0), self.source.clock.unix_nanos(), &self.source.folder);
+        let now = self.source.clock.unix_nanos();
+        self.source.standings.took(&self.name, covers.last().unwrap_or(0), now, &self.source.folder).await;
         Ok(())
     }
 
