@@ -30,8 +30,16 @@ pub struct Runs {
     reader: MetReader,
     clock: Clock,
     bounds: config::Labels,
-    /// What these have met, as read or stored last: what need not be stored again.
-    known: Mutex<HashMap<Vec<Whose>, Vec<Met>>>,
+    known: Mutex<Known>,
+}
+
+/// What has been stored of whom, so that it need not be stored again.
+#[derive(Debug, Default)]
+struct Known {
+    /// Of exactly these, not of who knows what they know: what an agent has heard of in one run is not stored for its others.
+    met: HashMap<Whose, Vec<Met>>,
+    /// The latest time at which something was stored. A clock that has gone back since may have let the database forget.
+    latest: i64,
 }
 
 /// It cannot be told.
@@ -112,14 +120,11 @@ impl Runs {
     /// What is left behind where nothing need be stored: all of it was met a short while ago.
     pub fn known(&self, leaves: &Leaves) -> Option<Noted> {
         let (note, now) = (&leaves.note, self.clock.unix_seconds());
-        if !note.counted.is_empty() {
+        if !note.counted.is_empty() || !self.lock().has(note, now, now.saturating_add(self.window())) {
             return None;
         }
-        let known = self.lock();
-        let met = known.get(&note.whose)?;
-        // Long enough that it counts for the whole window from now on.
-        let lasts = |label: &String| met.iter().any(|met| met.label == *label && met.until >= now + self.window());
-        note.labels.iter().all(lasts).then(|| told(met, now, &note.labels))
+        // What counted before the call is read, since others may have met something by other ways to the same agents.
+        Some(told(&self.reader.met(&note.whose, now).ok()?, now, &note.labels))
     }
 
     /// Stores what is left behind. Blocks: not for a runtime's worker.
@@ -134,14 +139,7 @@ impl Runs {
             return Ok(Noted::Changed);
         };
         let noted = told(&before, now, &note.labels);
-        let mut met = before;
-        met.retain(|met| !note.labels.contains(&met.label));
-        met.extend(note.labels.into_iter().map(|label| Met { label, until }));
-        let mut known = self.lock();
-        if known.len() >= MAX_KNOWN {
-            known.clear();
-        }
-        known.insert(note.whose, met);
+        self.lock().add(note);
         Ok(noted)
     }
 
@@ -149,8 +147,33 @@ impl Runs {
         self.bounds.window_s.value().cast_signed()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<Whose>, Vec<Met>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Whether all that this note would store is stored, and counts until then at least.
+    fn has(&self, note: &Note, now: i64, until: i64) -> bool {
+        let lasts = |met: &[Met], label: &str| met.iter().any(|met| met.label == label && met.until >= until);
+        let has_all = |met: &Vec<Met>| note.labels.iter().all(|label| lasts(met, label));
+        now >= self.latest && (note.labels.is_empty() || note.whose.iter().all(|whose| self.met.get(whose).is_some_and(has_all)))
+    }
+
+    /// This has been stored.
+    fn add(&mut self, note: Note) {
+        if note.now < self.latest || self.met.len() >= MAX_KNOWN {
+            self.met.clear();
+        }
+        self.latest = note.now;
+        if note.labels.is_empty() {
+            return;
+        }
+        for whose in note.whose {
+            let met = self.met.entry(whose).or_default();
+            met.retain(|met| !note.labels.contains(&met.label));
+            met.extend(note.labels.iter().map(|label| Met { label: label.clone(), until: note.until }));
+        }
     }
 }
 

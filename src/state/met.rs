@@ -21,6 +21,8 @@ const EVERYBODY: &str = "*";
 pub const MAX_MADE: u64 = 10_000;
 /// How long a call is counted at most, in seconds.
 pub const MAX_WITHIN_S: u64 = 86_400;
+/// How long what does not count any more is kept, in seconds: a clock that goes forward for less, and back, makes nobody forget.
+const KEPT_S: u64 = 86_400;
 
 /// Whose labels they are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -126,7 +128,8 @@ impl State {
             count(&transaction, &note.agent, of, note.now)?;
         }
         if !note.labels.is_empty() {
-            transaction.prepare_cached("DELETE FROM met WHERE until <= ?1")?.execute([note.now])?;
+            let late = note.now.saturating_sub_unsigned(KEPT_S);
+            transaction.prepare_cached("DELETE FROM met WHERE until <= ?1")?.execute([late])?;
         }
         for whose in note.whose.iter().filter(|_| !note.labels.is_empty()) {
             make_room(&transaction, whose, (agents, runs))?;

@@ -36,7 +36,7 @@ enum Step {
         run: Option<usize>,
         tool: usize,
     },
-    /// Time passes, in seconds.
+    /// Time passes, in seconds, or the clock goes back.
     Wait(i64),
     Restart,
 }
@@ -161,7 +161,7 @@ fn run_steps(steps: &[Step]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_the_order_of_calls_what_must_stop_stops_and_nothing_else_does(steps in proptest::collection::vec(step(), 1..30)) {
@@ -180,6 +180,26 @@ fn every_order_of_three_calls_of_one_agent_is_as_in_the_model() {
         steps.push(Step::Wait(WINDOW.0 + WINDOW.1 + 1));
     }
     run_steps(&steps).unwrap();
+}
+
+#[test]
+fn what_one_run_has_met_is_met_by_the_agent_itself_only_once_it_calls_so() {
+    // A call of no run knows of the first run's text already, and brings it to all runs nevertheless.
+    let call = |run, tool| Step::Call { agent: 2, run, tool };
+    run_steps(&[call(Some(0), 2), call(None, 1), call(None, 2), call(Some(1), 4)]).unwrap();
+}
+
+#[test]
+fn a_clock_that_goes_forward_and_back_makes_nobody_forget() {
+    for away in [WINDOW.0 * 2, 12 * WINDOW.0, 48 * WINDOW.0] {
+        let call = |tool| Step::Call { agent: 0, run: None, tool };
+        let other = Step::Call { agent: 1, run: None, tool: 1 };
+        let met_again = [call(3), Step::Wait(away), other, Step::Wait(-away), call(3), call(4)];
+        run_steps(&met_again).unwrap();
+    }
+    // For less than a day, even what is not met again is kept.
+    let call = |tool| Step::Call { agent: 0, run: None, tool };
+    run_steps(&[call(3), Step::Wait(36_000), Step::Call { agent: 1, run: None, tool: 1 }, Step::Wait(-36_000), call(4)]).unwrap();
 }
 
 #[test]
