@@ -9,6 +9,8 @@ mod lint;
 mod recorded;
 mod replay;
 mod rights;
+mod row;
+mod scratch;
 mod shadow;
 mod sign;
 mod suggest;
@@ -47,7 +49,7 @@ pub enum Verb {
     Diff(rights::DiffArgs),
     /// Tell which calls on record a candidate policy would decide otherwise.
     Replay(replay::Args),
-    /// Have a candidate decide beside the policy in force, without effect, and tell what it says of the calls.
+    /// Have a candidate, or a single row, decide beside the policy in force, without effect, and tell what it says of the calls.
     Shadow(shadow::ShadowArgs),
     /// Put the candidate in the place of the policy in force.
     Promote(shadow::PromoteArgs),

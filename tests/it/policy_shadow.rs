@@ -99,3 +99,61 @@ async fn a_candidate_that_does_not_load_is_refused_and_one_that_stops_loading_de
     assert_eq!(codes(&gateway).await[0], "ok");
     assert_eq!(site.of_kind("intent")[0].get("shadow"), None);
 }
+
+#[tokio::test]
+async fn a_single_row_decides_beside_and_is_the_one_line_that_a_promotion_writes() {
+    let site = Site::of_demo().policy(&format!("# who writes\n{ROWS}"));
+    let gateway = site.serve().await;
+    let row = "p, R9, role:writer, demo__delete_note, irreversible, -, allow";
+
+    let begun = site.run(&["policy", "shadow", "--row", row]).await;
+
+    assert!(begun.code == 0 && begun.out.starts_with(&format!("+ {row}\n")), "{begun:?}");
+    assert_eq!(codes(&gateway).await[2], "policy_denied", "it has no effect");
+    let told = site.run(&["--json", "policy", "shadow"]).await.json();
+    assert_eq!((&told["row"], &told["alike"], &told["otherwise"]), (&json!(row), &json!(2), &json!(1)), "{told}");
+    assert_eq!(told["decisions"][0]["candidate"], "allow R9", "{told}");
+    let done = site.run(&["policy", "promote"]).await;
+    assert!(done.code == 0 && done.out.contains(row), "{done:?}");
+    assert_eq!(std::fs::read_to_string(site.path("policies/policy.csv")).unwrap(), format!("# who writes\n{ROWS}{row}\n"));
+    assert_eq!(codes(&gateway).await[2], "ok");
+    let history = site.run(&["--json", "policy", "history"]).await;
+    assert!(history.out.contains("promotion of this") && history.out.contains(&format!("\"note\":\"row {row}\"")), "{history:?}");
+}
+
+#[tokio::test]
+async fn a_row_takes_the_place_of_the_one_with_its_id_and_of_no_later_edit() {
+    let site = site();
+    let _gateway = site.serve().await;
+    let row = "p, R1, role:writer, demo__*, read, -, allow";
+
+    let begun = site.run(&["policy", "shadow", "--row", row]).await;
+
+    assert_eq!(
+        begun.out.lines().take(2).collect::<Vec<_>>(),
+        ["- p, R1, role:writer, demo__*, reversible, -, allow", &*format!("+ {row}")]
+    );
+    let edited = format!("{ROWS}p, D1, role:any, demo__share_note, any, -, deny\n");
+    site.write("policies/policy.csv", &edited);
+    let stale = site.run(&["policy", "promote"]).await;
+    assert!(stale.code == 1 && stale.err.contains("have changed since"), "{stale:?}");
+    assert_eq!(std::fs::read_to_string(site.path("policies/policy.csv")).unwrap(), edited);
+    assert_eq!(site.run(&["policy", "shadow", "--row", row]).await.code, 0);
+    assert_eq!(site.run(&["policy", "promote"]).await.code, 0);
+    assert_eq!(std::fs::read_to_string(site.path("policies/policy.csv")).unwrap(), edited.replace("reversible", "read"));
+    // A folder after a row is a folder.
+    assert_eq!(site.run(&["policy", "shadow", "--row", "g, agent:demo, role:other"]).await.code, 0);
+    assert_eq!(site.run(&["policy", "shadow", "new"]).await.code, 0);
+    assert_eq!(site.run(&["policy", "promote"]).await.code, 0);
+    assert_eq!(std::fs::read_to_string(site.path("policies/policy.csv")).unwrap(), CANDIDATE);
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_load_says_where_it_would_stand() {
+    let site = site();
+    let wrong = site.run(&["policy", "shadow", "--row", "p, R9, role:writer, demo__list_notes, read, nightly, allow"]).await;
+    assert!(wrong.code == 2 && wrong.err.contains("policy.csv with the row:3:45: there is no condition `nightly`"), "{wrong:?}");
+    let same = site.run(&["policy", "shadow", "--row", ROWS.lines().next().unwrap()]).await;
+    assert!(same.code == 2 && same.err.contains("already"), "{same:?}");
+    assert!(!site.path("var/shadow").exists());
+}

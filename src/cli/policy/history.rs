@@ -4,11 +4,11 @@
 //!
 //! INVARIANT: what is put back is what had that version: its rows, conditions and limits are compared with the bundle that the version is the hash of.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::scratch::Scratch;
 use super::shadow::PROMOTE;
 use super::{loaded, reload};
 use crate::audit::filter::Filter;
@@ -162,8 +162,8 @@ fn kept(config: &Config, version: &str) -> Result<(String, Files), Failure> {
 /// The version that these files have today, if they load, are those that had the version, and are signed by whoever has to.
 fn checked(config: &Config, version: &str, files: &Files) -> Result<String, Failure> {
     let folder = Scratch::make(config.state.as_ref()).map_err(Failure::other)?;
-    files.write(&folder.0).map_err(Failure::other)?;
-    let Loaded { policy, limits, .. } = loaded(config, &folder.0)?;
+    files.write(folder.path()).map_err(Failure::other)?;
+    let Loaded { policy, limits, .. } = loaded(config, folder.path())?;
     let of_files = policy.written(limits.text());
     let bundle = Kept::in_dir(config.audit.dir.as_ref()).find(Sort::Policy, version);
     let Some(bundle) = bundle else {
@@ -176,35 +176,13 @@ fn checked(config: &Config, version: &str, files: &Files) -> Result<String, Fail
             "the files that are kept for {version} are not those that it was made of: somebody has changed them"
         )));
     }
-    vouched(&folder.0, &config.policy, &of_files)?;
+    vouched(folder.path(), &config.policy, &of_files)?;
     Ok(policy.version().to_owned())
 }
 
 /// Enough of a version to tell it from others.
 fn short(version: &str) -> &str {
     version.get(.."sha256:".len() + SHOWN).unwrap_or(version)
-}
-
-/// A folder that goes with its value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make(state: &Path) -> std::io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let folder = state.join(format!("policies.{}.partial", std::process::id()));
-        match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _left_for_the_next = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// The action of a rollback's record.

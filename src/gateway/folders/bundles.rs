@@ -46,6 +46,27 @@ impl Files {
         self.0.is_empty()
     }
 
+    /// The text of one of them.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The same files, one of them with another text. Whoever vouched for them did not vouch for that, so the signatures go.
+    #[must_use]
+    pub fn with(mut self, name: &str, text: String) -> Self {
+        self.0.remove(SIGNATURES);
+        self.0.insert(name.to_owned(), text);
+        self
+    }
+
+    /// Whether they are the same, whoever has signed them.
+    pub fn say_the_same(&self, other: &Self) -> bool {
+        let unsigned = |files: &Self| {
+            files.0.iter().filter(|(name, _)| *name != SIGNATURES).map(|(name, text)| (name.clone(), text.clone())).collect::<Vec<_>>()
+        };
+        unsigned(self) == unsigned(other)
+    }
+
     /// Writes them to a folder that has none of them.
     ///
     /// # Errors
