@@ -15,6 +15,7 @@ use crate::invocation::Invocation;
 use crate::mcp::messages::Request;
 use crate::policy::Permit;
 use crate::run::{Leaves, Noted};
+use crate::state::Counting;
 
 /// A count that a decision stands on changes it at most once, and few conditions count.
 const MAX_TRIES: usize = 4;
@@ -48,16 +49,28 @@ impl Gateway {
     /// `internal` where it cannot be stored, so that nothing may be brought; `policy_denied` where another call was counted meanwhile.
     pub(super) async fn gather(&self, trail: &mut Trail<'_>, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
         let target = approved.invocation().target;
-        match target.labels.is_empty() && approved.permit().counts().0.is_empty() && !self.policy.guards(target) {
-            true => Ok(()),
-            false => Box::pin(self.gathered(trail, approved, request)).await,
+        let brings_nothing = target.labels.is_empty() && approved.permit().counts().0.is_empty() && !self.policy.guards(target);
+        match self.shadow.as_ref().is_some_and(|shadow| shadow.counting(target).next().is_some()) {
+            _ if !brings_nothing => Box::pin(self.gathered(trail, approved, request)).await,
+            true => {
+                Box::pin(self.counted_beside(approved, request)).await;
+                Ok(())
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Counts a call that the candidate alone counts. Nothing that befalls it may become the call's.
+    async fn counted_beside(&self, approved: &Approved<'_>, request: &Request<'_, '_>) {
+        if let Err(error) = self.note(self.leaves(approved.permit(), &[], request)).await {
+            tracing::warn!(?error, "a call that the candidate of the policy counts could not be counted");
         }
     }
 
     async fn gathered(&self, trail: &mut Trail<'_>, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
         // What the agent has met while the call waited for its server counts too.
-        let is_guarded = self.policy.guards(approved.invocation().target);
-        let mut leaves = if is_guarded { self.again(approved, request)? } else { self.leaves(approved.permit(), request) };
+        let (permit, is_guarded) = (approved.permit(), self.policy.guards(approved.invocation().target));
+        let mut leaves = if is_guarded { self.again(approved, request)? } else { self.leaves(permit, permit.counts().1, request) };
         for _ in 0..MAX_TRIES {
             let noted = match self.shared.runs.known(&leaves) {
                 Some(noted) => noted,
@@ -74,11 +87,16 @@ impl Gateway {
         Err(Error::new(Code::Overloaded, "the agent's calls are counted faster than this one could be decided").retry_after_ms(100))
     }
 
-    fn leaves(&self, permit: &Permit<'_>, request: &Request<'_, '_>) -> Leaves {
+    fn leaves(&self, permit: &Permit<'_>, stands_on: &[Counting], request: &Request<'_, '_>) -> Leaves {
         let identity = self.shared.identity.load();
         let Invocation { caller, target, .. } = permit.invocation();
         let whose = (&caller.principal, request.meta.run());
-        self.shared.runs.leaves(whose, &|id| identity.has_agent(id), &target.labels, permit.counts())
+        let own = permit.counts().0;
+        // What a candidate counts is counted beside, or its conditions would see no call; nothing stands on it.
+        let beside = self.shadow.iter().flat_map(|shadow| shadow.counting(target)).map(|of| of.to_string().into_boxed_str());
+        let beside = beside.filter(|of| !own.contains(of));
+        let counted: Vec<Box<str>> = own.iter().cloned().chain(beside).collect();
+        self.shared.runs.leaves(whose, &|id| identity.has_agent(id), &target.labels, (&counted, stands_on))
     }
 
     /// Decides anew where a count has changed since: what was asked for beside the call must not be another thing by now.
@@ -92,7 +110,7 @@ impl Gateway {
             let error = Error::new(Code::Overloaded, "what the call needs beside it has changed while it was decided");
             return Err(error.suggest("send the same call again").retry_after_ms(0));
         }
-        Ok(self.leaves(&permit, request))
+        Ok(self.leaves(&permit, permit.counts().1, request))
     }
 
     async fn note(&self, leaves: Leaves) -> Result<Noted, Error> {

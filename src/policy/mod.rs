@@ -51,7 +51,7 @@ pub use table::{ClassId, TargetFacts};
 
 pub use crate::catalog::TargetIndex;
 
-use crate::catalog::Label;
+use crate::catalog::{Label, Target};
 use crate::catalog::tier::Tier;
 use crate::config::{Fault, read_text};
 use index::Index;
@@ -258,6 +258,11 @@ impl Policy {
     /// The calls that conditions of rows count, each pattern once.
     pub fn counted(&self) -> impl Iterator<Item = &Pattern> {
         self.counted.iter()
+    }
+
+    /// Those of them that a call of this target is among.
+    pub fn counting<'p>(&'p self, target: &'p Target) -> impl Iterator<Item = &'p Pattern> {
+        self.counted.iter().filter(|of| target.policy_names().any(|name| of.matches(name)))
     }
 
     /// The rows that the policy was made of.

@@ -157,3 +157,29 @@ async fn a_row_that_does_not_load_says_where_it_would_stand() {
     assert!(same.code == 2 && same.err.contains("already"), "{same:?}");
     assert!(!site.path("var/shadow").exists());
 }
+
+#[tokio::test]
+async fn what_a_candidate_counts_is_counted_while_it_decides_beside() {
+    let site = Site::of_demo().policy(ROWS);
+    let condition = "conditions:\n  few: { count_below: { calls: 2, of: demo__list_notes, within_s: 3600 } }\n";
+    std::fs::create_dir(site.path("new")).unwrap();
+    site.write("new/policy.csv", &ROWS.replace("reversible, -", "reversible, few"));
+    site.write("new/conditions.yaml", condition);
+    let gateway = site.serve().await;
+    let list = async || gateway.client().call("demo__list_notes", json!({})).await.code();
+    assert_eq!(list().await, "ok", "it is not counted yet");
+    assert_eq!(site.run(&["policy", "shadow", "new"]).await.code, 0);
+
+    for _ in 0..3 {
+        assert_eq!(list().await, "ok", "nothing of it has an effect");
+    }
+
+    let said = |intent: &serde_json::Value| intent["shadow"].as_str().map(|said| said.split_once(' ').unwrap().1.to_owned());
+    let intents = site.of_kind("intent");
+    let said: Vec<_> = intents.iter().skip(1).map(|intent| said(intent).unwrap()).collect();
+    assert_eq!(said, ["allow R1", "allow R1", "deny"]);
+    assert!(intents.iter().all(|intent| intent.get("labels_before").is_none()), "the record is as it would be without it");
+    // What was counted beside counts when the candidate comes into force.
+    assert_eq!(site.run(&["policy", "promote"]).await.code, 0);
+    assert_eq!(list().await, "policy_denied");
+}
