@@ -41,7 +41,10 @@ impl Gateway {
         retry: Option<Retry<'_>>,
     ) -> Result<Approval<'d>, Error> {
         match approval::asks(&admission) {
-            false => approval::approve(admission, None).map(Ok),
+            false => {
+                brings_no_answers(&admission, round, retry)?;
+                approval::approve(admission, None).map(Ok)
+            }
             true => Box::pin(self.asked(trail, admission, round, retry)).await,
         }
     }
@@ -180,6 +183,17 @@ fn required(target: &str, waiting: &Waiting) -> Error {
         false => format!("wait for approval `{id}`, then send the very same call again, at the latest at {expires}"),
     });
     error.retry_after_ms(AGAIN_MS).data(MEMBER, json!({ "id": id, "expires": expires, "waits_for": whom }).to_string())
+}
+
+/// Refuses answers to a server's questions in a call for which a condition lifts the built-in rule: it has looked at the arguments alone.
+fn brings_no_answers(admission: &Admission<'_>, round: Option<&Round>, retry: Option<Retry<'_>>) -> Result<(), Error> {
+    let answers = retry.and_then(|retry| retry.responses).filter(|_| round.is_none_or(|round| round.approval.is_none()));
+    if answers.is_none() || !admission.permit().is_lifted_by_conditions() {
+        return Ok(());
+    }
+    let error =
+        Error::new(Code::StateInvalid, "the call is permitted for its arguments alone, so answers to a server's questions do not go on");
+    Err(error.suggest("make the call in a way in which the tool need not ask, with all that it needs among its arguments"))
 }
 
 fn is_for_user(waiting: &Waiting) -> bool {

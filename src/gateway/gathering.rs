@@ -106,7 +106,8 @@ impl Gateway {
         let invocation = *approved.invocation();
         let before = self.shared.runs.before(&invocation.caller.principal, request.meta.run(), &is_agent);
         let permit = self.policy.authorize(invocation, &before, self.shared.audit.clock())?;
-        if permit.obligations() != approved.permit().obligations() {
+        let before = approved.permit();
+        if permit.obligations() != before.obligations() || permit.is_lifted_by_conditions() != before.is_lifted_by_conditions() {
             let error = Error::new(Code::Overloaded, "what the call needs beside it has changed while it was decided");
             return Err(error.suggest("send the same call again").retry_after_ms(0));
         }

@@ -4,7 +4,7 @@
 
 use super::condition::{ConditionId, Facts, word};
 use super::flow;
-use super::{ClassId, Decision, Obligation, Obliged, Policy, RuleId, Truth};
+use super::{ClassId, Decision, Obligation, Obliged, Policy, Rule, RuleId, Truth};
 use crate::catalog::Label;
 use crate::catalog::tier::Tier;
 use crate::clock::Clock;
@@ -31,6 +31,7 @@ pub struct Permit<'d> {
     conditions: Vec<(String, &'static str)>,
     counted: Vec<Box<str>>,
     stands_on: Vec<Counting>,
+    is_lifted: bool,
 }
 
 impl<'d> Permit<'d> {
@@ -57,6 +58,11 @@ impl<'d> Permit<'d> {
     /// Whether some of the result is kept from the agent, so that nothing comes beside it.
     pub fn redacts(&self) -> bool {
         self.obligations.iter().any(|obliged| matches!(obliged.obligation, Obligation::Redact(_)))
+    }
+
+    /// Whether the built-in rule would bear on the call and rows lift it by their conditions: what those have not looked at must not go along.
+    pub fn is_lifted_by_conditions(&self) -> bool {
+        self.is_lifted
     }
 
     /// What the conditions that were asked came to, by their names: `true`, `false` or `error`.
@@ -118,10 +124,11 @@ impl Policy {
         };
         match self.with_flow(decision, (target.tier, &target.labels), before) {
             Decision::Permit { rules, obligations } => {
-                let counts = |of: &&super::Pattern| target.policy_names().any(|name| of.matches(name));
-                let counted = self.counted.iter().filter(counts).map(|of| of.to_string().into()).collect();
+                let counted = self.counting(target).map(|of| of.to_string().into()).collect();
+                let is_lifted = self.lifts_by_conditions(&obligations, (target.tier, &target.labels), before);
                 let (conditions, stands_on) = (asked.told(), before.asked_counts());
-                Ok(Permit { invocation, rules: rules.into_owned(), obligations: obligations.into_owned(), conditions, counted, stands_on })
+                let (rules, obligations) = (rules.into_owned(), obligations.into_owned());
+                Ok(Permit { invocation, rules, obligations, conditions, counted, stands_on, is_lifted })
             }
             Decision::Deny { rules } if rules.contains(&flow::id()) => Err(flow::refusal(&target.name).conditions(asked.told())),
             Decision::Deny { rules } if !rules.is_empty() => {
@@ -171,10 +178,14 @@ impl Policy {
         self.with_flow(decision, (tier, labels), before)
     }
 
+    /// The row of an id.
+    pub(super) fn row(&self, rule: &RuleId) -> Option<&Rule> {
+        self.rows.rules.binary_search_by(|row| row.id.cmp(rule)).ok().and_then(|at| self.rows.rules.get(at))
+    }
+
     /// A rule that denies, with the condition that makes it.
     fn denying(&self, rule: &RuleId, asked: &mut Asked<'_>) -> String {
-        let row = self.rows.rules.binary_search_by(|row| row.id.cmp(rule)).ok().and_then(|at| self.rows.rules.get(at));
-        match row.and_then(|row| row.when.as_ref()) {
+        match self.row(rule).and_then(|row| row.when.as_ref()) {
             None => format!("`{rule}`"),
             Some(when) => match asked.truth(when.id) {
                 Err(why) => format!("`{rule}` (when `{}`, which cannot be told: {why})", when.name),

@@ -97,6 +97,15 @@ impl Policy {
         }
     }
 
+    /// Whether the rule would bear on a call that is permitted so, and is lifted by rows that have conditions alone. These have looked at its arguments,
+    /// and not at what else an agent can send along. A row without a condition trusts the tool with whatever comes.
+    pub(super) fn lifts_by_conditions(&self, obligations: &[Obliged], (tier, labels): (Tier, &[Label]), before: &Before<'_>) -> bool {
+        let lifting = || obligations.iter().filter(|obliged| obliged.obligation == Obligation::Waive);
+        let is_conditional = |obliged: &Obliged| self.row(&obliged.rule).is_some_and(|row| row.when.is_some());
+        let bears = self.flow != Flow::Off && is_guarded(tier, labels) && lifting().next().is_some();
+        bears && lifting().all(is_conditional) && is_toxic(before) != Ok(false)
+    }
+
     /// Whether the built-in rule may come to bear on calls of a target.
     pub fn guards(&self, target: &Target) -> bool {
         self.flow != Flow::Off && self.can_be_toxic() && is_guarded(target.tier, &target.labels)

@@ -47,23 +47,27 @@ impl Upstream {
             _ => Vec::new(),
         };
         let (arguments, whose) = (invocation.arguments.text(), invocation.caller.principal.bound());
-        let (members, used) = members(invocation.method, &target.own_name, &reference, arguments, invocation.context);
+        // What nobody was shown, and no condition has looked at, does not go along.
+        let is_lifted = recorded.permit().is_lifted_by_conditions();
+        let is_bare = is_lifted || recorded.was_approved();
+        let (members, len) = members(invocation.method, &target.own_name, &reference, arguments, invocation.context.filter(|_| !is_lifted));
         let mut relayed = asked.meta.relayed(message);
-        if recorded.was_approved() {
-            // What nobody was shown does not go along. Traces differ each time, and no server acts on them.
+        if is_bare {
+            // Traces differ each time, and no server acts on them.
             relayed.retain(|(key, _)| *key == TRACE);
         }
         // Of a result that is redacted, nothing else may tell: no progress, no message and no question, which a server words as it likes.
         let is_open = !recorded.permit().redacts();
         let token = asked.meta.progress_token().filter(|_| is_open);
-        let wanted = if is_open { wanted(invocation) } else { Capabilities::default() };
-        let headers = param_headers(target, asked, recorded.was_approved());
+        // Nor is there a question where the answers would not go on.
+        let wanted = if is_open && !is_lifted { wanted(invocation) } else { Capabilities::default() };
+        let headers = param_headers(target, asked, is_bare);
         let log_level = invocation.caller.log_level.filter(|_| is_open && self.offers().is_some_and(|offers| offers.logging));
         let (notices, mut told) = (token.is_some() || log_level.is_some()).then(|| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
             method: invocation.method.as_str(),
             name: &target.own_name,
-            members: members.get(..used).unwrap_or_default(),
+            members: members.get(..len).unwrap_or_default(),
             retry: resume,
             capabilities: wanted,
             meta: &relayed,
@@ -112,12 +116,12 @@ impl Upstream {
 }
 
 /// The headers that repeat arguments: those of the schema made of the arguments as they are forwarded, then those that it does
-/// not name, as the agent sent them (2026-07-28, streamable HTTP), unless somebody approved the call without seeing them. Nearly every call has none.
-fn param_headers(target: &Target, asked: &mcp::Request<'_, '_>, was_approved: bool) -> Vec<(Box<str>, Box<str>)> {
+/// not name, as the agent sent them (2026-07-28, streamable HTTP), unless nobody has looked at them who should. Nearly every call has none.
+fn param_headers(target: &Target, asked: &mcp::Request<'_, '_>, is_bare: bool) -> Vec<(Box<str>, Box<str>)> {
     let known = target.headers.iter().filter_map(|header| Some((header.name.clone(), header.value(asked.arguments)?.into())));
     let is_known = |name: &str| target.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
     let others = asked.param_headers.unwrap_or_default().iter().filter(|(name, _)| !is_known(name));
-    let most = if was_approved { 0 } else { MAX_UNKNOWN_HEADERS };
+    let most = if is_bare { 0 } else { MAX_UNKNOWN_HEADERS };
     known.chain(others.take(most).cloned()).collect()
 }
 

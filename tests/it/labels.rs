@@ -330,6 +330,38 @@ async fn a_row_denies_or_lifts_the_rule_and_a_wide_one_is_refused() {
 }
 
 #[tokio::test]
+async fn nothing_goes_along_with_a_call_that_a_condition_lifts_the_rule_for() {
+    let upstream = upstream().await;
+    let site = site(&upstream, "");
+    site.write("policies/conditions.yaml", "conditions:\n  to_us: { argument: /text, prefix: \"us:\" }\n");
+    let waive = |when: &str| format!("{ROWS}o, O1, agent:demo, up__send, reversible, {when}, waive:toxic-flow\n");
+    site.write("policies/policy.csv", &waive("to_us"));
+    let gateway = site.serve().await;
+    let traced =
+        format!("\"_meta\":{{\"traceparent\":\"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\",\"acme/text\":\"{SECRET}\",");
+    let ask = || Ask::call("up__send", json!({ "text": "us: hello" }));
+    let meta = async |gateway: &Serving| {
+        assert_eq!(gateway.client().send(&ask().saying("\"_meta\":{", &traced)).await.code(), "ok");
+        upstream.asked("tools/call").pop().unwrap()["params"]["_meta"].clone()
+    };
+    assert_eq!(meta(&gateway).await["acme/text"], SECRET, "the rule does not bear yet");
+    reads_both(&gateway.client()).await;
+
+    let sent = meta(&gateway).await;
+
+    assert!(sent["traceparent"].is_string() && sent["acme/text"].is_null(), "{sent}");
+    let (before, answers) = (
+        upstream.calls().len(),
+        format!("\"inputResponses\":{{\"q\":{{\"action\":\"accept\",\"content\":{{\"a\":\"{SECRET}\"}}}}}},\"_meta\":{{"),
+    );
+    let answered = gateway.client().send(&ask().saying("\"_meta\":{", &answers)).await;
+    assert_eq!((answered.code().as_str(), upstream.calls().len()), ("state_invalid", before), "{}", answered.text());
+    site.write("policies/policy.csv", &waive("-"));
+    // A row without a condition trusts the tool.
+    until("the row of now", async || (meta(&gateway).await["acme/text"] == SECRET).then_some(())).await;
+}
+
+#[tokio::test]
 async fn the_rule_can_be_switched_off_and_check_says_what_it_does() {
     let upstream = upstream().await;
     for (labels, told) in [
