@@ -86,7 +86,7 @@ impl Filter {
                 (Field::Target, _) => Some(format!("\"{}", value.strip_suffix('*').unwrap_or(value))),
                 // Behind the id of an `o` row stands what it asks for.
                 (Field::Rule, _) => Some(format!("\"{value}")),
-                (Field::Label, _) => Some(format!("\"{value}\"")),
+                (Field::Label | Field::Met, _) => Some(format!("\"{value}\"")),
                 (_, [key]) => Some(format!("\"{key}\":\"{value}\"")),
                 _ => None,
             }

@@ -371,7 +371,7 @@ const LOCK: &str = "index.lock";
 /// `Door`, as SQLite's header has it.
 const APPLICATION: i64 = 0x446f_6f72;
 /// Counted up with every change of the schema, of the columns' layout or of the fields: an older index is made anew.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 const PAGE: i64 = 16_384;
 const CACHE_KIB: i64 = 16_384;
 const BUSY: std::time::Duration = std::time::Duration::from_secs(2);

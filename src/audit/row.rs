@@ -30,7 +30,7 @@ pub enum Field {
     Target,
     /// The tier.
     Tier,
-    /// The labels.
+    /// The labels of the target.
     Label,
     /// The decision.
     Decision,
@@ -64,6 +64,8 @@ pub enum Field {
     Arguments,
     /// A value among the arguments, as it is stored.
     Value,
+    /// The labels that the agent had met, before the call or by it.
+    Met,
 }
 
 /// How the values of a field are laid out in the index.
@@ -77,7 +79,7 @@ pub(super) enum Form {
 
 impl Field {
     /// Every field; the place of one here is its number in the index.
-    pub const ALL: [Field; 25] = [
+    pub const ALL: [Field; 26] = [
         Self::Kind,
         Self::Agent,
         Self::Principal,
@@ -103,6 +105,7 @@ impl Field {
         Self::Session,
         Self::Arguments,
         Self::Value,
+        Self::Met,
     ];
 
     /// The names of the field in a line, sorted as there.
@@ -133,6 +136,7 @@ impl Field {
             Self::Session => &["session"],
             Self::Arguments => &["args_hash"],
             Self::Value => &["answers", "args", "args_hash", "result_hash"],
+            Self::Met => &["labels_after", "labels_before"],
         }
     }
 
@@ -151,6 +155,7 @@ impl Field {
             "effect" => &[Self::Effect],
             "kind" => &[Self::Kind],
             "labels" => &[Self::Label],
+            "labels_after" | "labels_before" => &[Self::Met],
             "limit" => &[Self::Limit],
             "on_behalf_of" => &[Self::OnBehalfOf],
             "outcome" => &[Self::Outcome],
@@ -324,12 +329,14 @@ mod tests {
 
     #[test]
     fn fields_are_read_where_they_stand() {
-        let line = br#"{"agent":"a\"b","args":{"x":"hmac:1:2","hmac:9:9":[true,"p\\q"],"n":{}},"args_hash":"hmac:1:3","count":"9007199254740993","kind":"intent","obligations":["O1 approve:oncall","O2 limit:2/h"],"rule_ids":["R1","R2"],"seq":7,"target":"t","targets":["u"],"time":"1970-01-01T00:00:00.000000005Z","v":1,"chain":"00"}"#;
+        let line = br#"{"agent":"a\"b","args":{"x":"hmac:1:2","hmac:9:9":[true,"p\\q"],"n":{}},"args_hash":"hmac:1:3","count":"9007199254740993","kind":"intent","labels":["outward"],"labels_after":["outward","private"],"labels_before":["private"],"obligations":["O1 approve:oncall","O2 limit:2/h"],"rule_ids":["R1","R2"],"seq":7,"target":"t","targets":["u"],"time":"1970-01-01T00:00:00.000000005Z","v":1,"chain":"00"}"#;
         let row = Row::parse(line).unwrap();
         assert_eq!((row.seq(), row.unix_nanos(), row.number("count")), (7, 5, Some(9_007_199_254_740_993)));
         assert_eq!(shown(&row, Field::Agent), ["a\"b"]);
         assert_eq!(shown(&row, Field::Rule), ["O1", "O2", "R1", "R2"]);
         assert_eq!(shown(&row, Field::Target), ["t", "u"]);
+        assert_eq!(shown(&row, Field::Label), ["outward"]);
+        assert_eq!(shown(&row, Field::Met), ["outward", "private", "private"]);
         assert_eq!(shown(&row, Field::Value), ["hmac:1:2", "hmac:9:9", "true", "p\\q", "hmac:1:3"]);
         assert_eq!(row.text("chain").as_deref(), Some("00"));
     }

@@ -296,6 +296,10 @@ async fn a_call_after_both_waits_for_a_person_where_one_is_named_and_then_runs_o
         (&intent["obligations"], &intent["labels_before"], &intent["labels_after"]),
         (&json!(["built-in:toxic-flow approve:oncall"]), &json!(["private", "untrusted"]), &json!(["outward", "private", "untrusted"]))
     );
+    let found =
+        async |asked: &[&str]| site.run(&[&["--json", "audit", "find", "--kind", "intent"], asked].concat()).await.out.lines().count();
+    assert_eq!(found(&["--label", "outward", "--met", "private"]).await, 1, "by what its agent had met");
+    assert_eq!((found(&["--met", "untrusted"]).await, found(&["--label", "private"]).await, found(&["--met", "team:x"]).await), (2, 1, 0));
     assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
 }
 

@@ -41,6 +41,9 @@ pub(in crate::audit) fn write(dir: &Path, origin: &str, seed: u64, segments: u64
                         target: Some(format!("up__tool_{}", dice.below(9)).into()),
                         args: Some(format!("{{\"to\":\"hmac:{}\"}}", dice.below(40)).into()),
                         rule_ids: vec![format!("R{}", dice.below(3)).into()],
+                        labels: [&["private"][..], &["outward"], &[]][(seq % 3) as usize].iter().map(|label| (*label).into()).collect(),
+                        labels_before: ["private", "untrusted"].into_iter().take((seq / 3 % 3) as usize).map(Into::into).collect(),
+                        labels_after: ["outward", "private"].into_iter().take((seq / 9 % 3) as usize).map(Into::into).collect(),
                         obligations: (0..dice.below(3)).map(|at| format!("O{at} limit:{}/h", 1 + seq % 2).into()).collect(),
                         ..Record::new(Kind::Intent)
                     };
@@ -85,6 +88,10 @@ fn questions(dice: &mut Dice) -> Vec<Filter> {
         of(Field::Rule, "R1".to_owned()).and(Field::Agent, Some("agent-1")).and(Field::Target, Some("up__tool_2")),
         of(Field::Rule, "O1".to_owned()),
         of(Field::Rule, "O".to_owned()),
+        of(Field::Label, "private".to_owned()),
+        of(Field::Met, "private".to_owned()),
+        of(Field::Met, "outward".to_owned()).and(Field::Label, Some("private")),
+        of(Field::Met, "team:none".to_owned()),
         of(Field::Call, format!("call-{}", dice.below(900))),
         Filter::default().and_any(Field::Run, vec!["run-1".to_owned(), "run-2".to_owned(), "no".to_owned()]),
         of(Field::Kind, "watch".to_owned()),

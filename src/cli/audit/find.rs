@@ -61,9 +61,12 @@ pub struct Wanted {
     /// The policy that was in force.
     #[arg(long, value_name = "VERSION")]
     pub policy: Option<String>,
-    /// A label: private, untrusted or outward.
+    /// A label of what was called: private, untrusted, outward or `team:NAME`.
     #[arg(long, value_name = "WORD")]
     pub label: Option<String>,
+    /// A label that the agent had met, before the call or by it.
+    #[arg(long, value_name = "WORD")]
+    pub met: Option<String>,
     /// How the call ended, for example `timed_out`.
     #[arg(long, value_name = "WORD")]
     pub outcome: Option<String>,
@@ -133,6 +136,7 @@ impl Wanted {
             .and(Field::Rule, self.rule.as_deref())
             .and(Field::Policy, self.policy.as_deref())
             .and(Field::Label, self.label.as_deref())
+            .and(Field::Met, self.met.as_deref())
             .and(Field::Outcome, self.outcome.as_deref())
             .and(Field::Effect, self.effect.as_deref())
             .and(Field::Kind, self.kind.map(Kind::as_str))
@@ -173,6 +177,7 @@ fn flag(field: Field) -> &'static str {
         Field::Rule => "--rule",
         Field::Policy => "--policy",
         Field::Label => "--label",
+        Field::Met => "--met",
         Field::Outcome => "--outcome",
         Field::Effect => "--effect",
         Field::Kind => "--kind",
