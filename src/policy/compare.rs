@@ -192,7 +192,7 @@ impl Policy {
     }
 
     /// What a condition says of somebody: the same text is another condition for whoever has other roles, where it asks for them.
-    fn says(&self, condition: ConditionId, subject: &str) -> Option<String> {
+    pub(super) fn says(&self, condition: ConditionId, subject: &str) -> Option<String> {
         let condition = self.conditions.get(condition)?;
         let roles = condition.roles();
         let held: Vec<&str> = roles.into_iter().filter(|role| self.roles.has(subject, role)).collect();

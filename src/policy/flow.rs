@@ -41,7 +41,12 @@ impl Default for Flow {
 impl Flow {
     /// What the configuration says.
     pub fn of(word: &ToxicFlow) -> Self {
-        match (word.as_str(), Obligation::parse(word.as_str())) {
+        Self::read(word.as_str())
+    }
+
+    /// What this word says, of the configuration or of a bundle; one that is not known denies.
+    pub(super) fn read(word: &str) -> Self {
+        match (word, Obligation::parse(word)) {
             ("off", _) => Self::Off,
             (_, Ok(ask @ (Obligation::Approve { .. } | Obligation::ApproveUser))) => Self::Ask(ask),
             _ => Self::Deny,

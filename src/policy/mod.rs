@@ -7,6 +7,7 @@
 //! INVARIANT: without an allow the answer is no, and a deny wins over every allow.
 //! INVARIANT: a policy never changes; a reload makes another, so a failed one leaves the old in force.
 
+pub mod again;
 mod authorize;
 mod bundle;
 pub mod compare;

@@ -8,8 +8,9 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::condition::Conditions;
-use super::{Decision, Options, Pattern, Policy, RuleId, TargetFacts, TargetIndex, read, roles};
+use super::condition::{Conditions, spelled};
+use super::{Decision, Flow, Options, Pattern, Policy, RuleId, TargetFacts, TargetIndex, read, roles};
+use crate::catalog::Label;
 use crate::catalog::tier::Tier;
 
 /// What a policy said of an agent and one target.
@@ -40,6 +41,35 @@ pub struct Said {
     pub condition: Option<String>,
     /// What it says.
     pub effect: String,
+}
+
+/// The whole policy of a bundle, its conditions included; `None` where it has another form, or what it says is refused by now. What the prompts
+/// and resources of its catalogue brought is not in it: these labels stand for that.
+pub fn whole(bundle: &[u8], brought: &[Label]) -> Option<Policy> {
+    let (mut csv, mut targets, mut labels) = (String::new(), Vec::new(), HashMap::new());
+    let (mut conditions, mut options) = ("conditions:\n".to_owned(), Options { brought: brought.to_vec(), ..Options::default() });
+    for line in bundle.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let Ok(fields) = serde_json::from_slice::<Vec<String>>(line) else { continue };
+        match fields.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["p" | "o" | "g", ..] => csv.push_str(&format!("{}\n", fields.join(", "))),
+            ["condition", name, says] => conditions.push_str(&format!("  {name}: {}\n", spelled(says)?)),
+            ["target", name, tier] => targets.push(((*name).to_owned(), Tier::parse(tier)?)),
+            ["labels", name, words @ ..] => {
+                let words = words.iter().map(|word| Label::parse(word).ok()).collect::<Option<Vec<_>>>()?;
+                labels.insert((*name).to_owned(), words);
+            }
+            ["flow", word] => options.flow = Flow::read(word),
+            ["limits", text] => options.limits = (*text).to_owned(),
+            _ => {}
+        }
+    }
+    options.labels = targets.iter().map(|(name, _)| labels.remove(name).unwrap_or_default()).collect();
+    let (file, beside) = (Path::new("policy.csv"), Path::new("conditions.yaml"));
+    let conditions = Conditions::parse(beside, &conditions).ok()?;
+    let rows = read::read(file, &csv, &conditions).ok()?;
+    let roles = roles::Roles::build(file, &rows).ok()?;
+    let facts: Vec<_> = targets.iter().map(|(name, tier)| TargetFacts { name, tier: *tier }).collect();
+    Policy::compile(rows, conditions, roles, &facts, &options).ok()
 }
 
 /// A policy that was in force.
@@ -197,6 +227,28 @@ mod tests {
         let told: Vec<_> = of_bot(&with).into_iter().filter(|(_, could, _)| *could).map(|(target, _, why)| (target, why)).collect();
         let open = |target: &str, why: &str| (target.to_owned(), why.to_owned());
         assert_eq!(told, [open("up__drop", "R1"), open("up__pay", "R2 if small"), open("up__read", "R1")]);
+    }
+
+    #[test]
+    fn the_whole_policy_of_a_bundle_has_its_version() {
+        let conditions = "conditions:\n  small: { any: [{ argument: /n, range: { max: 1.50, above: -1e3 } }, { argument: /m, in: [null, true, 5, \"5\"] }] }\n  ours: { all: [{ argument: /to, glob: [\"a,b*\", 'x\"y'] }, \
+            { not: { label: private } }, { argument: /q, sql: { database: postgres, kinds: [select] } }] }\n  \
+            night: { time_window: { days: [mon], from: \"22:00\", to: \"06:00\", zone: Europe/Berlin } }\n  \
+            few: { count_below: { calls: 3, of: \"up__*\", within_s: 60 } }\n";
+        let rows = "p, R1, role:reader, up__*, read, small, allow\np, R2, role:reader, up__*, read, ours, allow\n\
+            p, R3, agent:bot, up__pay, irreversible, night, allow\no, O1, role:any, up__pay, any, few, approve:oncall*2\ng, agent:bot, role:reader\n";
+        let facts = [("up__read", Tier::Read), ("up__pay", Tier::Irreversible)].map(|(name, tier)| TargetFacts { name, tier });
+        let options = Options {
+            upstreams: vec!["up".to_owned()],
+            limits: "limits: []\n".to_owned(),
+            conditions: conditions.to_owned(),
+            labels: vec![vec![Label::Private], vec![]],
+            flow: Flow::Off,
+            ..Options::default()
+        };
+        let (policy, _) = Policy::parse(Path::new("policy.csv"), rows, &facts, &options).unwrap();
+        let whole = whole(&policy.bundle(&options.limits), &[]).unwrap();
+        assert_eq!(whole.version(), policy.version());
     }
 
     #[test]

@@ -111,6 +111,32 @@ async fn an_explanation_has_the_row_its_way_and_what_became_of_the_others() {
 }
 
 #[tokio::test]
+async fn a_call_on_record_is_the_same_today_where_nothing_has_changed_that_bears_on_it() {
+    let site = site(GOOD);
+    let gateway = site.serve().await;
+    assert_eq!(gateway.client().call("demo__write_note", json!({ "name": "todo", "text": "milk" })).await.code(), "ok");
+    gateway.stop().await;
+    let seq = site.of_kind("intent")[0]["seq"].to_string();
+    let explained = async || site.run(&["policy", "explain", "--record", &seq]).await;
+
+    let done = explained().await;
+
+    assert_eq!(done.code, 0, "one row did not count then, and does not now: {done:?}");
+    assert_eq!(done.out.matches("allowed by R1 (sha256:").count(), 2, "{done:?}");
+    assert_eq!(done.out.matches("drafts was false").count(), 2, "{done:?}");
+    // Under another name it is the same condition, and other text is another.
+    site.write("policies/conditions.yaml", &CONDITIONS.replace("drafts:", "sketches:"));
+    site.write("policies/policy.csv", &ROWS.replace("drafts", "sketches"));
+    let renamed = explained().await;
+    assert!(renamed.code == 0 && renamed.out.contains("sketches was false"), "{renamed:?}");
+    site.write("policies/conditions.yaml", &CONDITIONS.replace("max_len: 4", "max_len: 3"));
+    site.write("policies/policy.csv", ROWS);
+    let other = explained().await;
+    assert!(other.code == 3 && other.out.contains("now:  allowed by R1, R2: with limit:5/min when long (sha256:"), "{other:?}");
+    assert!(other.out.contains("hangs on the call"), "{other:?}");
+}
+
+#[tokio::test]
 async fn a_call_on_record_is_explained_by_the_rows_that_decided_it_and_by_those_of_today() {
     let site = site(GOOD);
     let gateway = site.serve().await;
@@ -129,13 +155,13 @@ async fn a_call_on_record_is_explained_by_the_rows_that_decided_it_and_by_those_
     let denied = site.run(&["policy", "explain", "--record", refused["call_id"].as_str().unwrap()]).await;
     assert_eq!(denied.code, 0, "it was denied and is: {denied:?}");
     assert!(done.out.contains("then: allowed by R1, R2, with O1 limit:5/min (sha256:"), "{done:?}");
-    assert!(done.out.contains("now:  allowed by R2: when drafts, with limit:5/min when long (sha256:"), "{done:?}");
+    assert!(done.out.contains("now:  allowed by R2, with O1 limit:5/min (sha256:"), "{done:?}");
     let json = site.run(&["--json", "policy", "explain", "--record", refused["call_id"].as_str().unwrap()]).await.json();
     assert_eq!((&json["then"]["verdict"], &json["then"]["permits"]), (&json!("policy_denied by D1"), &json!(false)));
     assert_eq!(json["then"]["policy_version"], refused["policy_version"]);
     let results: Vec<_> = json["then"]["rows"].as_array().unwrap().iter().map(|row| (&row["rule"], &row["result"])).collect();
     assert_eq!(results, [(&json!("R1"), &json!("overruled")), (&json!("D1"), &json!("decided"))]);
-    assert_eq!(json["now"]["verdict"], "denied");
+    assert_eq!((&json["now"]["verdict"], &json["same"]), (&json!("denied by D1"), &json!(true)));
     assert_eq!(site.run(&["policy", "explain", "--record", "99999"]).await.code, 2);
     assert_eq!(site.run(&["policy", "explain"]).await.code, 2);
 }

@@ -30,6 +30,7 @@ use crate::mcp::json::Node;
 use crate::run::{Before, Unknown};
 use value::Test;
 use window::Window;
+pub use written::spelled;
 
 /// A condition by its place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -248,6 +248,46 @@ impl Written {
     }
 }
 
+/// What a condition says, once more as it can stand in the file: its canonical text has values by their kind, which nobody writes.
+pub fn spelled(canonical: &str) -> Option<String> {
+    spell(&serde_json::from_str(canonical).ok()?)
+}
+
+fn spell(condition: &serde_json::Value) -> Option<String> {
+    let list = |items: &serde_json::Value, spell: fn(&serde_json::Value) -> Option<String>| {
+        let items = items.as_array()?.iter().map(spell).collect::<Option<Vec<_>>>()?;
+        Some(format!("[{}]", items.join(", ")))
+    };
+    let members = condition.as_object()?.iter().map(|(name, value)| {
+        let value = match name.as_str() {
+            "all" | "any" => list(value, spell)?,
+            "not" => spell(value)?,
+            "eq" => spell_value(value)?,
+            "in" => list(value, spell_value)?,
+            "range" => {
+                let bounds = value.as_object()?.iter().map(|(name, bound)| Some(format!("{name}: {}", spell_value(bound)?)));
+                format!("{{ {} }}", bounds.collect::<Option<Vec<_>>>()?.join(", "))
+            }
+            // JSON is YAML.
+            _ => value.to_string(),
+        };
+        Some(format!("{name}: {value}"))
+    });
+    Some(format!("{{ {} }}", members.collect::<Option<Vec<_>>>()?.join(", ")))
+}
+
+fn spell_value(raw: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    match raw {
+        Value::String(null) if null == "null" => Some(null.clone()),
+        Value::Object(kind) => match kind.iter().next()? {
+            (kind, Value::String(digits)) if kind == "number" => Some(digits.clone()),
+            (_, value) => Some(value.to_string()),
+        },
+        _ => None,
+    }
+}
+
 fn strip(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(members) => {
