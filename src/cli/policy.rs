@@ -6,6 +6,7 @@ mod cases;
 mod explain;
 mod history;
 mod lint;
+mod patch;
 mod recorded;
 mod replay;
 mod rights;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Policy;
 use super::condition::ConditionId;
+use super::cover::parts;
 use super::flow::{Flow, TOXIC_FLOW, is_guarded};
 use super::obligation::Obligation;
 use super::rule::{ANY, Rule, RuleEffect, RuleId};
@@ -116,13 +117,34 @@ pub fn change(was: Option<&Right>, is: Option<&Right>) -> Option<Change> {
         (true, true) => None,
         (false, true) => Some(Change::Widened),
         (true, false) => Some(Change::Narrowed),
-        (false, false) => more_is(Change::Widened, &keys(&was.when), &keys(&is.when)),
+        (false, false) => one_of(&keys(&was.when), &keys(&is.when)),
     };
     let unless = more_is(Change::Narrowed, &keys(&was.unless), &keys(&is.unless));
     let asked = |right: &Right| right.asks.keys().cloned().collect::<BTreeSet<String>>();
     let asks = more_is(Change::Narrowed, &asked(was), &asked(is));
     let lifted = more_is(Change::Widened, &keys(&was.lifted), &keys(&is.lifted));
     [when, unless, asks, lifted].into_iter().flatten().reduce(|one, other| if one == other { one } else { Change::Changed })
+}
+
+/// What it means that one of other conditions is enough now. One that asks for all of some, and for a former one among them, permits no more than that.
+fn one_of(was: &BTreeSet<String>, is: &BTreeSet<String>) -> Option<Change> {
+    let is_within = |inner: &BTreeSet<String>, outer: &BTreeSet<String>| {
+        inner.iter().all(|says| outer.contains(says) || parts_of(says).iter().any(|part| outer.contains(part)))
+    };
+    match (is_within(is, was), is_within(was, is)) {
+        (true, true) => None,
+        (true, false) => Some(Change::Narrowed),
+        (false, true) => Some(Change::Widened),
+        (false, false) => Some(Change::Changed),
+    }
+}
+
+/// What the parts say of a condition that asks for all of them.
+fn parts_of(says: &str) -> Vec<String> {
+    // Behind what it says stand the roles that somebody has of those that it asks for.
+    let end = says.rfind('}').map_or(says.len(), |at| at + 1);
+    let (canonical, roles) = says.split_at(end);
+    parts(canonical).into_iter().map(|part| format!("{part}{roles}")).collect()
 }
 
 /// What it means that a set has become another, where more elements mean this.
@@ -224,7 +246,9 @@ mod tests {
     use crate::catalog::Label;
     use crate::policy::{Options, TargetFacts};
 
-    const CONDITIONS: &str = "conditions:\n  small: { argument: /n, range: { max: 5 } }\n  large: { argument: /n, range: { min: 9 } }\n";
+    const CONDITIONS: &str = "conditions:\n  small: { argument: /n, range: { max: 5 } }\n  large: { argument: /n, range: { min: 9 } }\n  \
+        both: { all: [{ argument: /n, range: { max: 5 } }, { argument: /m, eq: \"}\" }] }\n  \
+        either: { any: [{ argument: /n, range: { max: 5 } }, { argument: /m, eq: x }] }\n";
 
     fn policy(rows: &str) -> Policy {
         policy_with(rows, CONDITIONS)
@@ -262,6 +286,11 @@ mod tests {
             (ALWAYS.to_owned(), format!("{ALWAYS}{NOT_LARGE}"), Some(Change::Narrowed)),
             (ALWAYS.to_owned(), format!("{ALWAYS}{LIMIT}"), Some(Change::Narrowed)),
             (SMALL.to_owned(), LARGE.to_owned(), Some(Change::Changed)),
+            (SMALL.to_owned(), SMALL.replace("small", "both"), Some(Change::Narrowed)),
+            (SMALL.replace("small", "both"), SMALL.to_owned(), Some(Change::Widened)),
+            (SMALL.to_owned(), SMALL.replace("small", "either"), Some(Change::Changed)),
+            (SMALL.to_owned(), format!("{}{LARGE}", SMALL.replace("small", "both")), Some(Change::Changed)),
+            (SMALL.to_owned(), format!("{SMALL}{}", LARGE.replace("large", "both")), None),
             (SMALL.to_owned(), format!("{ALWAYS}{LIMIT}"), Some(Change::Changed)),
             (ALWAYS.to_owned(), ALWAYS.replace("R1", "R7"), None),
             (

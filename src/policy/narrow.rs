@@ -130,6 +130,11 @@ impl Policy {
         })
     }
 
+    /// The agents that used what a row allows of its one target.
+    pub(super) fn agents_using<'p>(&'p self, rule: &'p Rule, used: &'p Used) -> BTreeSet<&'p str> {
+        self.reach(rule, used).used.into_values().flatten().collect()
+    }
+
     fn reach<'p>(&'p self, rule: &'p Rule, used: &'p Used) -> Reach<'p> {
         let holds = |agent: &str| agent == &*rule.subject || &*rule.subject == ANY || self.roles.has(agent, &rule.subject);
         let agents: BTreeSet<&str> = self.agents(used).into_iter().filter(|agent| holds(agent)).collect();
