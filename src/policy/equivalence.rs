@@ -4,6 +4,9 @@
 //! of its rows at a time. That loses nothing, because a row matches or not whatever other rows there are: the table names all
 //! deciding rows, and those of them that Casbin holds must be just those that it names.
 
+#[cfg(test)]
+mod random;
+
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
