@@ -229,6 +229,20 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_call_is_redacted_whatever_its_output_schema_wants() {
+        let needed = Some(r#"{"type":"object","required":["f"],"properties":{"f":{"type":"integer"}}}"#);
+        let failed = r#"{"content":[],"structuredContent":{"f":7},"isError":true}"#;
+        let masked = r#"{"content":[{"type":"text","text":"{\"f\":\"[O0]\"}"}],"structuredContent":{"f":"[O0]"},"isError":true}"#;
+        assert_eq!(applied(&["/f"], failed, needed), masked);
+        assert_eq!(applied(&[""], failed, needed), r#"{"content":[{"type":"text","text":"[O0]"}],"isError":true}"#);
+    }
+
+    #[test]
+    fn a_tilde_in_a_pointer_is_unescaped_once() {
+        assert_eq!(left(&["/~01"], r#"{"~1":1,"/":2}"#, None), r#"{"~1":"[O0]","/":2}"#);
+    }
+
+    #[test]
     fn without_structure_there_is_one_text_of_json_or_nothing() {
         let of = |content: &str| applied(&["/k"], &format!(r#"{{"content":[{content}],"isError":true}}"#), None);
         let text = r#"{"type":"text","text":"{\"k\":\"s\"}"}"#;

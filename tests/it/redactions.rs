@@ -140,4 +140,6 @@ async fn rows_add_up_for_every_revision_and_the_whole_result_can_be_kept() {
     }
     let prompt = Ask::modern("prompts/get", json!({ "name": "up__greet", "arguments": { "who": "ada" } }));
     assert_eq!(gateway.client().send(&prompt).await.told(), "result_blocked done");
+    let whole = Site::of(&upstream).policy(&format!("{ALLOW}o, O1, role:any, *, any, -, redact\n"));
+    assert_eq!(whole.serve().await.client().send(&prompt).await.told(), "result_blocked done", "nor as a whole");
 }
