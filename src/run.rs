@@ -191,6 +191,8 @@ fn told(met: &[Met], now: i64, labels: &[String]) -> Noted {
 /// What an agent has met and made before a call: looked for when it is asked about, once.
 pub struct Before<'b> {
     source: Source<'b>,
+    /// The patterns that have counted the call itself.
+    own: &'b [Box<str>],
     labels: OnceCell<Result<Vec<String>, Unknown>>,
     counted: RefCell<Vec<Counting>>,
 }
@@ -204,7 +206,7 @@ enum Source<'b> {
 
 impl<'b> Before<'b> {
     fn new(source: Source<'b>) -> Self {
-        Self { source, labels: OnceCell::new(), counted: RefCell::default() }
+        Self { source, own: &[], labels: OnceCell::new(), counted: RefCell::default() }
     }
 
     /// What somebody says who tries a policy: these labels, and so many calls of these patterns.
@@ -217,13 +219,26 @@ impl<'b> Before<'b> {
         Self::given(&[], Vec::new())
     }
 
+    /// The same for a call that these patterns have counted: it does not stand before itself.
+    #[must_use]
+    pub fn without(self, own: &'b [Box<str>]) -> Self {
+        Self { own, ..self }
+    }
+
+    /// The labels that were met and count still.
+    ///
+    /// # Errors
+    /// [`Unknown`] where the database cannot be read.
+    pub fn labels(&self) -> Result<&[String], Unknown> {
+        self.labels.get_or_init(|| self.look()).as_deref().map_err(|unknown| *unknown)
+    }
+
     /// Whether a label was met that counts still.
     ///
     /// # Errors
     /// [`Unknown`] where the database cannot be read.
     pub fn has(&self, label: &Label) -> Result<bool, Unknown> {
-        let labels = self.labels.get_or_init(|| self.look()).as_ref().map_err(|unknown| *unknown)?;
-        Ok(labels.iter().any(|met| met == label.as_str()))
+        Ok(self.labels()?.iter().any(|met| met == label.as_str()))
     }
 
     fn look(&self) -> Result<Vec<String>, Unknown> {
@@ -252,7 +267,7 @@ impl<'b> Before<'b> {
                 made.inspect_err(|error| tracing::error!(%error, "it cannot be read what an agent has called")).map_err(|_| Unknown)?
             }
         };
-        let is_below = made < calls;
+        let is_below = made.saturating_sub(u64::from(self.own.iter().any(|own| **own == *of))) < calls;
         self.counted.borrow_mut().push(Counting { of: of.into(), calls, within_s, is_below });
         Ok(is_below)
     }

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 pub use self::approvals::approval_record;
 pub use self::parked::Open;
+use self::refused::ending;
 use self::steps::Steps;
 pub use self::watches::Watched;
 use super::encode::Entry;
@@ -66,13 +67,14 @@ pub struct Audit {
 ///
 /// ```compile_fail,E0451
 /// fn forged(cleared: doorward::approval::Cleared<'_>) -> doorward::audit::trail::Recorded<'_> {
-///     doorward::audit::trail::Recorded { cleared, seq: 1 }
+///     doorward::audit::trail::Recorded { cleared, seq: 1, met: Vec::new() }
 /// }
 /// ```
 #[derive(Debug)]
 pub struct Recorded<'d> {
     cleared: Cleared<'d>,
     seq: u64,
+    met: Vec<String>,
 }
 
 impl<'d> Recorded<'d> {
@@ -89,6 +91,11 @@ impl<'d> Recorded<'d> {
     /// Whether somebody had to approve the call.
     pub fn was_approved(&self) -> bool {
         self.cleared.was_approved()
+    }
+
+    /// The labels that the agent has met with the call, as its record says.
+    pub fn met(&self) -> &[String] {
+        &self.met
     }
 
     /// The place of the intent in the log.
@@ -344,7 +351,7 @@ impl Audit {
         let stored = self.log.append(self.intent_entry(trail), self.durability_of(cleared.invocation().target)).await;
         let position = stored.map_err(|error| self.unrecorded(trail, error))?;
         trail.intent = Some((position.seq, Instant::now()));
-        Ok(Recorded { cleared, seq: position.seq })
+        Ok(Recorded { cleared, seq: position.seq, met: trail.met.1.clone() })
     }
 
     async fn store_end(&self, entry: Entry, is_irreversible: bool) -> Result<(), AppendError> {
@@ -480,14 +487,4 @@ fn micros(since: Instant) -> u64 {
 
 fn as_micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn ending(code: Code) -> &'static str {
-    match code {
-        Code::UpstreamTimeout => "timed_out",
-        // A person has stopped it while it ran.
-        Code::Cancelled | Code::Frozen => "cancelled",
-        Code::Internal => "failed",
-        _ => "upstream_error",
-    }
 }

@@ -1,6 +1,6 @@
 //! The stage *forward* of the path: a recorded call out, what came of it back; ended where a person stops it meanwhile.
 //!
-//! INVARIANT: a call goes out a second time only where nothing of the first had left.
+//! INVARIANT: a call goes out a second time only where nothing of the first had left, and with what its agent has met meanwhile decided anew.
 
 use std::pin::pin;
 
@@ -31,6 +31,7 @@ impl Gateway {
         Box::pin(async {
             let (upstream, slot) = self.reserve(call.target, &call.caller.principal).await?;
             self.still_current(call, request)?;
+            self.still_permitted(recorded, request)?;
             let forwarding = pin!(upstream.forward(recorded, slot, resume, request, message, downstream));
             unless_it_asks(recorded, upstream, self.unless_frozen(call, request, forwarding).await)
         })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use crate::approval::Approved;
-use crate::audit::trail::Trail;
+use crate::audit::trail::{Recorded, Trail};
 use crate::error::{Code, Error};
 use crate::invocation::Invocation;
 use crate::mcp::messages::Request;
@@ -70,7 +70,7 @@ impl Gateway {
     async fn gathered(&self, trail: &mut Trail<'_>, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
         // What the agent has met while the call waited for its server counts too.
         let (permit, is_guarded) = (approved.permit(), self.policy.guards(approved.invocation().target));
-        let mut leaves = if is_guarded { self.again(approved, request)? } else { self.leaves(permit, permit.counts().1, request) };
+        let mut leaves = if is_guarded { self.again(permit, request, &[])? } else { self.leaves(permit, permit.counts().1, request) };
         for _ in 0..MAX_TRIES {
             let noted = match self.shared.runs.known(&leaves) {
                 Some(noted) => noted,
@@ -81,7 +81,7 @@ impl Gateway {
                     trail.met(before, after);
                     return Ok(());
                 }
-                Noted::Changed => leaves = self.again(approved, request)?,
+                Noted::Changed => leaves = self.again(approved.permit(), request, &[])?,
             }
         }
         Err(Error::new(Code::Overloaded, "the agent's calls are counted faster than this one could be decided").retry_after_ms(100))
@@ -99,15 +99,34 @@ impl Gateway {
         self.shared.runs.leaves(whose, &|id| identity.has_agent(id), &target.labels, (&counted, stands_on))
     }
 
-    /// Decides anew where a count has changed since: what was asked for beside the call must not be another thing by now.
-    fn again(&self, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<Leaves, Error> {
+    /// Decides once more about a recorded call that has waited for its server anew. What it has itself brought, and itself counts, is no news.
+    ///
+    /// # Errors
+    /// As [`Self::gather`]; also where it cannot be told what the agent has met.
+    pub(super) fn still_permitted(&self, recorded: &Recorded<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
+        let Invocation { caller, target, .. } = recorded.invocation();
+        if !self.policy.guards(target) {
+            return Ok(());
+        }
         let identity = self.shared.identity.load();
         let is_agent = |id: &str| identity.has_agent(id);
-        let invocation = *approved.invocation();
-        let before = self.shared.runs.before(&invocation.caller.principal, request.meta.run(), &is_agent);
+        let now = self.shared.runs.before(&caller.principal, request.meta.run(), &is_agent);
+        let is_news = |label: &String| !recorded.met().contains(label);
+        match now.labels().is_ok_and(|labels| !labels.iter().any(is_news)) {
+            true => Ok(()),
+            false => self.again(recorded.permit(), request, recorded.permit().counts().0).map(drop),
+        }
+    }
+
+    /// Decides anew where a count has changed since: what was asked for beside the call must not be another thing by now. The call itself stands
+    /// in the counts of these patterns already.
+    fn again(&self, was: &Permit<'_>, request: &Request<'_, '_>, own: &[Box<str>]) -> Result<Leaves, Error> {
+        let identity = self.shared.identity.load();
+        let is_agent = |id: &str| identity.has_agent(id);
+        let invocation = *was.invocation();
+        let before = self.shared.runs.before(&invocation.caller.principal, request.meta.run(), &is_agent).without(own);
         let permit = self.policy.authorize(invocation, &before, self.shared.audit.clock())?;
-        let before = approved.permit();
-        if permit.obligations() != before.obligations() || permit.is_lifted_by_conditions() != before.is_lifted_by_conditions() {
+        if permit.obligations() != was.obligations() || permit.is_lifted_by_conditions() != was.is_lifted_by_conditions() {
             let error = Error::new(Code::Overloaded, "what the call needs beside it has changed while it was decided");
             return Err(error.suggest("send the same call again").retry_after_ms(0));
         }

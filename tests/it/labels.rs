@@ -1,8 +1,11 @@
 //! What an agent has met: an agent that does whatever it reads sends nothing out, ordinary work goes on, and every step is on record.
 
+use std::io::Write;
+
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::support::asking::{definitions, journal, program};
 use crate::support::{Answer, Ask, Client, Does, Issuer, Serving, Site, Upstream, until};
 
 /// What must not leave.
@@ -156,6 +159,57 @@ async fn what_a_call_brings_counts_from_when_it_leaves_however_calls_race() {
     slow_send.cancel();
     assert_eq!(early.answer().await.code(), "ok");
     assert_eq!(sent(&upstream), ["up__send"]);
+}
+
+/// A server on pipes whose first process is deaf after the handshake and one list, so that only who writes finds out; the next one waits until
+/// somebody writes to the pipe `go`.
+fn deaf_at_first(site: &Site) -> Value {
+    let shell = r#"
+        if ! mkdir "$1.first" 2>/dev/null; then read _ < "$1.go"; exec "$0" "$1"; fi
+        exec 3<&0 0</dev/null
+        { sed -u 4q <&3; exec 3<&-; : > "$1.deaf"; } | "$0" "$1" 3<&- &
+        exec 3<&-
+        : > "$1.left"
+        wait
+        exec sleep 600
+    "#;
+    json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), site.path("journal")] } })
+}
+
+#[tokio::test]
+async fn a_second_try_after_a_lost_connection_is_decided_with_what_was_met_meanwhile() {
+    for (read, told) in [(&["up__notes", "up__inbox"][..], "policy_denied none"), (&["up__inbox"], "ok")] {
+        let upstream = upstream().await;
+        let site = site(&upstream, "");
+        let pipes = deaf_at_first(&site);
+        let tools = "  echo: { tier: reversible, labels: [outward, \"team:ours\"] }\n";
+        let manifest = format!("transport: {pipes}\ndefaults: {{ connect_grace_ms: 60000 }}\ntools:\n{tools}");
+        let site = site.manifest("out", &manifest).pinned("out", &definitions());
+        let site = site.policy(&format!("{ROWS}p, R5, role:any, out__echo, reversible, few, allow\n"));
+        site.write("policies/conditions.yaml", "conditions:\n  few: { count_below: { calls: 1, of: \"out__*\", within_s: 3600 } }\n");
+        assert!(std::process::Command::new("mkfifo").arg(site.path("journal.go")).status().unwrap().success());
+        let gateway = site.serve().await;
+        let is_there = |name: &str| site.path(name).exists();
+        until("the end of the input", async || (is_there("journal.deaf") && is_there("journal.left")).then_some(())).await;
+
+        let waits = gateway.client().open(&Ask::call("out__echo", json!({}))).await;
+        site.recorded("intent", "target", "out__echo").await;
+        for tool in read {
+            assert_eq!(does(&gateway.client(), tool).await, "ok", "{tool}");
+        }
+        // Open for both, a pipe waits for nobody.
+        let mut go = std::fs::OpenOptions::new().read(true).write(true).open(site.path("journal.go")).unwrap();
+        go.write_all(b"\n").unwrap();
+
+        let answer = waits.answer().await;
+        let answered = if answer.code() == "ok" { "ok".to_owned() } else { answer.told() };
+        assert_eq!(answered, told, "{read:?}: {}", answer.text());
+        let called = journal(&site).iter().filter(|(_, message)| message["method"] == "tools/call").count();
+        assert_eq!(called, usize::from(told == "ok"), "{read:?}");
+        let outcome = site.recorded("outcome", "target", "out__echo").await;
+        let expected = if told == "ok" { ("ok", "done") } else { ("not_forwarded", "none") };
+        assert_eq!((outcome["outcome"].as_str().unwrap(), outcome["effect"].as_str().unwrap()), expected, "{outcome}");
+    }
 }
 
 #[tokio::test]

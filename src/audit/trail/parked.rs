@@ -71,7 +71,7 @@ impl Audit {
         let entry = self.log.encode(&record);
         let stored = self.log.append(entry, self.durability_of(cleared.invocation().target)).await;
         stored.map_err(|error| unavailable(error).after_effect(Effect::Unknown, false))?;
-        Ok(Recorded { cleared, seq: open.seq })
+        Ok(Recorded { cleared, seq: open.seq, met: trail.met.1.clone() })
     }
 
     /// Stores the end of a call that nobody will take up any more.

@@ -68,6 +68,19 @@ fn shown(detail: &Detail, declared: &[Box<str>]) -> String {
     out
 }
 
+/// How a call ended whose intent is stored.
+pub(super) fn ending(code: Code) -> &'static str {
+    match code {
+        Code::UpstreamTimeout => "timed_out",
+        // A person has stopped it while it ran.
+        Code::Cancelled | Code::Frozen => "cancelled",
+        Code::Internal => "failed",
+        // Decided once more before a second try, of which nothing has left either.
+        Code::PolicyDenied | Code::ToolWithheld => "not_forwarded",
+        _ => "upstream_error",
+    }
+}
+
 fn decision(error: &Error) -> &'static str {
     match (error.code(), error.facts().category) {
         (Code::RateLimited | Code::BudgetExhausted | Code::LoopDetected, _) => "limit",

@@ -21,7 +21,8 @@ use super::{Answer, Ask, Client, Does, Site, Upstream, until};
 /// The tools of `asking_server`.
 const TOOLS: [&str; 10] = ["ask", "pages", "stays", "twice", "both", "secret", "roots", "url", "echo", "slow"];
 
-fn definitions() -> [Value; 10] {
+/// Their definitions.
+pub fn definitions() -> [Value; 10] {
     TOOLS.map(|name| match name {
         "slow" => json!({ "name": name, "inputSchema": { "type": "object" }, "execution": { "taskSupport": "required" } }),
         name => json!({ "name": name, "inputSchema": { "type": "object" } }),
