@@ -1,7 +1,7 @@
 //! Whether a person has to say yes. Gives the last proof that forwarding needs before the record: [`Cleared`].
 //!
-//! Owns: what a row's `approve:…` asks for, what an approval is bound to (`asked`), and when enough people have said yes (`pending`). Leaves
-//! to others: who is a person (`identity`), the rows in the database (`state`), the records and the words for the agent (`gateway`).
+//! Owns: what a row's `approve:…` asks for, what an approval is bound to (`asked`), when enough people have said yes (`pending`), and what people
+//! elsewhere are told (`webhook`). Leaves to others: who is a person (`identity`), the rows in the database (`state`), the records and the words for the agent (`gateway`).
 //!
 //! INVARIANT: an approval is good for one call: of the same principal with the same delegation, of the same target and reviewed definition,
 //! with the same arguments, under the same policy. It is used up, in the database, before the call's intent.
@@ -10,9 +10,12 @@
 
 mod asked;
 mod pending;
+mod shown;
+pub mod webhook;
 
 pub use self::asked::{Ask, Asked, Facts, Lack};
 pub use self::pending::{Answer, Approvals, Given, Looked, Refused, Spent, USER, Waiting};
+pub use self::shown::{Message, Shown};
 use crate::error::{Code, Error};
 use crate::invocation::Invocation;
 use crate::limit::Admission;

@@ -15,6 +15,7 @@ mod place;
 mod rate;
 mod settled;
 mod signed;
+mod webhook;
 
 use std::fmt;
 use std::io::Read;
@@ -35,6 +36,7 @@ pub use self::people::{Approvals, Person};
 pub use self::place::fault_at;
 pub use self::rate::{MAX_COUNT, Rate};
 pub use self::signed::Signed;
+pub use self::webhook::{Along, Secret, Webhook};
 
 /// Something wrong in a file of the operator's, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +142,7 @@ impl Config {
             *path = folder.join(&*path);
         }
         self.audit.anchors.iter_mut().for_each(|anchor| anchor.resolve(folder));
+        self.approvals.webhook.iter_mut().for_each(|to| to.resolve(folder));
         if let Some(tls) = &mut self.listen.tls {
             tls.certificate = folder.join(&tls.certificate);
             tls.key = folder.join(&tls.key);
@@ -195,6 +198,7 @@ impl Config {
             .and_then(|()| self.check_openers())
             .and_then(|()| self.check_signed())
             .and_then(|()| self.check_labels())
+            .and_then(|()| self.check_webhook())
             .map_err(|wrong| {
                 let path: Vec<&str> = wrong.path.iter().map(String::as_str).collect();
                 fault(&path, wrong.message.clone()).help(wrong.help)

@@ -1,4 +1,4 @@
-//! Small documents that the gateway fetches for itself over HTTP: key sets, metadata of authorization servers, tokens.
+//! Small documents that the gateway fetches or leaves for itself over HTTP: key sets, metadata of authorization servers, tokens, messages.
 //!
 //! Owns: which URLs are fit for a credential or a key, the roots of trust, and the bounds of one exchange. Leaves to others: what a
 //! document says, and the connections over which tools are called (`upstream::http`).
@@ -109,6 +109,15 @@ pub async fn put(url: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<Docum
 pub async fn post_form(url: &Uri, mut headers: HeaderMap, form: String, least: Reach) -> Result<Document, String> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     exchange(url, Method::POST, headers, form.into(), least).await
+}
+
+/// Posts JSON to an address that the operator named. The headers may hold a signature.
+///
+/// # Errors
+/// As [`get`].
+pub async fn post_json(url: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<Document, String> {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    exchange(url, Method::POST, headers, body, Reach::Machine).await
 }
 
 async fn exchange(url: &Uri, method: Method, mut headers: HeaderMap, body: Bytes, least: Reach) -> Result<Document, String> {

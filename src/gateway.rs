@@ -22,6 +22,7 @@ mod recording;
 mod resolve;
 mod rounds;
 mod status;
+mod telling;
 mod versions;
 mod watching;
 
@@ -41,6 +42,7 @@ pub use self::entrance::needed_scopes;
 pub use self::folders::{Folders, bundles, shadow, signed};
 pub use self::listing::{Listed, Page};
 use self::resolve::Made;
+pub use self::telling::Teller;
 pub use self::versions::{Versions, config_version};
 pub use self::watching::{Topic, Watchable, Watching};
 use crate::approval::Approvals;
@@ -100,6 +102,8 @@ pub struct Shared {
     pub rounds: rounds::Rounds,
     /// Calls that wait for a person's yes.
     pub approvals: Approvals,
+    /// How the webhook stands that is told of them.
+    pub told: telling::Standings,
     /// Where changes of lists and resources are told; whoever listens subscribes.
     pub changes: broadcast::Sender<Change>,
 }

@@ -1,14 +1,15 @@
 //! The state database: what must outlive the process and is no file that people write. SQLite, in the state folder.
 //!
 //! Owns: API keys that `doorward agent add` made, freezes, the protocol era each upstream was last found to speak, calls that wait for a
-//! person's yes (`approvals`), and what agents have met (`met`). But for the last two it is never on the request path: what a call needs is read
-//! into a snapshot.
+//! person's yes (`approvals`) and of whom it is to be told (`webhook`), and what agents have met (`met`). But for these it is never on the request
+//! path: what a call needs is read into a snapshot.
 //!
 //! INVARIANT: the database has a schema version; an older one is migrated step by step, a newer one is refused.
 
 mod approvals;
 mod freeze;
 mod met;
+mod webhook;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 pub use self::approvals::{Begun, NewApproval, Stands, StoredApproval};
 pub use self::freeze::StoredFreeze;
 pub use self::met::{Counting, MAX_MADE, MAX_WITHIN_S, Met, MetReader, Note, Whose};
+pub use self::webhook::Owed;
 
 /// The file in the state folder.
 const DATABASE: &str = "state.db";
@@ -36,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
      CREATE INDEX approval_standing ON approval (standing, expires);
      CREATE TABLE approval_yes (approval TEXT NOT NULL, who TEXT NOT NULL, UNIQUE (approval, who));",
     met::TABLES,
+    webhook::TABLE,
 ];
 
 /// Why the state cannot be used.

@@ -50,6 +50,8 @@ pub struct Telemetry {
     audit_covered: Gauge<u64, AtomicU64>,
     audit_covered_at: Gauge,
     audit_indexed: Gauge<u64, AtomicU64>,
+    webhook_waiting: Gauge<u64, AtomicU64>,
+    webhook_failed: Gauge<u64, AtomicU64>,
     connected: Family<OfUpstream, Gauge>,
     anchored: Family<OfAnchor, Gauge<u64, AtomicU64>>,
     anchored_at: Family<OfAnchor, Gauge>,
@@ -72,6 +74,8 @@ pub struct Readings {
     pub audit_covered_at: i64,
     /// Records that the index of the logs knows.
     pub audit_indexed: u64,
+    /// Messages of calls that wait for people which the webhook has not taken, and attempts that failed since the start.
+    pub webhook: (u64, u64),
     /// Each upstream, and whether it is connected.
     pub upstreams: Vec<(String, bool)>,
     /// Each anchor of the log: the last record that it covers, and when it took that, in seconds since 1970.
@@ -105,6 +109,10 @@ impl Default for Telemetry {
         registry.register("audit_refused", "Records that could not be stored since the start", audit_refused.clone());
         registry.register("audit_records_covered", "The last record that the newest signed checkpoint covers", audit_covered.clone());
         registry.register("audit_records_indexed", "Records of all audit logs that their index knows", audit_indexed.clone());
+        let [webhook_waiting, webhook_failed] = [(); 2].map(|()| Gauge::default());
+        registry.register("approval_webhook_waiting", "Messages that the webhook of approvals has not taken yet", webhook_waiting.clone());
+        let help = "Attempts to tell the webhook of approvals that failed since the start";
+        registry.register("approval_webhook_failed", help, webhook_failed.clone());
         let (anchored, anchored_at) = (Family::default(), Family::default());
         registry.register("audit_anchored_records", "The last record that the anchor covers", Family::clone(&anchored));
         registry.register(
@@ -128,6 +136,8 @@ impl Default for Telemetry {
             audit_covered,
             audit_covered_at,
             audit_indexed,
+            webhook_waiting,
+            webhook_failed,
             connected,
             anchored,
             anchored_at,
@@ -168,6 +178,8 @@ impl Telemetry {
         self.audit_covered.set(readings.audit_covered);
         self.audit_covered_at.set(readings.audit_covered_at);
         self.audit_indexed.set(readings.audit_indexed);
+        self.webhook_waiting.set(readings.webhook.0);
+        self.webhook_failed.set(readings.webhook.1);
         self.connected.clear();
         for (upstream, connected) in &readings.upstreams {
             self.connected.get_or_create(&OfUpstream { upstream: upstream.clone() }).set(i64::from(*connected));

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::webhook::Step;
 use super::{Asked, Facts, Lack};
 use crate::clock::Clock;
 use crate::config;
 use crate::identity::{Approver, People};
 use crate::invocation::Invocation;
 use crate::seal::{Seal, hex, random};
-use crate::state::{Begun, NewApproval, Stands, State, StateError, StoredApproval};
+use crate::state::{Begun, NewApproval, Owed, Stands, State, StateError, StoredApproval};
 
 /// Who says yes where the agent's own user does: no name of a person.
 pub const USER: &str = "*user";
@@ -26,14 +28,16 @@ const NEVER: i64 = i64::MAX;
 /// All calls that wait.
 #[derive(Debug)]
 pub struct Approvals {
-    state: Arc<State>,
+    pub(super) state: Arc<State>,
     seal: Arc<Seal>,
     clock: Clock,
-    bounds: config::Approvals,
+    pub(super) bounds: config::Approvals,
     /// When the next one will be too late, in seconds since 1970, as far as this process knows.
     due: AtomicI64,
     /// The version of the policy that is in force; `None` where this process decides no calls.
     policy: ArcSwapOption<String>,
+    /// Something more is to be told.
+    pub(super) owed: Notify,
 }
 
 /// An approval that is there for one call.
@@ -101,6 +105,8 @@ pub struct Looked {
     pub lacks: Vec<Lack>,
     /// Whether it was asked for under another policy than the one in force, and so counts for no call.
     pub is_stale: bool,
+    /// What people elsewhere were told of it, and are to be told.
+    pub messages: Vec<Owed>,
 }
 
 impl Looked {
@@ -151,7 +157,7 @@ impl std::fmt::Display for Refused {
 impl Approvals {
     /// Those of a state database.
     pub fn new(state: Arc<State>, seal: Arc<Seal>, clock: Clock, bounds: config::Approvals) -> Self {
-        Self { state, seal, clock, bounds, due: AtomicI64::new(0), policy: ArcSwapOption::empty() }
+        Self { state, seal, clock, bounds, due: AtomicI64::new(0), policy: ArcSwapOption::empty(), owed: Notify::new() }
     }
 
     /// Takes the version of the policy that comes into force.
@@ -159,14 +165,15 @@ impl Approvals {
         self.policy.store(Some(Arc::new(policy.to_owned())));
     }
 
-    fn looked(&self, row: StoredApproval, people: &People) -> Looked {
+    fn looked(&self, row: StoredApproval, people: &People) -> Result<Looked, StateError> {
         let facts = facts(&row.facts);
+        let messages = if self.webhook().is_some() { self.state.messages(&row.id)? } else { Vec::new() };
         let lacks = facts.asks().iter().filter_map(|ask| ask.lacks(&row.yes, people)).collect();
         let is_stale = self.policy.load().as_deref().is_some_and(|policy| *policy != facts.policy);
-        Looked { row, facts, lacks, is_stale }
+        Ok(Looked { row, facts, lacks, is_stale, messages })
     }
 
-    fn now(&self) -> i64 {
+    pub(super) fn now(&self) -> i64 {
         self.clock.unix_seconds()
     }
 
@@ -191,6 +198,9 @@ impl Approvals {
                 Stands::Open => {
                     let newly = self.state.end_approval(&row.id, Stands::Expired, "time", now)?;
                     self.state.tell_approval(&row.id)?;
+                    if newly {
+                        self.owe(&row.id, Step::Expired);
+                    }
                     return Ok(Some(Answer::Expired(row.id, newly.then(|| Box::new(facts(&row.facts))))));
                 }
                 Stands::Denied if now < row.ended.unwrap_or(now).saturating_add(self.lifetime()) => {
@@ -253,7 +263,7 @@ impl Approvals {
     /// # Errors
     /// The database's.
     pub fn list(&self, all: bool, people: &People) -> Result<Vec<Looked>, StateError> {
-        Ok(self.state.approvals(all)?.into_iter().map(|row| self.looked(row, people)).collect())
+        self.state.approvals(all)?.into_iter().map(|row| self.looked(row, people)).collect()
     }
 
     /// The one of that name.
@@ -261,7 +271,7 @@ impl Approvals {
     /// # Errors
     /// The database's.
     pub fn look(&self, id: &str, people: &People) -> Result<Option<Looked>, StateError> {
-        Ok(self.state.approval(id)?.map(|row| self.looked(row, people)))
+        self.state.approval(id)?.map(|row| self.looked(row, people)).transpose()
     }
 
     /// The arguments that will run; `None` once it is not open any more, or where the key is another than they were sealed under.
@@ -312,7 +322,11 @@ impl Approvals {
     pub fn yes(&self, looked: &Looked, who: &str, is_last: bool) -> Result<bool, StateError> {
         let now = self.now();
         let expires = if is_last { now.saturating_add(self.lifetime()) } else { looked.row.expires };
-        self.state.say_yes(&looked.row.id, who, now, expires)
+        let counted = self.state.say_yes(&looked.row.id, who, now, expires)?;
+        if counted && is_last {
+            self.owe(&looked.row.id, Step::Approved);
+        }
+        Ok(counted)
     }
 
     /// Takes somebody's no, which is on record by then; whether the approval still was open.
@@ -320,7 +334,11 @@ impl Approvals {
     /// # Errors
     /// The database's.
     pub fn no(&self, id: &str, who: &str) -> Result<bool, StateError> {
-        self.state.end_approval(id, Stands::Denied, who, self.now())
+        let counted = self.state.end_approval(id, Stands::Denied, who, self.now())?;
+        if counted {
+            self.owe(id, Step::Denied);
+        }
+        Ok(counted)
     }
 
     /// Whether some may have become too late since the last look.
@@ -336,6 +354,7 @@ impl Approvals {
         let now = self.now();
         let gone = self.state.expire_approvals(now, now.saturating_sub(REMEMBERED))?;
         self.due.store(self.state.next_expiry()?.unwrap_or(NEVER), Ordering::Relaxed);
+        gone.iter().for_each(|row| self.owe(&row.id, Step::Expired));
         Ok(gone.into_iter().map(|row| (row.id, facts(&row.facts))).collect())
     }
 }

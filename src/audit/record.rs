@@ -26,7 +26,8 @@ pub enum Kind {
     Refusal,
     /// A parked call that came back.
     Round,
-    /// What becomes of a call that needs a person's yes: `requested`, `asked`, `approved`, `denied`, `refused`, `expired`, `used`, `shown`.
+    /// What becomes of a call that needs a person's yes: `requested`, `asked`, `approved`, `denied`, `refused`, `expired`, `used`, `shown`;
+    /// and what the webhook was told of it: `told`, `not_told`.
     Approval,
     /// The policy, its conditions or its limits changed.
     PolicyChange,

@@ -11,17 +11,17 @@ use std::sync::Arc;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
+use super::serve::LAST_MESSAGES;
 use super::{Context, Failure, arguments, table};
-use crate::approval::{Looked, USER};
+use crate::approval::{Message, Shown};
 use crate::audit::disk::Disk;
 use crate::audit::storage::Storage;
 use crate::clock::{Clock, rfc3339};
 use crate::config::{Config, check_name};
 use crate::error::Error;
-use crate::gateway::{Assembly, Folders, LogOrigin, Shared, Undone};
+use crate::gateway::{Assembly, Folders, LogOrigin, Shared, Teller, Undone};
 use crate::identity::new_key;
 use crate::listen::admin::{self, Command, Key};
 use crate::mcp::plain::plain;
@@ -81,33 +81,6 @@ pub struct Decide {
 fn reason(text: &str) -> Result<String, &'static str> {
     let length = text.trim().chars().count();
     if (1..=MAX_REASON).contains(&length) { Ok(text.trim().to_owned()) } else { Err("write why, in 1 to 500 characters") }
-}
-
-/// One call that waits, as it goes over the socket and to programs.
-#[derive(Debug, Serialize, Deserialize)]
-struct Shown {
-    id: String,
-    standing: String,
-    agent: String,
-    on_behalf_of: Option<String>,
-    actors: Vec<String>,
-    method: String,
-    target: String,
-    own_name: String,
-    tier: String,
-    definition: String,
-    policy_version: String,
-    rules: Vec<String>,
-    asks: Vec<String>,
-    yes: Vec<String>,
-    waits_for: Vec<String>,
-    requested: String,
-    expires: String,
-    ended_by: Option<String>,
-    call: String,
-    /// The canonical arguments that will run; absent where they are not asked for, or it is not open any more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    arguments: Option<Box<RawValue>>,
 }
 
 /// What the gateway answers.
@@ -180,6 +153,9 @@ async fn here(context: &Context, config: &Config, command: &Command) -> Result<T
     let plan = Box::new(Folders::of(config));
     let (assembly, _, _events) = Assembly::open(config, plan, context.base(), LogOrigin::FirstFree).map_err(Failure::other)?;
     let told = told(assembly.shared(), command, &format!("uid:{}", rustix::process::getuid().as_raw())).await;
+    if let Some(teller) = Teller::start(assembly.shared(), config.audit.name.as_str()) {
+        teller.finish(LAST_MESSAGES).await;
+    }
     // What is recorded is recorded, whatever becomes of the record of the stop.
     let _ = assembly.shared().audit.log().clone().close("done").await;
     Ok(told)
@@ -195,11 +171,11 @@ async fn told(shared: &Arc<Shared>, command: &Command, who: &str) -> Told {
     let failed = |error: Error| Told::Failed(error.detail().map_or_else(|| error.to_string(), str::to_owned));
     match command {
         Command::ApprovalsList { all } => match shared.approvals(*all).await {
-            Ok(all) => Told::Approvals(all.iter().map(|looked| shown(looked, None)).collect()),
+            Ok(all) => Told::Approvals(all.iter().map(|looked| Shown::of(looked, None)).collect()),
             Err(error) => failed(error),
         },
         Command::ApprovalsShow { id } => match shared.approval(id, who).await {
-            Ok(Some((looked, arguments))) => Told::Approvals(vec![shown(&looked, arguments)]),
+            Ok(Some((looked, arguments))) => Told::Approvals(vec![Shown::of(&looked, arguments)]),
             Ok(None) => Told::Refused(crate::approval::Refused::Unknown.to_string()),
             Err(error) => failed(error),
         },
@@ -229,38 +205,6 @@ async fn told(shared: &Arc<Shared>, command: &Command, who: &str) -> Told {
     }
 }
 
-fn shown(looked: &Looked, arguments: Option<Vec<u8>>) -> Shown {
-    let (row, facts) = (&looked.row, looked.facts.clone());
-    let time = |seconds: i64| rfc3339(seconds.saturating_mul(1_000_000_000)).replace(".000000000Z", "Z");
-    let arguments = arguments.and_then(|text| RawValue::from_string(String::from_utf8(text).ok()?).ok());
-    Shown {
-        id: row.id.clone(),
-        standing: looked.word().to_owned(),
-        agent: facts.principal,
-        on_behalf_of: facts.on_behalf_of,
-        actors: facts.actors,
-        method: facts.method,
-        target: facts.target,
-        own_name: facts.own_name,
-        tier: facts.tier,
-        definition: facts.definition,
-        policy_version: facts.policy,
-        rules: facts.rules,
-        asks: facts.asks,
-        yes: row.yes.iter().map(|who| named(who)).collect(),
-        waits_for: looked.lacks.iter().map(ToString::to_string).collect(),
-        requested: time(row.created),
-        expires: time(row.expires),
-        ended_by: row.ended_by.as_deref().map(named),
-        call: facts.call,
-        arguments,
-    }
-}
-
-fn named(who: &str) -> String {
-    if who == USER { "the agent's user (relayed)".to_owned() } else { who.to_owned() }
-}
-
 fn print_json(value: &impl Serialize) -> Result<u8, Failure> {
     println!("{}", serde_json::to_string(value).map_err(Failure::other)?);
     Ok(0)
@@ -279,12 +223,17 @@ fn show(context: &Context, verb: &Verb, all: &[Shown]) -> Result<u8, Failure> {
             Ok(0)
         }
         _ => {
+            // Only where there is a webhook, or was one a moment ago.
+            let has_webhook = all.iter().any(|one| !one.webhook.is_empty());
             let row = |one: &Shown| {
                 let waits = if one.standing == "waiting" { one.waits_for.join(" and ") } else { String::new() };
-                [&one.id, &one.standing, &one.agent, &one.target, &one.tier, &one.expires, &waits].map(Clone::clone).to_vec()
+                let told = has_webhook.then(|| one.webhook.last().map(Message::in_short).unwrap_or_default());
+                let cells = [&one.id, &one.standing, &one.agent, &one.target, &one.tier, &one.expires, &waits].map(Clone::clone);
+                cells.into_iter().chain(told).collect()
             };
             let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-            print!("{}", table::render(&["ID", "STANDING", "AGENT", "TARGET", "TIER", "EXPIRES", "WAITS FOR"], &rows));
+            let head = ["ID", "STANDING", "AGENT", "TARGET", "TIER", "EXPIRES", "WAITS FOR", "WEBHOOK"];
+            print!("{}", table::render(head.get(..head.len() - usize::from(!has_webhook)).unwrap_or_default(), &rows));
             Ok(0)
         }
     }
@@ -311,7 +260,8 @@ fn in_full(one: &Shown) -> String {
         ("expires", one.expires.clone()),
         ("invocation", one.call.clone()),
     ];
-    let mut out: String = lines.iter().map(|(name, value)| format!("{name:<12} {}\n", plain(value))).collect();
+    let told = one.webhook.iter().map(|message| ("webhook", message.in_short()));
+    let mut out: String = lines.into_iter().chain(told).map(|(name, value)| format!("{name:<12} {}\n", plain(&value))).collect();
     match &one.arguments {
         Some(text) => {
             let shown = arguments::shown(text.get());

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::{Context, Failure, table, tools};
+use crate::approval::webhook::Signing;
 use crate::audit::payload::Payloads;
 use crate::catalog::tier::Tier;
 use crate::catalog::{Catalog, Live, PolicyNames, Source, Standing, Target, prompt_policy_name, template_policy_name};
-use crate::config::Config;
+use crate::config::{Config, Webhook};
 use crate::gateway::{Folders, Loaded, Plan};
 use crate::identity::{self, People, Trusted};
 use crate::limit::Limits;
@@ -49,6 +50,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let Loaded { catalog, policy, limits, warnings, .. } = Folders::of(&config).load(&live, &schemas, None, &People::of(&config))?;
     super::serve::tls(&config.listen)?;
     sealable(&config)?;
+    signing(&config)?;
     if !args.quick {
         Equivalence::exhaustive(&policy).map_err(|difference| Failure::Other(difference.to_string()))?;
     }
@@ -104,6 +106,12 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
 /// Whether payloads can be sealed to those who are to open them.
 pub(super) fn sealable(config: &Config) -> Result<(), Failure> {
     config.openers().map(Payloads::new).transpose().map(drop).map_err(|wrong| Failure::Usage(wrong.to_string()))
+}
+
+/// Whether messages to the webhook can be signed.
+pub(super) fn signing(config: &Config) -> Result<(), Failure> {
+    let read = |to: &Webhook| Signing::read(&to.secret).map(drop);
+    config.approvals.webhook.as_ref().map_or(Ok(()), read).map_err(|why| Failure::Usage(format!("approvals.webhook.secret: {why}")))
 }
 
 /// Asks every server at once how it defines its tools now; why some could not be asked.

@@ -17,7 +17,7 @@ use crate::audit::record::{Kind, Record};
 use crate::audit::retention::PruneError;
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Listen};
-use crate::gateway::{Assembly, Folders, Gateway, LogOrigin, Versions, config_version};
+use crate::gateway::{Assembly, Folders, Gateway, LogOrigin, Teller, Versions, config_version};
 use crate::listen::admin::{Asked, Command, Socket};
 use crate::listen::orphans::Orphans;
 use crate::listen::workers::Workers;
@@ -29,6 +29,8 @@ use crate::upstream::Report;
 const COUNTED_EVERY: Duration = Duration::from_secs(1);
 /// How long anchors may take for the last checkpoint.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(2);
+/// How long the webhook may take for the last messages.
+pub(super) const LAST_MESSAGES: Duration = Duration::from_secs(2);
 const PRUNED_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Arguments of `doorward serve`.
@@ -65,6 +67,7 @@ pub(super) struct Running {
     config: Config,
     file: Option<PathBuf>,
     anchors: Anchors,
+    teller: Option<Teller>,
 }
 
 impl Running {
@@ -82,7 +85,8 @@ impl Running {
             standings: assembly.shared().anchored.clone(),
         };
         let anchors = Anchors::start(&config.audit.anchors, &source);
-        Ok(Self { assembly: Arc::new(assembly), service, began: config.clone(), config, file, anchors })
+        let teller = Teller::start(assembly.shared(), config.audit.name.as_str());
+        Ok(Self { assembly: Arc::new(assembly), service, began: config.clone(), config, file, anchors, teller })
     }
 
     /// Reads all files again and swaps the snapshot; with a fault anywhere the old one stays.
@@ -138,7 +142,7 @@ impl Running {
     }
 
     /// Ends calls that have waited too long for a person's yes.
-    async fn expire_approvals(&self) {
+    pub(super) async fn expire_approvals(&self) {
         if let Err(error) = self.assembly.shared().expire_approvals().await {
             tracing::error!(error = error.detail(), "approvals that are too late could not be ended");
         }
@@ -223,6 +227,9 @@ impl Running {
             () = self.assembly.stop() => {}
             () = told => {}
         }
+        if let Some(teller) = self.teller {
+            teller.finish(LAST_MESSAGES).await;
+        }
         let audit = &self.assembly.shared().audit;
         audit.store_all_counted();
         if let Err(error) = audit.log().clone().close(why).await {
@@ -252,6 +259,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let config = context.config()?;
     let tls = tls(&config.listen)?;
     check::sealable(&config)?;
+    check::signing(&config)?;
     let plan = Box::new(Folders::of(&config));
     let opened =
         Assembly::open(&config, plan, context.base(), LogOrigin::Main { accept_damage: args.accept_damage }).map_err(Failure::other)?;
@@ -425,6 +433,10 @@ fn status(running: &Running) -> serde_json::Value {
             "indexed": index.records,
             "index_failing": index.failing,
         },
+        "webhook": gateway.shared().approvals.webhook().map(|to| {
+            let told = gateway.shared().told.now();
+            serde_json::json!({ "host": to.host(), "waiting": told.waiting, "taken": told.taken, "failed": told.failed, "failing": told.failing })
+        }),
         "upstreams": gateway.upstream_states(),
     })
 }

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::payloads::Wrong;
-use super::{Bound, Config, OpenerKey, check_name};
+use super::{Bound, Config, OpenerKey, Webhook, check_name};
 
 /// One person.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -42,6 +42,8 @@ pub struct Approvals {
     pub max_pending: Bound<1_024, 1, 65_536>,
     /// Calls of one agent that wait: 1 to 65536, default 16. Then `concurrency_limited`.
     pub max_pending_per_agent: Bound<16, 1, 65_536>,
+    /// Where it is told that a call waits, and what became of it. Default nowhere: people look with `doorward approvals list`.
+    pub webhook: Option<Webhook>,
 }
 
 impl Config {

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::rounds::{self, Round};
 use super::{Gateway, Shared};
+use crate::approval::webhook::Step;
 use crate::approval::{self, Answer, Approvals, Approved, Asked, Cleared, Given, Waiting};
 use crate::audit::trail::{Trail, approval_record};
 use crate::clock::rfc3339;
@@ -152,7 +153,7 @@ impl Shared {
         answer.ok_or_else(|| Error::new(Code::Internal, "the machine gives no randomness"))
     }
 
-    /// Records that a call begins to wait; one that cannot be recorded does not.
+    /// Records that a call begins to wait, and then has people told; one that cannot be recorded does not wait.
     async fn requested(self: &Arc<Self>, trail: &Trail<'_>, waiting: &Waiting) -> Result<(), Error> {
         if !waiting.is_new {
             return Ok(());
@@ -161,6 +162,13 @@ impl Shared {
         if recorded.is_err() {
             let id = waiting.id.clone();
             self.with_approvals(move |approvals, _| approvals.withdraw(&id)).await?;
+        } else if self.approvals.webhook().is_some() {
+            let id = waiting.id.clone();
+            self.with_approvals(move |approvals, _| {
+                approvals.owe(&id, Step::Requested);
+                Ok(())
+            })
+            .await?;
         }
         recorded
     }

@@ -162,6 +162,7 @@ impl Assembly {
             freezes: Freezes::load(&state, clock.clone())?,
             runs: Arc::new(Runs::open(&state, clock.clone(), config.labels.clone())?),
             approvals: Approvals::new(Arc::clone(&state), Arc::clone(&seal), clock.clone(), config.approvals.clone()),
+            told: Default::default(),
             anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin()), log.health().records),
             indexed: crate::audit::filler::Indexed::default(),
             audit: Audit::new(log, values, config.audit.durability.clone(), clock).keeping(payloads),

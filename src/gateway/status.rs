@@ -16,6 +16,7 @@ impl Gateway {
         let connected = self.upstreams.iter().map(|upstream| upstream.state().is_connected());
         let ids = self.catalog.sources().iter().map(|source| source.manifest.upstream.clone());
         let anchors = self.shared.anchored.all().into_iter().map(|(name, standing)| (name, standing.records, standing.at / 1_000_000_000));
+        let told = self.shared.told.now();
         self.shared.telemetry.render(&Readings {
             running: health.running,
             audit_open: health.is_open,
@@ -24,6 +25,7 @@ impl Gateway {
             audit_covered: health.covered,
             audit_covered_at: health.covered_at / 1_000_000_000,
             audit_indexed: self.shared.indexed.standing().borrow().records,
+            webhook: (told.waiting, told.failed),
             upstreams: ids.zip(connected).collect(),
             anchors: anchors.collect(),
         })

@@ -228,7 +228,9 @@ impl State {
             rows.collect::<Result<Vec<_>, _>>()?
         };
         let gone = "approval IN (SELECT id FROM approval WHERE standing <> 'open' AND ended < ?1)";
-        transaction.execute(&format!("DELETE FROM approval_yes WHERE {gone}"), [forget])?;
+        for table in ["approval_yes", "webhook"] {
+            transaction.execute(&format!("DELETE FROM {table} WHERE {gone}"), [forget])?;
+        }
         transaction.execute("DELETE FROM approval WHERE standing <> 'open' AND ended < ?1", [forget])?;
         transaction.commit()?;
         Ok(expired)
@@ -287,7 +289,7 @@ mod tests {
         state
             .database()
             .execute_batch(
-                "DROP TABLE met; DROP TABLE made; DROP TABLE approval_yes; DROP TABLE approval; DROP TABLE freeze; PRAGMA user_version = 1",
+                "DROP TABLE webhook; DROP TABLE met; DROP TABLE made; DROP TABLE approval_yes; DROP TABLE approval; DROP TABLE freeze; PRAGMA user_version = 1",
             )
             .unwrap();
         drop(state);

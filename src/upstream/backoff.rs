@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A series of waits.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     first: Duration,
     longest: Duration,
     next: Duration,
@@ -12,12 +12,12 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// Waits from `first`, doubling up to `longest`.
-    pub(super) fn new(first: Duration, longest: Duration) -> Self {
+    pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, next: first }
     }
 
     /// The next wait: between half of the step and the whole of it.
-    pub(super) fn step(&mut self) -> Duration {
+    pub fn step(&mut self) -> Duration {
         let whole = self.next;
         self.next = whole.saturating_mul(2).min(self.longest);
         let mut random = [0_u8; 4];
@@ -27,12 +27,12 @@ impl Backoff {
     }
 
     /// Starts over.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = self.first;
     }
 
     /// The longest wait.
-    pub(super) fn longest(&self) -> Duration {
+    pub fn longest(&self) -> Duration {
         self.longest
     }
 }

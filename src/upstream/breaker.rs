@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
+use super::Backoff;
 
 /// Failures in a row that open the breaker.
 const THRESHOLD: u32 = 5;

@@ -60,6 +60,7 @@ mod watch;
 mod wire;
 
 pub use crate::mcp::revision::{Era, Revision};
+pub use backoff::Backoff;
 pub use elicit::input_request;
 pub use era::Dialect;
 pub use park::lost;

@@ -27,7 +27,7 @@ async fn with_people(site: Site, people: &[(&str, &str)], more: &str) -> Site {
 }
 
 /// `up__pay` needs what the row says; alice and bob are on call, carol is not.
-async fn site_of(upstream: &Upstream, obligation: &str, more: &str) -> Site {
+pub async fn site_of(upstream: &Upstream, obligation: &str, more: &str) -> Site {
     let site = Site::of(upstream).policy(&format!("{ALLOW}o, O1, role:any, up__pay, any, -, {obligation}\n"));
     with_people(site, &[("alice", "roles: [oncall]"), ("bob", "roles: [oncall]"), ("carol", "roles: [dba]")], more).await
 }
@@ -38,33 +38,33 @@ async fn site() -> (Upstream, Site) {
     (upstream, site)
 }
 
-async fn pay(gateway: &Serving, text: &str) -> Answer {
+pub async fn pay(gateway: &Serving, text: &str) -> Answer {
     gateway.client().call("up__pay", json!({ "text": text })).await
 }
 
 /// The approval that the call waits for.
-fn wanted(answer: &Answer) -> String {
+pub fn wanted(answer: &Answer) -> String {
     assert_eq!(answer.told(), "approval_required none", "{}", answer.text());
     answer.error()["approval"]["id"].as_str().unwrap().to_owned()
 }
 
-async fn says(site: &Site, word: &str, id: &str, who: &str) -> Done {
+pub async fn says(site: &Site, word: &str, id: &str, who: &str) -> Done {
     site.run(&["approvals", word, id, "--key", &format!("{who}.key"), "--reason", "ticket 17"]).await
 }
 
-async fn approve(site: &Site, id: &str, who: &str) {
+pub async fn approve(site: &Site, id: &str, who: &str) {
     let done = says(site, "approve", id, who).await;
     assert_eq!(done.code, 0, "{done:?}");
 }
 
 /// Actions of an approval on record, each with who acted.
-fn steps(site: &Site, id: &str) -> Vec<String> {
+pub fn steps(site: &Site, id: &str) -> Vec<String> {
     let of_it = site.of_kind("approval").into_iter().filter(|record| record["approval_id"] == id);
     of_it.map(|record| format!("{} {}", record["action"].as_str().unwrap(), record["actor"].as_str().unwrap_or("-"))).collect()
 }
 
 /// Lets the time of every open approval run out.
-fn time_passes(site: &Site) {
+pub fn time_passes(site: &Site) {
     let database = Connection::open(site.path("var/state.db")).unwrap();
     assert!(database.execute("UPDATE approval SET expires = 1 WHERE standing = 'open'", []).unwrap() > 0);
 }

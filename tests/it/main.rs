@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod answers;
+mod approval_webhook;
 mod approvals;
 mod architecture;
 mod arguments;
