@@ -142,7 +142,8 @@ pub struct Asked {
     pub asks: Vec<Ask>,
     /// What people are shown beside the arguments.
     pub facts: Facts,
-    /// The canonical arguments, which are what is shown and what runs; with the answers to what the server has asked, where the call brings some.
+    /// The canonical arguments, which are what is shown and what runs; with the context of a completion, and the answers to what the server has
+    /// asked, where the call brings some.
     pub arguments: Vec<u8>,
 }
 
@@ -158,10 +159,16 @@ impl Asked {
             Some(node) => write_canonical(node, &mut arguments),
             None => arguments.extend_from_slice(b"{}"),
         }
-        if let Some(answers) = answers {
-            let node = json::parse(answers, Limits { depth: 128, nodes: MAX_ARGUMENTS }).ok()?;
-            arguments = [&b"{\"arguments\":"[..], &arguments, b",\"inputResponses\":"].concat();
-            write_canonical(&node, &mut arguments);
+        // What goes along with them is shown with them.
+        let along = [("context", invocation.context), ("inputResponses", answers)];
+        let mut along = along.iter().filter_map(|(name, text)| Some((name, (*text)?))).peekable();
+        if along.peek().is_some() {
+            arguments = [&b"{\"arguments\":"[..], &arguments].concat();
+            for (name, text) in along {
+                let node = json::parse(text, Limits { depth: 128, nodes: MAX_ARGUMENTS }).ok()?;
+                arguments.extend_from_slice(format!(",\"{name}\":").as_bytes());
+                write_canonical(&node, &mut arguments);
+            }
             arguments.push(b'}');
         }
         let obligations = admission.permit().obligations();

@@ -635,3 +635,35 @@ async fn nobody_approves_a_call_that_a_token_makes_on_their_own_behalf() {
     }
     assert_eq!((call(for_alice).await.code(), upstream.calls().len()), ("ok".to_owned(), 1));
 }
+
+#[tokio::test]
+async fn the_context_of_a_completion_is_shown_and_is_another_call() {
+    let upstream = Upstream::offering().await;
+    let rows = "p, R3, role:any, prompt:up__*, read, -, allow\no, O1, role:any, prompt:up__*, any, -, approve:oncall\n";
+    let site = Site::of(&upstream).policy(rows);
+    let site = with_people(site, &[("alice", "roles: [oncall]")], "").await;
+    let mut gateway = site.serve().await;
+    // What is asked for before a server has listed its prompts is asked for without their definition.
+    gateway.says("the tool server is connected").await;
+    let complete = async |context: Value| {
+        let reference = json!({ "type": "ref/prompt", "name": "up__greet" });
+        let mut params = json!({ "ref": reference, "argument": { "name": "who", "value": "a" } });
+        if !context.is_null() {
+            params["context"] = json!({ "arguments": context });
+        }
+        gateway.client().send(&Ask::modern("completion/complete", params)).await
+    };
+    let wanted = |answer: &Answer| answer.error()["approval"]["id"].as_str().unwrap_or_else(|| panic!("{}", answer.text())).to_owned();
+    let id = wanted(&complete(json!({ "how": SECRET })).await);
+    let bare = wanted(&complete(Value::Null).await);
+    assert_ne!(id, bare);
+    let shown = site.run(&["--json", "approvals", "show", &id]).await.json();
+    assert_eq!(shown["arguments"], json!({ "arguments": { "name": "who", "value": "a" }, "context": { "arguments": { "how": SECRET } } }));
+    assert!(site.run(&["approvals", "show", &id]).await.out.contains(SECRET));
+    assert_eq!(site.run(&["--json", "approvals", "show", &bare]).await.json()["arguments"], json!({ "name": "who", "value": "a" }));
+    assert_eq!(holds(&site, SECRET), Vec::<PathBuf>::new());
+    approve(&site, &id, "alice").await;
+    assert_ne!(wanted(&complete(json!({ "how": "otherwise" })).await), id);
+    assert_eq!(complete(json!({ "how": SECRET })).await.code(), "ok");
+    assert_eq!(upstream.asked("completion/complete").len(), 1);
+}
