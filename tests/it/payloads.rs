@@ -133,6 +133,17 @@ async fn one_person_opens_nothing_alone_and_a_strangers_key_nothing_at_all() {
         assert!(!done.out.contains(SECRET) && !done.err.contains(SECRET), "{done:?}");
     }
     assert!(site.of_kind("person").iter().all(|record| record["action"] != "reveal"));
+    // Each attempt with keys is on record, and what it failed by.
+    let refused: Vec<_> = site.of_kind("person").into_iter().filter(|record| record["action"] == "reveal_refused").collect();
+    assert_eq!(refused.len(), 3, "{refused:?}");
+    for (record, why) in refused.iter().zip(["2 of alice, bob, carol", "only the key of alice", "`mallory.key` is the key of none"]) {
+        let note = record["note"].as_str().unwrap();
+        assert!(note.starts_with("ticket 17; refused: ") && note.contains(why), "{record}");
+        assert_eq!((&record["subject"], &record["call_id"]), (&json!(intent), &site.of_kind("intent")[0]["call_id"]));
+    }
+    let share = reveal(&site, &intent, &["--key", "mallory.key", "--share-to", "x.share"]).await;
+    assert_eq!((share.code, site.path("x.share").exists()), (3, false), "{share:?}");
+    assert_eq!(site.of_kind("person").iter().filter(|record| record["action"] == "reveal_refused").count(), 4);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `audit reveal`: what was kept sealed of a call, opened with the keys of people and put on record before it is shown.
 //!
-//! INVARIANT: nothing of a payload is written anywhere before the record of its opening is stored.
+//! INVARIANT: nothing of a payload is written anywhere before the record of its opening is stored; where the keys do not open it, that is recorded.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -73,7 +73,7 @@ fn reveal(
 ) -> Result<u8, Error> {
     let mut opened = Vec::new();
     for (stored, payload) in &found.sealed {
-        opened.push((*stored, payload.open(keyring).map_err(|why| sealed(stored, &why.to_string()))?));
+        opened.push((*stored, payload.open(keyring).map_err(|why| refused(stored, &why.to_string(), &deed, context))?));
     }
     let openers: BTreeSet<&str> = opened.iter().flat_map(|(_, opened)| opened.openers.iter().map(String::as_str)).collect();
     let openers: Vec<String> = openers.into_iter().map(str::to_owned).collect();
@@ -100,7 +100,7 @@ fn share(
     let mut share = Share::new(deed.subject.clone(), reason.to_owned());
     let mut openers = Vec::new();
     for (stored, payload) in &found.sealed {
-        openers = share.agree(payload, keyring).map_err(|why| sealed(stored, &why.to_string()))?;
+        openers = share.agree(payload, keyring).map_err(|why| refused(stored, &why.to_string(), &deed, context))?;
     }
     let unwritten = |source| Error::Unwritten { file: file.display().to_string(), source };
     let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(unwritten)?;
@@ -178,6 +178,21 @@ fn of_record<'a>(
 
 fn sealed(stored: &Stored, why: &str) -> Error {
     Error::Sealed(format!("record {} stays sealed: {}", place(stored), safe(why)))
+}
+
+/// What these keys do not open stays sealed, and that somebody tried is on record.
+fn refused(stored: &Stored, why: &str, deed: &Deed, context: Option<&Context>) -> Error {
+    let reason = deed.reason.as_deref().unwrap_or_default();
+    let told = Deed {
+        action: "reveal_refused".to_owned(),
+        subject: place(stored),
+        reason: Some(format!("{reason}; refused: {why}")),
+        ..deed.clone()
+    };
+    match erase::record(context, told) {
+        Ok(()) => sealed(stored, why),
+        Err(error) => sealed(stored, &format!("{why}; and this attempt is on no record: {error}")),
+    }
 }
 
 fn place(stored: &Stored) -> String {
