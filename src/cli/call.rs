@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use super::{Context, Failure, local, table};
-use crate::config::check_name;
+use crate::config::{Config, check_name};
 use crate::error::{Code, Effect, Error};
+use crate::gateway::Folders;
 use crate::identity::Principal;
 use crate::listen::admin::{self, Command};
 use crate::mcp::json::{self, Limits, ParseError};
@@ -16,6 +17,8 @@ use crate::mcp::revision::Revision;
 
 /// Bytes of the pipe to a gateway in this process.
 const PIPE_BYTES: usize = 64 << 10;
+/// Agents that a refusal names.
+const MAX_NAMED: usize = 12;
 
 /// Arguments of `doorward call`.
 #[derive(Debug, clap::Args)]
@@ -40,6 +43,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     check_name(&args.agent).map_err(Failure::Usage)?;
     let message = request(args)?;
     let config = context.config()?;
+    check_agent(&config, &args.agent)?;
     let command = Command::Mcp { agent: args.agent.clone(), stdio: false };
     let answer = match admin::connect(config.state.as_ref(), &command).await? {
         Some(socket) => local::ask_one(socket, &message).await,
@@ -59,6 +63,26 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         }
     };
     show(context, &answer.or_else(|error| unanswered(&error))?)
+}
+
+/// Refuses a name that no agent has: such a call would only be told that there is no such tool. Where it cannot be read who there is, the gateway
+/// answers.
+fn check_agent(config: &Config, name: &str) -> Result<(), Failure> {
+    let Some(mut known) = Folders::of(config).known() else { return Ok(()) };
+    if known.iter().any(|agent| agent == name) {
+        return Ok(());
+    }
+    known.sort_unstable();
+    known.dedup();
+    let more = known.len().saturating_sub(MAX_NAMED);
+    known.truncate(MAX_NAMED);
+    let more = if more > 0 { format!(" and {more} more (`doorward agent list`)") } else { String::new() };
+    Err(Failure::Usage(format!(
+        "there is no agent `{name}`; there {} {}{more}\n  help: call as one of them, or make it with `doorward agent add {name}` and give it a \
+         role in policy.csv: g, agent:{name}, role:ROLE",
+        if known.len() == 1 { "is" } else { "are" },
+        known.iter().map(|agent| format!("`{agent}`")).collect::<Vec<_>>().join(", "),
+    )))
 }
 
 /// The call was handed over and nobody answered: the gateway may have forwarded it before it ended.

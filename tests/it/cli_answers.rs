@@ -44,3 +44,20 @@ async fn whatever_is_shown_or_not_a_program_gets_one_json_document() {
     let pinned = site.run(&["--json", "tools", "pin", "--again"]).await.json();
     assert!(pinned[0]["pinned"].as_u64().unwrap() > 1 && lock.exists(), "{pinned}");
 }
+
+#[tokio::test]
+async fn a_call_of_an_agent_that_there_is_not_says_who_there_is_and_leaves_nothing() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    assert_eq!(site.run(&["agent", "add", "bot"]).await.code, 0);
+    let records = site.records().len();
+
+    let done = site.run(&["call", "up__echo", "text=a", "--as", "nosuch"]).await;
+
+    let told = "doorward: there is no agent `nosuch`; there are `bot`, `demo`, `local`, `other`\n  help: call as one of them, or make it with \
+        `doorward agent add nosuch` and give it a role in policy.csv: g, agent:nosuch, role:ROLE\n";
+    assert_eq!((done.code, done.err.as_str(), site.records().len()), (2, told, records));
+    // Without a right it is an agent all the same, and is told what the gateway says.
+    let other = site.run(&["call", "up__echo", "text=a", "--as", "other"]).await;
+    assert!(other.code == 3 || other.err.contains("tool_not_found"), "{other:?}");
+}

@@ -94,7 +94,7 @@ async fn the_shipped_policy_reads_and_writes_notes_and_stops_there() {
         ("doorward call demo__write_note name=todo text=milk --as demo", 0),
         ("doorward call demo__read_note name=todo --as local", 0),
         ("doorward call demo__delete_note name=todo --as demo", 3),
-        ("doorward call demo__list_notes --as stranger", 3),
+        ("doorward call demo__list_notes --as stranger", 2),
     ] {
         let (code, said) = shell(&home, line).await;
         assert_eq!(code, wanted, "{line}: {said}");
