@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::{Context, Failure, table, tools};
+use super::{Context, Failure, exposed, table, tools};
 use crate::approval::webhook::Signing;
 use crate::audit::payload::Payloads;
 use crate::catalog::tier::Tier;
@@ -63,6 +63,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
             Ok(_) => {}
         }
     }
+    warnings.extend(exposed::exposed(&config, &catalog, &context.base()));
     if args.live {
         warnings.extend(ask_servers(context, &catalog).await);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
 use super::serve::{Running, tell_opened};
-use super::{Context, Failure};
+use super::{Context, Failure, exposed};
 use crate::config::Config;
 use crate::gateway::{Assembly, Folders, LogOrigin};
 use crate::identity::Principal;
@@ -24,6 +24,7 @@ pub(super) async fn start(context: &Context, config: &Config) -> Result<(Running
     let (assembly, opened, events) = opened;
     tell_opened(&opened, config.audit.dir.as_ref());
     let (gateway, _) = assembly.build()?;
+    exposed::exposed(config, gateway.catalog(), &context.base()).iter().for_each(|told| tracing::warn!("{told}"));
     Ok((Running::new(assembly, gateway, config.clone(), None)?, events))
 }
 

@@ -9,6 +9,7 @@ mod audit;
 mod call;
 mod check;
 mod errors;
+mod exposed;
 mod freeze;
 mod local;
 mod person;

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Context, Failure, approvals, check, local, person};
+use super::{Context, Failure, approvals, check, exposed, local, person};
 use crate::audit::Opened;
 use crate::audit::anchor::{Anchors, Source};
 use crate::audit::filler::{self, Filler, SPARE_BYTES};
@@ -277,6 +277,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let socket = Socket::bind(config.state.as_ref()).await.map_err(|error| Failure::Other(format!("the admin socket: {error}")))?;
     announce(context, &config, &gateway, &listener, console.as_ref());
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    exposed::exposed(&config, gateway.catalog(), &context.base()).iter().for_each(|told| tracing::warn!("{told}"));
     if config.audit.anchors.is_empty() {
         tracing::warn!(
             "no anchor keeps checkpoints of the audit log: nobody can tell whether its newest records were cut off; see `audit.anchors`"

@@ -1,5 +1,6 @@
 //! `doorward agent`: keys are on record before they are made, and are told apart by where they stand.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -132,4 +133,34 @@ async fn the_keys_of_the_configuration_are_listed_and_nobody_is_told_that_they_a
     let done = site.run(&["agent", "revoke", "demo"]).await;
 
     assert_eq!((done.code, done.err.contains("doorward.yaml") && done.err.contains(&id)), (0, true), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_private_key_that_others_may_read_is_told_at_the_start_and_by_check() {
+    let upstream = Upstream::start().await;
+    let config = "approvals: { webhook: { url: \"http://127.0.0.1:9/hook\", secret: { file: hook.secret } } }\n";
+    let site = Site::of(&upstream).config(config);
+    site.write("hook.secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
+    let mode = |file: &str, mode: u32| std::fs::set_permissions(site.path(file), std::fs::Permissions::from_mode(mode)).unwrap();
+    // What a group may read is the operator's choice for a file of theirs.
+    mode("hook.secret", 0o640);
+    let gateway = site.serve().await;
+    gateway.stop().await;
+    let fine = site.run(&["check"]).await;
+    assert!(fine.code == 0 && !fine.out.contains("is secret"), "{fine:?}");
+
+    for (file, bad) in [("var/keys/seal.key", 0o644), ("var/log-keys/main.key", 0o640), ("hook.secret", 0o644)] {
+        mode(file, bad);
+    }
+    let mut gateway = site.serve().await;
+    let said = gateway.says("hook.secret is secret").await;
+    let checked = site.run(&["--json", "check"]).await.json()["warnings"].to_string();
+    for (file, told) in [("seal.key", "0644"), ("main.key", "0640"), ("hook.secret", "0644")] {
+        for told_by in [&said, &checked] {
+            assert!(
+                told_by.contains(&format!("{file} is secret, and others may read or change it (mode {told}): `chmod 600")),
+                "{file}: {told_by}"
+            );
+        }
+    }
 }
