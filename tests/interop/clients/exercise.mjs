@@ -1,6 +1,7 @@
 // What every TypeScript client does once it is connected; exercise.py is the same for Python. The job and the report are
 // described in driver/clients.py.
 
+import { createInterface } from 'node:readline';
 import { setTimeout } from 'node:timers/promises';
 
 // A notification that has not come by then does not come.
@@ -15,6 +16,7 @@ const TOLD_WITHIN_MS = 5000;
  *   watch({uri} or {list}) -> stop(), level() -> the `_meta` of a call that is to log
  */
 export async function exercise(job, client) {
+    if (job.talks) return converse(client);
     const report = { revision: null, server: null, calls: [] };
     try {
         Object.assign(report, await client.connect());
@@ -27,6 +29,29 @@ export async function exercise(job, client) {
     }
     process.stdout.write(`${JSON.stringify(report)}\n`);
     // Not left to the event loop: a client that keeps a stream open would keep us here.
+    process.exit(0);
+}
+
+/** Calls what each line of standard input says, over one connection, until there are no more; a line of JSON for each. */
+async function converse(client) {
+    const say = told => process.stdout.write(`${JSON.stringify(told)}\n`);
+    try {
+        say(await client.connect());
+        for await (const line of createInterface({ input: process.stdin })) {
+            const { tool, arguments: args, answer: reply } = JSON.parse(line);
+            Object.assign(asked, { methods: [], messages: [], reply });
+            try {
+                const result = await client.call({ name: tool, arguments: args });
+                const error = result._meta?.['dev.doorward/error'] ?? null;
+                say({ text: textOf(result), isError: result.isError === true, error, asked: asked.messages });
+            } catch (error) {
+                say({ fault: describe(error), asked: asked.messages });
+            }
+        }
+        await client.close();
+    } catch (error) {
+        say({ fault: describe(error) });
+    }
     process.exit(0);
 }
 
@@ -110,7 +135,7 @@ const MORE = {
 };
 
 const told = [];
-const asked = { methods: [], content: {} };
+const asked = { methods: [], messages: [], content: {} };
 
 /** What a client was told and did not ask for: adapters hand every notification here. */
 export function tell(notification) {
@@ -119,7 +144,10 @@ export function tell(notification) {
 
 /** What a client answers, by the question's method. */
 export const ANSWERS = {
-    'elicitation/create': () => answer('elicitation/create', { action: 'accept', content: asked.content }),
+    'elicitation/create': request => {
+        asked.messages.push(request.params.message);
+        return answer('elicitation/create', asked.reply ?? { action: 'accept', content: asked.content });
+    },
     'sampling/createMessage': () =>
         answer('sampling/createMessage', { role: 'assistant', content: { type: 'text', text: 'a sample' }, model: 'interop' }),
     'roots/list': () => answer('roots/list', { roots: [{ uri: 'file:///interop', name: 'interop' }] }),

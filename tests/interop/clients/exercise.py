@@ -21,6 +21,8 @@ class Seen:
 
     text: str
     is_error: bool
+    # Its `_meta`.
+    meta: dict[str, Any] | None = None
 
 
 @dataclass
@@ -47,10 +49,16 @@ class Told:
     notices: list[tuple[str, str | None]] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     content: dict[str, Any] | None = None
+    # What the forms said that it was shown, and the answer to them in place of `content`.
+    messages: list[str] = field(default_factory=list)
+    reply: dict[str, Any] | None = None
 
-    def answer(self, method: str) -> dict[str, Any]:
+    def answer(self, method: str, message: str = "") -> dict[str, Any]:
         """The answer to a question; the adapter makes the SDK's type of it."""
         self.questions.append(method)
+        self.messages.append(message)
+        if method == "elicitation/create" and self.reply:
+            return self.reply
         return {
             "elicitation/create": {"action": "accept", "content": self.content},
             "sampling/createMessage": {"role": "assistant", "content": {"type": "text", "text": "a sample"}, "model": "interop"},
@@ -82,6 +90,8 @@ class Connected:
 
 async def exercise(job: dict[str, Any], connected: Connected) -> dict[str, Any]:
     """Runs one job over an open connection and returns its report."""
+    if job.get("talks"):
+        return await converse(connected)
     report: dict[str, Any] = {"revision": connected.revision, "server": connected.server, "calls": []}
     names: list[str] = []
     cursor: str | None = None
@@ -101,6 +111,23 @@ async def exercise(job: dict[str, Any], connected: Connected) -> dict[str, Any]:
                 break
             done["steps"].append(name)
     return report
+
+
+async def converse(connected: Connected) -> dict[str, Any]:
+    """Calls what each line of standard input says, over one connection, until there are no more; a line of JSON for each."""
+    say = lambda answer: print(json.dumps(answer), flush=True)
+    say({"revision": connected.revision, "server": connected.server})
+    async for line in anyio.wrap_file(sys.stdin):
+        asked = json.loads(line)
+        told.messages.clear()
+        told.reply = asked.get("answer")
+        try:
+            seen = await connected.call(asked["tool"], asked["arguments"])
+            error = (seen.meta or {}).get("dev.doorward/error")
+            say({"text": seen.text, "isError": seen.is_error, "error": error, "asked": told.messages})
+        except connected.error as error:
+            say({"fault": describe(error), "asked": told.messages})
+    return {"revision": connected.revision, "calls": []}
 
 
 def steps(call: dict[str, Any], names: list[str], connected: Connected, strict: bool):

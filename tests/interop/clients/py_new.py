@@ -41,7 +41,7 @@ async def over(client: Client, job: dict[str, Any]) -> dict[str, Any]:
 
     async def call(tool: str, arguments: dict[str, Any], progress: Any = None, meta: Any = None) -> Seen:
         result = await client.call_tool(tool, arguments, progress_callback=progress, meta=meta)
-        return Seen(text_of(result.content), bool(result.is_error))
+        return Seen(text_of(result.content), bool(result.is_error), result.meta)
 
     # A pinned client asks nothing before its first request, so nobody has told it the server's name yet.
     server = getattr(client, "server_info", None)
@@ -105,8 +105,8 @@ async def tell(message: Any) -> None:
         told.notices.append((method, getattr(message.params, "uri", None)))
 
 
-async def elicited(_context: Any, _params: Any) -> types.ElicitResult:
-    return types.ElicitResult(**told.answer("elicitation/create"))
+async def elicited(_context: Any, params: Any) -> types.ElicitResult:
+    return types.ElicitResult(**told.answer("elicitation/create", params.message))
 
 
 async def sampled(_context: Any, _params: Any) -> types.CreateMessageResult:

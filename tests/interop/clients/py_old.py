@@ -38,7 +38,7 @@ async def over(read: Any, write: Any, job: dict[str, Any]) -> dict[str, Any]:
 
         async def call(tool: str, arguments: dict[str, Any], progress: Any = None) -> Seen:
             result = await session.call_tool(tool, arguments, progress_callback=progress)
-            return Seen(text_of(result.content), result.isError)
+            return Seen(text_of(result.content), result.isError, result.meta)
 
         connected = Connected(str(agreed.protocolVersion), agreed.serverInfo.name, tools, call, McpError, more(session, call))
         return await exercise(job, connected)
@@ -85,8 +85,8 @@ async def tell(message: Any) -> None:
         told.notices.append((message.root.method, uri and str(uri)))
 
 
-async def elicited(_context: Any, _params: Any) -> types.ElicitResult:
-    return types.ElicitResult(**told.answer("elicitation/create"))
+async def elicited(_context: Any, params: Any) -> types.ElicitResult:
+    return types.ElicitResult(**told.answer("elicitation/create", params.message))
 
 
 async def sampled(_context: Any, _params: Any) -> types.CreateMessageResult:

@@ -10,6 +10,8 @@ A job is the last argument of a client, as JSON:
                    progress? {tool, arguments, atLeast}, denied? {tool, arguments},
                    more: further steps by name, with what each needs (see upstreams.py)
   asks             whether one of those is a question to the client, so that it must say what it can be asked
+  talks            in place of all these: call what each line of stdin says, {tool, arguments, answer?}, `answer` being the whole answer to a form,
+                   and tell of each in a line: {text, isError, error, asked}, `error` being ours in `_meta` and `asked` the forms' messages
 A report is one line of JSON on stdout:
   revision, server what was negotiated, and the server's name for itself where the client got to know it
   calls            per upstream: the steps that went well, and the fault that ended them or null

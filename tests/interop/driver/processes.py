@@ -29,7 +29,7 @@ class Failed(Exception):
 class Service:
     """A process that runs until it is stopped; what it says is kept for the report of a failure."""
 
-    def __init__(self, command: list[str], cwd: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(self, command: list[str], cwd: Path, env: dict[str, str] | None = None, stdin: int = subprocess.DEVNULL) -> None:
         self.name = " ".join(Path(word).name for word in command[:3])
         self.tail: deque[str] = deque(maxlen=40)
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -38,7 +38,7 @@ class Service:
             command,
             cwd=cwd,
             env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -86,6 +86,24 @@ class Service:
             self.tail.append(line)
             self._lines.put(line)
         self._lines.put(None)
+
+
+class Dialogue(Service):
+    """A process that is told something in a line and answers in one, which is a JSON object."""
+
+    def __init__(self, command: list[str], cwd: Path) -> None:
+        super().__init__(command, cwd, stdin=subprocess.PIPE)
+
+    def ask(self, line: str) -> str:
+        """Says a line and waits for the answer."""
+        assert self._process.stdin
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> str:
+        """Waits for a line that is an answer."""
+        return self.wait_for(r"^\{.*\}$")[0]
 
 
 def finish(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
