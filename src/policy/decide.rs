@@ -60,7 +60,13 @@ impl Policy {
     }
 
     /// The decision for a target by its names, where `counts` tells whether a row with a condition counts.
-    pub(super) fn by_names<'n>(&self, class: ClassId, names: impl IntoIterator<Item = &'n str>, tier: Tier, counts: Counts<'_>) -> Decision<'static> {
+    pub(super) fn by_names<'n>(
+        &self,
+        class: ClassId,
+        names: impl IntoIterator<Item = &'n str>,
+        tier: Tier,
+        counts: Counts<'_>,
+    ) -> Decision<'static> {
         let decisions = names.into_iter().map(|name| self.by_name(class, name, tier, counts));
         decisions.reduce(Decision::and).unwrap_or(Decision::DEFAULT)
     }
