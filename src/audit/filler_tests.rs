@@ -20,6 +20,19 @@ fn begun(seed: u64) -> tempfile::TempDir {
     dir
 }
 
+/// Turns until all is in: how much one takes in is a matter of the machine.
+fn turned(source: &Source) -> u64 {
+    let turns = std::iter::repeat_with(|| source.turn().unwrap());
+    let mut taken = 0;
+    for Filled { records, is_done } in turns {
+        taken += records;
+        if is_done {
+            break;
+        }
+    }
+    taken
+}
+
 fn standing(source: &Source) -> Standing {
     source.indexed.standing().borrow().clone()
 }
@@ -28,11 +41,11 @@ fn standing(source: &Source) -> Standing {
 fn a_turn_takes_in_what_is_there_and_the_next_what_has_come() {
     let dir = begun(1);
     let source = source(dir.path());
-    assert!(source.turn().unwrap().is_done);
+    turned(&source);
     // The newest segment is written yet, and its few records make no chunk.
     assert_eq!(standing(&source), Standing { records: 300, failing: None });
     write(dir.path(), "main", 1, 5, 150);
-    assert_eq!(source.turn().unwrap(), Filled { records: 300, is_done: true });
+    assert_eq!(turned(&source), 300);
     assert_eq!(standing(&source).records, 600);
     let mut logs = Logs::in_dir(dir.path()).unwrap();
     assert_eq!(logs.with_index(dir.path(), None, &mut |_| {}).unwrap().records, 0, "nothing is left for who asks");

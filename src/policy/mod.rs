@@ -54,8 +54,8 @@ pub use table::{ClassId, TargetFacts};
 
 pub use crate::catalog::TargetIndex;
 
-use crate::catalog::{Label, Target};
 use crate::catalog::tier::Tier;
+use crate::catalog::{Label, Target};
 use crate::config::{Fault, read_text};
 use index::Index;
 use roles::Roles;
