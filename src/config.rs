@@ -7,6 +7,7 @@
 mod anchor;
 mod audit;
 mod bound;
+mod guarded;
 mod identity;
 mod labels;
 mod payloads;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use self::anchor::{Anchor, Every, FileAnchor, GitAnchor, PutAnchor, StdoutAnchor, SyslogAnchor};
 pub use self::audit::{Audit, Durability, DurabilityByTier};
 pub use self::bound::{Bound, KeyText, LogName};
+pub use self::guarded::Guarded;
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
 pub use self::labels::{Labels, ToxicFlow};
 pub use self::payloads::{OpenerKey, Openers, Payloads};
@@ -121,6 +123,9 @@ pub struct Config {
     pub state: Folder<State>,
     /// The audit log.
     pub audit: Audit,
+    /// The file that all this was read from; none where it was made for one command.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 impl Config {
@@ -132,6 +137,7 @@ impl Config {
         let text = read_text(file).map_err(|error| Fault::file(file, format!("cannot be read: {error}")))?;
         let mut config: Self = parse_yaml(file, &text)?;
         config.resolve(file.parent().unwrap_or(Path::new("")));
+        config.file = Some(file.to_owned());
         config.check(file, &text)?;
         Ok(config)
     }

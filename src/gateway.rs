@@ -21,6 +21,7 @@ mod obligations;
 mod recording;
 mod resolve;
 mod rounds;
+mod starts;
 mod status;
 mod telling;
 mod versions;

@@ -12,6 +12,7 @@
 //! | [`mcp`] | the wire: JSON, JSON-RPC, messages, how outcomes are written |
 //! | [`schema`] | which schemas compile, and whether arguments match |
 //! | [`catalog`] | which tools there are, how harmful, and whether they are as reviewed |
+//! | [`sandbox`] | what the process of a tool server may open, reach and use up |
 //! | [`identity`] | who is calling |
 //! | [`run`] | what an agent has met and made before: labels and counts |
 //! | [`policy`], [`freeze`], [`limit`], [`approval`] | may they, has a person stopped it, how often, does a person have to say yes |
@@ -49,6 +50,7 @@ pub mod mcp;
 pub mod schema;
 
 pub mod catalog;
+pub mod sandbox;
 pub mod identity;
 pub mod invocation;
 pub mod run;

@@ -27,6 +27,7 @@ use doorward::catalog::transport::Transport;
 use doorward::error::Error;
 use doorward::mcp::capabilities::Capabilities;
 use doorward::mcp::log_level::LogLevel;
+use doorward::sandbox::Ground;
 use doorward::upstream::{Event, Listing, Part, Reply, Report, Request, Sent, Slot, Spec, State, Upstream};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -43,7 +44,8 @@ struct Fixture {
 
 fn spec(transport: &Value) -> Spec {
     let transport: Transport = serde_json::from_value(transport.clone()).unwrap();
-    let mut spec = Spec::new("tools", &transport, std::path::PathBuf::new()).unwrap();
+    let mut spec = Spec::new("tools", &transport, Arc::new(Ground::new(std::path::Path::new(""), Vec::new()))).unwrap();
+    spec.launch.way_in = env!("CARGO_BIN_EXE_doorward").into();
     spec.probe_timeout_ms = 100;
     spec
 }
@@ -64,6 +66,7 @@ impl Fixture {
                         }
                         let _ = listed.try_send(*listing);
                     }
+                    Event::Started(_) => {}
                     event => {
                         let _ = other.try_send(event);
                     }

@@ -304,7 +304,7 @@ pub struct Record<'a> {
     #[serde(deserialize_with = "integer")]
     #[schemars(schema_with = "schema::number")]
     pub bytes: Option<u64>,
-    /// In a recovery record: the SHA-256 of these bytes.
+    /// In a recovery record: the SHA-256 of these bytes. At the start of a tool server: that of its program.
     #[schemars(extend("pattern" = "^[0-9a-f]{64}$"))]
     pub sha256: Text<'a>,
     /// What the candidate that decides beside the policy in force, without effect, says of the call: its version, and `allow` or `deny` with its

@@ -12,6 +12,7 @@ pub mod label;
 pub mod lock;
 pub mod manifest;
 pub mod param_header;
+pub mod sandbox;
 pub mod spelling;
 pub mod step;
 pub mod tier;

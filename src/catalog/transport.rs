@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::sandbox::{Isolation, Sandbox};
+use crate::config::Bound;
 pub use crate::config::FromEnv;
 
 /// One of the ways to a tool server.
@@ -33,9 +35,23 @@ pub struct Command {
     /// Where it runs; the folder of `doorward.yaml` when left out.
     #[serde(default)]
     pub cwd: Option<PathBuf>,
-    /// How it is confined; only `default` today: no inherited environment, its own process group.
+    /// How it is confined: `default`, `none`, or what it may have beside the default. See docs/sandbox.md.
     #[serde(default)]
     pub sandbox: Sandbox,
+    /// Which calls share a process: `shared` or `principal`. Default `shared`.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub isolation: Isolation,
+    /// With `isolation: principal`: processes at once, 1 to 1024, default 8. Then `concurrency_limited`, unless one is idle.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub max_processes: Bound<8, 1, 1_024>,
+    /// With `isolation: principal`: how long an unused process is kept, in seconds: 1 to 86400, default 300.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub idle_s: Bound<300, 1, 86_400>,
+}
+
+// What is as always leaves no trace in what is told apart by its text.
+fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One variable of a command's environment.
@@ -56,15 +72,6 @@ pub enum Variable {
 pub enum Inherit {
     /// Doorward's own value.
     Inherit,
-}
-
-/// Confinement of a command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Sandbox {
-    /// A scrubbed environment and a process group of its own.
-    #[default]
-    Default,
 }
 
 /// A streamable HTTP endpoint.

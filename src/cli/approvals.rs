@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::gateway::{Assembly, Folders, LogOrigin, Shared, Teller, Undone};
 use crate::identity::new_key;
 use crate::listen::admin::{self, Command, Key};
+use crate::sandbox::Ground;
 use crate::mcp::plain::plain;
 use crate::seal::hex;
 
@@ -107,7 +108,7 @@ pub async fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         Some(answer) => {
             serde_json::from_str(&answer).map_err(|_| Failure::Other(format!("the gateway answers: {}", table::safe(answer.trim()))))?
         }
-        None => here(context, &config, &command).await?,
+        None => here(&config, &command).await?,
     };
     match told {
         Told::Failed(why) => Err(Failure::Other(table::safe(&why))),
@@ -145,13 +146,13 @@ fn decision(decide: &Decide, yes: bool) -> Result<Command, Failure> {
 }
 
 /// The same where no gateway runs: on the state folder, with records in a log of this process's own.
-async fn here(context: &Context, config: &Config, command: &Command) -> Result<Told, Failure> {
+async fn here(config: &Config, command: &Command) -> Result<Told, Failure> {
     if Disk::existing(config.audit.dir.as_ref(), "main").is_locked() {
         let why = "a gateway holds the audit log and does not answer on its socket; it may be starting or stopping";
         return Err(Failure::Other(why.to_owned()));
     }
     let plan = Box::new(Folders::of(config));
-    let (assembly, _, _events) = Assembly::open(config, plan, context.base(), LogOrigin::FirstFree).map_err(Failure::other)?;
+    let (assembly, _, _events) = Assembly::open(config, plan, Ground::of(config), LogOrigin::FirstFree).map_err(Failure::other)?;
     let told = told(assembly.shared(), command, &format!("uid:{}", rustix::process::getuid().as_raw())).await;
     if let Some(teller) = Teller::start(assembly.shared(), config.audit.name.as_str()) {
         teller.finish(LAST_MESSAGES).await;

@@ -48,7 +48,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let answer = match admin::connect(config.state.as_ref(), &command).await? {
         Some(socket) => local::ask_one(socket, &message).await,
         None => {
-            let (running, mut events) = local::start(context, &config).await?;
+            let (running, mut events) = local::start(&config).await?;
             let (here, there) = tokio::io::duplex(PIPE_BYTES);
             let (reader, writer) = tokio::io::split(there);
             let principal = Principal::local(&args.agent, "admin");

@@ -6,6 +6,8 @@
 //! Exit codes: 0 all is well, 2 a fault in a file, 3 a tool is or would be withheld. A server that cannot be asked is a warning:
 //! it says nothing of the files.
 
+mod confined;
+
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use crate::gateway::{Folders, Loaded, Plan};
 use crate::identity::{self, People, Trusted};
 use crate::limit::Limits;
 use crate::policy::{Decision, Equivalence, Flow, Policy, RuleId, TOXIC_FLOW, is_guarded};
+use crate::sandbox::Ground;
 use crate::schema::Schemas;
 
 /// Tools that a start lists by name.
@@ -63,10 +66,12 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
             Ok(_) => {}
         }
     }
-    warnings.extend(exposed::exposed(&config, &catalog, &context.base()));
+    warnings.extend(exposed::exposed(&config, &catalog, &Ground::of(&config).base));
     if args.live {
-        warnings.extend(ask_servers(context, &catalog).await);
+        warnings.extend(ask_servers(&config, &catalog).await);
     }
+    let (confined, enforced) = confined::all(&catalog, &Ground::of(&config));
+    warnings.extend(confined::warnings(&confined, &enforced));
     let drift = drift(&catalog);
     // Reviewed, and left out by whoever wrote the manifest: as it should be.
     let unnamed = catalog.tools().iter().filter(|tool| tool.withheld == Some(Standing::NotInManifest)).count();
@@ -85,7 +90,8 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
             "{}",
             serde_json::json!({
                 "policy_version": version, "issuers": trusted.iter().map(issuer_json).collect::<Vec<_>>(), "tools": tools, "offered": offered, "drift": drift, "warnings": warnings, "withheld": withheld,
-                "not_in_manifest": unnamed, "live": args.live, "toxic_flow": policy.flow().told()
+                "not_in_manifest": unnamed, "live": args.live, "toxic_flow": policy.flow().told(),
+                "sandbox": confined::json(&confined, &enforced)
             })
         );
     } else {
@@ -94,6 +100,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         drift.iter().for_each(|(target, why)| println!("{}: {why}; see `doorward tools diff`", table::safe(target)));
         warnings.iter().for_each(|warning| println!("warning: {warning}"));
         print!("{}", built_in(&catalog, &policy));
+        print!("{}", confined::told(&confined, &enforced));
         let left_out = if unnamed > 0 { format!(", {unnamed} that no manifest names") } else { String::new() };
         println!("{} tools, {withheld} withheld{left_out}; policy {}", catalog.tools().len(), policy.version());
         if !args.live && !catalog.sources().is_empty() {
@@ -116,11 +123,11 @@ pub(super) fn signing(config: &Config) -> Result<(), Failure> {
 }
 
 /// Asks every server at once how it defines its tools now; why some could not be asked.
-async fn ask_servers(context: &Context, catalog: &Catalog) -> Vec<String> {
-    let mut asking = JoinSet::new();
+async fn ask_servers(config: &Config, catalog: &Catalog) -> Vec<String> {
+    let (ground, mut asking) = (Arc::new(Ground::of(config)), JoinSet::new());
     for source in catalog.sources() {
-        let (manifest, live, base) = (Arc::clone(&source.manifest), Arc::clone(&source.live), context.base());
-        asking.spawn(async move { tools::listing(&manifest, &base).await.map(|listing| live.set(listing)) });
+        let (manifest, live, ground) = (Arc::clone(&source.manifest), Arc::clone(&source.live), Arc::clone(&ground));
+        asking.spawn(async move { tools::listing(&manifest, &ground).await.map(|listing| live.set(listing)) });
     }
     let mut warnings = Vec::new();
     while let Some(asked) = asking.join_next().await {

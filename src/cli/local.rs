@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
 use super::serve::{Running, tell_opened};
-use super::{Context, Failure, exposed};
+use super::{Failure, exposed};
 use crate::config::Config;
 use crate::gateway::{Assembly, Folders, LogOrigin};
 use crate::identity::Principal;
+use crate::sandbox::Ground;
 use crate::listen::stdio;
 use crate::upstream::Report;
 use tokio::sync::mpsc;
@@ -18,13 +19,13 @@ use tokio::sync::mpsc;
 const PARTING: Duration = Duration::from_millis(500);
 
 /// The same gateway in this process, without listeners; its records go to an origin of its own.
-pub(super) async fn start(context: &Context, config: &Config) -> Result<(Running, mpsc::Receiver<Report>), Failure> {
+pub(super) async fn start(config: &Config) -> Result<(Running, mpsc::Receiver<Report>), Failure> {
     let plan = Box::new(Folders::of(config));
-    let opened = Assembly::open(config, plan, context.base(), LogOrigin::FirstFree).map_err(Failure::other)?;
+    let opened = Assembly::open(config, plan, Ground::of(config), LogOrigin::FirstFree).map_err(Failure::other)?;
     let (assembly, opened, events) = opened;
     tell_opened(&opened, config.audit.dir.as_ref());
     let (gateway, _) = assembly.build()?;
-    exposed::exposed(config, gateway.catalog(), &context.base()).iter().for_each(|told| tracing::warn!("{told}"));
+    exposed::exposed(config, gateway.catalog(), &Ground::of(config).base).iter().for_each(|told| tracing::warn!("{told}"));
     Ok((Running::new(assembly, gateway, config.clone(), None)?, events))
 }
 

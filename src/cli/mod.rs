@@ -16,6 +16,7 @@ mod person;
 mod policy;
 mod schema;
 mod serve;
+mod status;
 mod stdio;
 mod table;
 mod tools;
@@ -29,6 +30,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Fault};
 use crate::error::Error;
+use crate::sandbox;
 
 /// How long tasks may take to end once a verb is done.
 const LAST_TASKS: std::time::Duration = std::time::Duration::from_millis(200);
@@ -68,6 +70,8 @@ enum Verb {
     Check(check::Args),
     /// Make one call through the whole gateway.
     Call(call::Args),
+    /// Show how the running gateway stands: its upstreams, and how their processes are confined.
+    Status(status::Args),
     /// Review what tool servers say of their tools.
     #[command(subcommand)]
     Tools(tools::Verb),
@@ -154,11 +158,6 @@ impl Context {
         Ok(Config::load(&self.file)?)
     }
 
-    /// The folder that the configuration's paths are relative to.
-    pub fn base(&self) -> PathBuf {
-        let folder = self.file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
-    }
 }
 
 /// What `doorward demo-server` runs, with its folder of notes and its outbox.
@@ -166,6 +165,11 @@ pub type Demo = fn(&Path, &Path) -> std::io::Result<()>;
 
 /// Reads the arguments, does what they ask, and says how it went.
 pub fn main(demo: Demo) -> ExitCode {
+    // Before anything else: this process is about to become a tool server, and its environment is that server's.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|verb| verb == sandbox::VERB) {
+        return sandbox::enter(words);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -195,6 +199,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         Verb::Stdio(args) => block_on(stdio::run(context, &args)),
         Verb::Wrap(args) => block_on(wrap::run(context, &args)),
         Verb::Check(args) => block_on(interruptible(check::run(context, &args))),
+        Verb::Status(args) => block_on(status::run(context, &args)),
         Verb::Call(args) => block_on(interruptible(call::run(context, &args))),
         Verb::Tools(verb) => block_on(interruptible(tools::run(context, &verb))),
         Verb::Audit(args) => {

@@ -23,6 +23,7 @@ use crate::listen::orphans::Orphans;
 use crate::listen::workers::Workers;
 use crate::listen::{Service, console, http};
 use crate::policy::watch::{Watch, Watched};
+use crate::sandbox::Ground;
 use crate::upstream::Report;
 
 /// How often counted refusals are stored.
@@ -262,7 +263,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     check::signing(&config)?;
     let plan = Box::new(Folders::of(&config));
     let opened =
-        Assembly::open(&config, plan, context.base(), LogOrigin::Main { accept_damage: args.accept_damage }).map_err(Failure::other)?;
+        Assembly::open(&config, plan, Ground::of(&config), LogOrigin::Main { accept_damage: args.accept_damage }).map_err(Failure::other)?;
     let (assembly, opened, mut events) = opened;
     tell_opened(&opened, config.audit.dir.as_ref());
     let mut attended = Attended::begin(&config)?;
@@ -277,7 +278,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let socket = Socket::bind(config.state.as_ref()).await.map_err(|error| Failure::Other(format!("the admin socket: {error}")))?;
     announce(context, &config, &gateway, &listener, console.as_ref());
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    exposed::exposed(&config, gateway.catalog(), &context.base()).iter().for_each(|told| tracing::warn!("{told}"));
+    exposed::exposed(&config, gateway.catalog(), &Ground::of(&config).base).iter().for_each(|told| tracing::warn!("{told}"));
     if config.audit.anchors.is_empty() {
         tracing::warn!(
             "no anchor keeps checkpoints of the audit log: nobody can tell whether its newest records were cut off; see `audit.anchors`"
@@ -439,6 +440,7 @@ fn status(running: &Running) -> serde_json::Value {
             serde_json::json!({ "host": to.host(), "waiting": told.waiting, "taken": told.taken, "failed": told.failed, "failing": told.failing })
         }),
         "upstreams": gateway.upstream_states(),
+        "processes": gateway.processes(),
     })
 }
 

@@ -19,7 +19,7 @@ pub async fn run(context: &Context, _: &Args) -> Result<u8, Failure> {
         local::relay(tokio::io::stdin(), tokio::io::stdout(), gateway).await?;
         return Ok(0);
     }
-    let (running, mut events) = local::start(context, &config).await?;
+    let (running, mut events) = local::start(&config).await?;
     let ended = local::serve_stdio(&running, &mut events, Principal::local(&agent, "stdio")).await;
     running.stop(ended).await;
     Ok(0)

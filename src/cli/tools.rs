@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -15,6 +16,7 @@ use crate::catalog::{Listing, claimed_tier, tier::Tier};
 use crate::config::Config;
 use crate::gateway::heard;
 use crate::listen::admin::{self, Command};
+use crate::sandbox::{self, Ground};
 use crate::upstream::{Event, Spec, Upstream};
 
 /// How long a server may take to list its tools; `npx` may have to install it first.
@@ -73,7 +75,7 @@ pub async fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
         Verb::List { upstream } | Verb::Pin { upstream, .. } | Verb::Diff { upstream } => upstream.as_deref(),
         Verb::Approve { upstream, .. } => Some(upstream.as_str()),
     };
-    let found = ask_servers(context, &config, wanted).await?;
+    let found = ask_servers(&config, wanted).await?;
     match verb {
         Verb::List { .. } => list(context, &found),
         Verb::Diff { .. } => diff(context, &found),
@@ -82,13 +84,18 @@ pub async fn run(context: &Context, verb: &Verb) -> Result<u8, Failure> {
     }
 }
 
-async fn ask_servers(context: &Context, config: &Config, wanted: Option<&str>) -> Result<Vec<Found>, Failure> {
+async fn ask_servers(config: &Config, wanted: Option<&str>) -> Result<Vec<Found>, Failure> {
     let folder: &Path = config.manifests.as_ref();
     let manifests = load_folder(folder)?;
+    let ground = Arc::new(Ground::of(config));
+    let faults = sandbox::refuse(folder, manifests.iter(), &ground);
+    if !faults.is_empty() {
+        return Err(faults.into());
+    }
     let named: Vec<String> = manifests.iter().map(|manifest| manifest.upstream.clone()).collect();
     let mut found = Vec::new();
     for manifest in manifests.into_iter().filter(|manifest| wanted.is_none_or(|wanted| wanted == manifest.upstream)) {
-        let listing = listing(&manifest, &context.base()).await?;
+        let listing = listing(&manifest, &ground).await?;
         let (offered, live) = (offered(&listing), listing.tools.into_iter().collect());
         let reviewed = Lock::load(&lock::file(folder, &manifest.upstream))?.unwrap_or_default();
         found.push(Found { manifest, reviewed, live, offered });
@@ -101,16 +108,16 @@ async fn ask_servers(context: &Context, config: &Config, wanted: Option<&str>) -
 }
 
 /// The definitions of tools that a server lists now.
-pub(super) async fn definitions(manifest: &Manifest, base: &Path) -> Result<BTreeMap<String, Definition>, Failure> {
-    Ok(listing(manifest, base).await?.tools.into_iter().collect())
+pub(super) async fn definitions(manifest: &Manifest, ground: &Arc<Ground>) -> Result<BTreeMap<String, Definition>, Failure> {
+    Ok(listing(manifest, ground).await?.tools.into_iter().collect())
 }
 
 /// Everything that a server lists now.
-pub(super) async fn listing(manifest: &Manifest, base: &Path) -> Result<Listing, Failure> {
+pub(super) async fn listing(manifest: &Manifest, ground: &Arc<Ground>) -> Result<Listing, Failure> {
     let id = &manifest.upstream;
     let (events, mut received) = mpsc::channel(16);
     let stop = CancellationToken::new();
-    let mut spec = Spec::new(id, &manifest.transport, base.to_owned()).map_err(|error| Failure::Usage(format!("{id}: {error}")))?;
+    let mut spec = Spec::new(id, &manifest.transport, Arc::clone(ground)).map_err(|error| Failure::Usage(format!("{id}: {error}")))?;
     // Some servers list more to whoever can be asked: what is pinned is what the gateway will be shown.
     spec.may_ask = manifest.may_ask();
     let upstream = Upstream::start(spec, events, &stop);

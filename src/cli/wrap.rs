@@ -3,6 +3,8 @@
 //! Owns: what stands in for the files: a manifest whose tiers are what the server claims, a lock taken at first use, and rows
 //! that allow what the flags leave. Nobody has reviewed anything, and every record and listing says so.
 
+mod confinement;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ use crate::audit::record::{Kind, Record};
 use crate::catalog::lock::{self, Definition, Lock};
 use crate::catalog::manifest::{Ask, Defaults, Idempotency, Manifest, Offered, Prefix, ToolEntry};
 use crate::catalog::tier::Tier;
-use crate::catalog::transport::{Command, Endpoint, Inherit, Sandbox, Transport, Variable};
+use crate::catalog::transport::{Command, Endpoint, Inherit, Isolation, Sandbox, Transport, Variable};
 use crate::catalog::{Catalog, Live, Source, claimed_labels, claimed_tier};
 use crate::config::{Agent, Anonymous, Audit, Bound, Config, Durability, DurabilityByTier, Fault, Peers, Rate, check_name};
 use crate::gateway::bundles::Files;
@@ -29,6 +31,7 @@ use crate::listen::http;
 use crate::listen::workers::Workers;
 use crate::policy::suggest::nearest;
 use crate::policy::{Flow, Names, Obligation, Options, Policy};
+use crate::sandbox::{Ground, Guarded};
 use crate::schema::Schemas;
 use crate::seal;
 
@@ -77,6 +80,8 @@ pub struct Args {
     /// Take the definitions that the server lists now as the reviewed ones.
     #[arg(long)]
     approve: bool,
+    #[command(flatten)]
+    confinement: confinement::Flags,
 }
 
 fn rate(text: &str) -> Result<String, String> {
@@ -190,17 +195,18 @@ impl Wrapped {
 
 /// Wraps the server and serves until the client leaves or a signal comes.
 pub async fn run(_: &Context, args: &Args) -> Result<u8, Failure> {
-    let (manifest, state) = (manifest(args)?, state_folder(args)?);
+    let state = state_folder(args)?;
     let config = config(args, &state)?;
-    let base = std::env::current_dir()?;
+    let ground = Arc::new(Ground::new(&std::env::current_dir()?, vec![Guarded::state(&state)]));
+    let manifest = manifest(args, &ground)?;
     let file = lock_file(&state, &manifest);
     let (lock, waived) = tokio::select! {
-        pinned = pinned(args, &manifest, &file, &base) => pinned?,
+        pinned = pinned(args, &manifest, &file, &ground) => pinned?,
         () = local::terminated() => return Err(Failure::Other("told to end before the server had listed its tools".to_owned())),
     };
     let deny = denials(args, &lock)?;
     let plan = Wrapped { manifest, deny, read_only: args.read_only, rate: args.rate.clone(), lock: Mutex::new(lock) };
-    let (assembly, opened, mut events) = Assembly::open(&config, Box::new(plan), base, LogOrigin::FirstFree).map_err(Failure::other)?;
+    let (assembly, opened, mut events) = Assembly::open(&config, Box::new(plan), (*ground).clone(), LogOrigin::FirstFree).map_err(Failure::other)?;
     tell_opened(&opened, config.audit.dir.as_ref());
     let (gateway, _) = assembly.build()?;
     eprint!("{}", check::overview(gateway.catalog(), gateway.policy(), Some("agent:local")));
@@ -249,7 +255,7 @@ async fn listen(
     }
 }
 
-fn manifest(args: &Args) -> Result<Manifest, Failure> {
+fn manifest(args: &Args, ground: &Ground) -> Result<Manifest, Failure> {
     let sound = (1..=32).contains(&args.name.len()) && check_name(&args.name).is_ok();
     if !sound {
         return Err(Failure::Usage(format!(
@@ -264,7 +270,13 @@ fn manifest(args: &Args) -> Result<Manifest, Failure> {
             args: rest.to_vec(),
             env: args.env.iter().map(|name| (name.clone(), Variable::Inherit(Inherit::Inherit))).collect(),
             cwd: None,
-            sandbox: Sandbox::Default,
+            sandbox: {
+                confinement::make_room(command);
+                args.confinement.sandbox(ground).map_err(Failure::Usage)?
+            },
+            isolation: Isolation::Shared,
+            max_processes: Bound::default(),
+            idle_s: Bound::default(),
         }),
         (None, None) => return Err(Failure::Usage("name the server: `-- COMMAND` or `--url URL`".to_owned())),
     };
@@ -312,19 +324,24 @@ fn config(args: &Args, state: &Path) -> Result<Config, Failure> {
 
 /// The lock of this name and this way to the server: another command of the same name is another server.
 fn lock_file(state: &Path, manifest: &Manifest) -> PathBuf {
-    let reached = serde_json::to_vec(&manifest.transport).unwrap_or_default();
+    // However it is confined, it is the same server.
+    let way = match &manifest.transport {
+        Transport::Stdio(command) => Transport::Stdio(Command { sandbox: Sandbox::default(), ..command.clone() }),
+        http @ Transport::Http(_) => http.clone(),
+    };
+    let reached = serde_json::to_vec(&way).unwrap_or_default();
     let print = seal::hex(&seal::sha256(&reached));
     lock::file(&state.join("wrap"), &format!("{}-{}", manifest.upstream, print.get(..12).unwrap_or_default()))
 }
 
 /// The pinned definitions; at first use what the server lists now, with the words that the record waives the review by.
-async fn pinned(args: &Args, manifest: &Manifest, file: &Path, base: &Path) -> Result<(Lock, Option<&'static str>), Failure> {
+async fn pinned(args: &Args, manifest: &Manifest, file: &Path, ground: &Arc<Ground>) -> Result<(Lock, Option<&'static str>), Failure> {
     let known = Lock::load(file)?;
     if let (Some(lock), false) = (&known, args.approve) {
         return Ok((lock.clone(), None));
     }
     let waiver = if known.is_some() { "approved_on_command_line" } else { "first_use" };
-    let lock = Lock { tools: tools::definitions(manifest, base).await?, waiver: Some(waiver.to_owned()) };
+    let lock = Lock { tools: tools::definitions(manifest, ground).await?, waiver: Some(waiver.to_owned()) };
     // Another client of the same command may have been first meanwhile: what it took stands.
     if let (Some(first), false) = (Lock::load(file)?, args.approve) {
         return Ok((first, None));

@@ -5,7 +5,7 @@
 //! INVARIANT: a fault in any file leaves the running snapshot as it is.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -17,6 +17,7 @@ use super::folders::bundles::{Bundles, Files};
 use super::listing::Listings;
 use super::recording::open_log;
 use super::rounds::Rounds;
+use super::starts::Starts;
 use super::{Gateway, Shared};
 use crate::approval::Approvals;
 use crate::audit::anchor::Standings;
@@ -36,6 +37,7 @@ use crate::limit::Limits;
 use crate::mcp::json;
 use crate::policy::{Policy, TargetFacts, Warning};
 use crate::run::Runs;
+use crate::sandbox::Ground;
 use crate::schema::Schemas;
 use crate::seal::{self, Seal};
 use crate::state::{State, StateError};
@@ -128,12 +130,13 @@ pub struct Assembly {
     shared: Arc<Shared>,
     kept: Kept,
     bundles: Bundles,
-    base: PathBuf,
+    ground: Arc<Ground>,
     lives: Mutex<HashMap<String, Arc<Live>>>,
     running: Mutex<HashMap<String, (String, Upstream)>>,
     drifted: Mutex<HashSet<String>>,
     limits: Mutex<Option<Arc<Limits>>>,
     events: mpsc::Sender<Report>,
+    starts: Starts,
     stop: CancellationToken,
 }
 
@@ -145,7 +148,7 @@ impl Assembly {
     pub fn open(
         config: &Config,
         plan: Box<dyn Plan>,
-        base: PathBuf,
+        ground: Ground,
         origin: LogOrigin,
     ) -> Result<(Self, Opened, mpsc::Receiver<Report>), StartError> {
         let clock = Clock::system();
@@ -180,12 +183,13 @@ impl Assembly {
             shared: Arc::new(shared),
             kept: Kept::in_dir(config.audit.dir.as_ref()),
             bundles: Bundles::in_state(config.state.as_ref()),
-            base,
+            ground: Arc::new(ground),
             lives: Mutex::default(),
             running: Mutex::default(),
             drifted: Mutex::default(),
             limits: Mutex::default(),
             events,
+            starts: Starts::default(),
             stop: CancellationToken::new(),
         };
         Ok((assembly, opened, received))
@@ -318,7 +322,7 @@ impl Assembly {
 
     fn spec(&self, source: &Source, print: &str) -> Result<Spec, BadTransport> {
         let manifest = &source.manifest;
-        let mut spec = Spec::new(&manifest.upstream, &manifest.transport, self.base.clone())?;
+        let mut spec = Spec::new(&manifest.upstream, &manifest.transport, Arc::clone(&self.ground))?;
         spec.remembered = self.state.era(&manifest.upstream, print).and_then(|word| Dialect::parse(&word));
         spec.concurrency = manifest.defaults.concurrency.size();
         spec.per_agent = manifest.defaults.concurrency_per_agent.map(|share| share.size());
@@ -361,6 +365,7 @@ impl Assembly {
                 let note = "the server answered a request that it was never sent, or long ago";
                 self.did(upstream, "answers nobody asked for", note, (None, more + first.len() as u64));
             }
+            Event::Started(started) => self.starts.note(&self.shared, &report.upstream, &started),
             Event::Updated { uri } => self.tell(Change::Updated { upstream: Arc::clone(&report.upstream), uri: uri.into() }),
             Event::Refused { requests } => {
                 let (first, more) = requests.take();
@@ -435,6 +440,7 @@ impl Assembly {
         for stop in stops.collect::<Vec<_>>() {
             let _ = stop.await;
         }
+        self.starts.finish().await;
     }
 }
 

@@ -18,6 +18,7 @@ use crate::config::{Config, Fault, Signed};
 use crate::identity::People;
 use crate::limit::{Limits, Time};
 use crate::policy::{Flow, Names, Options, Policy};
+use crate::sandbox::{self, Ground};
 use crate::schema::Schemas;
 use crate::state::State;
 
@@ -38,6 +39,8 @@ pub struct Folders {
     pub signed: Signed,
     /// What the built-in rule about labels does.
     pub flow: Flow,
+    /// Where commands of manifests stand, and what they may not reach.
+    pub ground: Ground,
 }
 
 impl Folders {
@@ -53,6 +56,7 @@ impl Folders {
             has_openers: config.openers().is_some(),
             signed: config.policy.clone(),
             flow: Flow::of(&config.labels.toxic_flow),
+            ground: Ground::of(config),
         }
     }
 
@@ -97,6 +101,10 @@ impl Folders {
         people: &People,
     ) -> Result<Loaded, Vec<Fault>> {
         let catalog = Catalog::load(&self.manifests, live, schemas)?;
+        let reaching = sandbox::refuse(&self.manifests, catalog.sources().iter().map(|source| &*source.manifest), &self.ground);
+        if !reaching.is_empty() {
+            return Err(reaching);
+        }
         let upstreams: Vec<String> = catalog.sources().iter().map(|source| source.manifest.upstream.clone()).collect();
         let targets = targets(&catalog);
         // An agent can be added at any time, so a row may name one before that; it is only told of.

@@ -10,6 +10,20 @@ impl Gateway {
         ids.zip(self.upstreams.iter().map(|upstream| upstream.state().to_string())).collect()
     }
 
+    /// The process of each upstream on pipes that was started last: its program, how it is confined, and what it was granted.
+    pub fn processes(&self) -> Vec<serde_json::Value> {
+        let ids = self.catalog.sources().iter().map(|source| &source.manifest.upstream);
+        let started = ids.zip(&self.upstreams).filter_map(|(id, upstream)| Some((id, upstream.started()?)));
+        let told = started.map(|(id, started)| {
+            let program = started.programs.first().map(|program| program.display().to_string());
+            serde_json::json!({
+                "upstream": id, "program": program, "sandbox": started.enforced.to_string(), "level": started.enforced.level,
+                "granted": started.granted,
+            })
+        });
+        told.collect()
+    }
+
     /// All metrics as text.
     pub fn metrics(&self) -> String {
         let health = self.shared.audit.log().health();

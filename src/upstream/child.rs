@@ -1,24 +1,27 @@
-//! A tool server's process: its environment, its group, its end, and what it writes to standard error.
+//! A tool server's process: its environment, its group and its end.
 //!
-//! Leaves to others: what goes through its pipes (`stdio`).
+//! Leaves to others: what goes through its pipes (`stdio`, `words`), how it is confined (`sandbox`), what it uses up (`usage`).
 //! INVARIANT: no shell, no variable that the manifest does not name beside [`INHERITED`].
+//! INVARIANT: a server that is to be confined gets no byte before the process has said how it is.
 //! INVARIANT: when a [`Process`] is dropped, for whatever reason, its whole group is killed. Only when Doorward itself is
 //! killed can a group outlive it; its servers then read the end of their input.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::words::{Secrets, printable};
 use crate::catalog::transport::{Command, Variable};
+use crate::sandbox::{self, Enforced, Ground, Plan, Started, Temporary, Word};
 
 /// Variables that every server gets.
 pub(super) const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
@@ -27,46 +30,87 @@ pub(super) const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"]
 const GRACE: Duration = Duration::from_millis(1_500);
 /// The same when we have been told to end.
 const HURRIED: Duration = Duration::from_millis(300);
-/// Longest line of standard error in the log, in bytes; the rest of it is left out.
-const MAX_LOG_LINE: usize = 4096;
-/// Lines of standard error in the log per second; the rest is counted.
-const MAX_LOG_RATE: u32 = 20;
+/// Longest word of a process about its own confinement, in bytes.
+const MAX_WORD: u64 = 64 * 1024;
 
 /// A running server.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
     group: Group,
+    /// Removed once the process has ended.
+    _temporary: Option<Temporary>,
 }
 
 /// Its pipes.
-pub(super) type Pipes = (ChildStdin, ChildStdout, ChildStderr);
+pub(super) type Pipes = (ChildStdin, ChildStdout, BufReader<ChildStderr>);
+
+/// A process that was started, and what is known of it.
+pub(super) struct Begun {
+    pub(super) process: Process,
+    pub(super) pipes: Pipes,
+    pub(super) started: Started,
+    /// What must not stand in a log.
+    pub(super) secrets: Secrets,
+    /// Most memory in MiB, and most processes and threads, that it may use.
+    pub(super) bounds: Option<(u64, u64)>,
+}
 
 impl Process {
-    /// Starts the command; relative paths are resolved against `base`.
+    /// Starts the command, confined as its manifest says.
     ///
     /// # Errors
-    /// When a variable is missing, or the program cannot be started.
-    pub(super) fn start(command: &Command, base: &Path) -> io::Result<(Self, Pipes)> {
-        let base = std::path::absolute(if base.as_os_str().is_empty() { Path::new(".") } else { base })?;
-        let mut child = tokio::process::Command::new(program(&command.command, &base)?)
+    /// When a variable is missing, the program cannot be started, or the least confinement cannot be had; the text is for the operator.
+    pub(super) async fn start(command: &Command, ground: &Ground, way_in: &Path) -> Result<Begun, String> {
+        let cannot = |error: io::Error| format!("`{}` cannot be started: {error}", command.command);
+        let mut environment = environment(command).map_err(cannot)?;
+        let secrets = Secrets::of(command, &environment);
+        let plan = Plan::of(command, ground, &environment).map_err(cannot)?;
+        let (programs, granted) = plan.as_ref().map(|plan| (plan.programs(&environment), plan.granted())).unzip();
+        let temporary = plan.as_ref().map(|_| Temporary::make()).transpose().map_err(cannot)?;
+        if let Some(temporary) = &temporary {
+            environment.insert("TMPDIR".to_owned(), temporary.path().into());
+        }
+        let plan = plan.zip(temporary.as_ref()).map(|(plan, temporary)| plan.with_own(temporary.path()));
+        let mut child = match &plan {
+            Some(plan) => confined(way_in, plan).map_err(cannot)?,
+            None => tokio::process::Command::new(program(&command.command, &ground.base).map_err(cannot)?),
+        };
+        let mut child = child
             // `self` is Doorward's own binary as its demo server.
             .args((command.command == "self").then_some("demo-server"))
             .args(&command.args)
             .env_clear()
-            .envs(environment(command)?)
-            .current_dir(command.cwd.as_ref().map_or_else(|| base.clone(), |cwd| base.join(cwd)))
+            .envs(&environment)
+            .current_dir(command.cwd.as_ref().map_or_else(|| ground.base.clone(), |cwd| ground.base.join(cwd)))
             .process_group(0)
             .kill_on_drop(true)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()?;
+            .spawn()
+            .map_err(cannot)?;
         let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
-        match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
-            (Some(stdin), Some(stdout), Some(stderr)) => Ok((Self { child, group }, (stdin, stdout, stderr))),
-            _ => Err(io::Error::other("the process has no pipes")),
-        }
+        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+            return Err(format!("`{}` has no pipes", command.command));
+        };
+        let process = Self { child, group, _temporary: temporary };
+        let mut stderr = BufReader::new(stderr);
+        let enforced = match &plan {
+            Some(_) => heard(&mut stderr).await.map_err(|reason| format!("`{}` is not started: {reason}", command.command))?,
+            None => Enforced::off(),
+        };
+        let started = Started {
+            programs: programs.unwrap_or_else(|| unconfined(command, ground, &environment)),
+            enforced,
+            granted: granted.unwrap_or_default(),
+        };
+        Ok(Begun { process, pipes: (stdin, stdout, stderr), started, secrets, bounds: plan.as_ref().map(Plan::bounds) })
+    }
+
+    /// The number of the process, while it runs.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Waits until the server itself has ended; its group may live on.
@@ -83,6 +127,12 @@ impl Process {
             }
         }
         // What the server itself started may still run, so the group is killed in any case.
+        self.group.signal(Signal::KILL);
+        let _ = self.child.wait().await;
+    }
+
+    /// Ends the group at once: it has used up more than it may.
+    pub(super) async fn kill(mut self) {
         self.group.signal(Signal::KILL);
         let _ = self.child.wait().await;
     }
@@ -128,9 +178,39 @@ fn program(name: &str, base: &Path) -> io::Result<PathBuf> {
     }
 }
 
-fn environment(command: &Command) -> io::Result<Vec<(String, OsString)>> {
+/// This binary as the way into a confinement: what comes behind goes to the server.
+fn confined(way_in: &Path, plan: &Plan) -> io::Result<tokio::process::Command> {
+    let plan = serde_json::to_string(plan).map_err(io::Error::other)?;
+    let mut command = tokio::process::Command::new(way_in);
+    command.arg0("doorward").args([sandbox::VERB, &plan]);
+    Ok(command)
+}
+
+/// What a process says of its confinement, before it becomes the server.
+async fn heard(stderr: &mut BufReader<ChildStderr>) -> Result<Enforced, String> {
+    let mut line = Vec::new();
+    let read = stderr.take(MAX_WORD).read_until(b'\n', &mut line).await;
+    match (read, serde_json::from_slice(&line)) {
+        (Ok(_), Ok(Word::Confined(enforced))) => Ok(enforced),
+        (Ok(_), Ok(Word::Refused(reason))) => Err(reason),
+        (Err(error), _) => Err(format!("it cannot be heard how it is confined: {error}")),
+        (Ok(_), Err(_)) => Err(format!("it does not say how it is confined, but `{}`", printable(line.get(..200).unwrap_or(&line)))),
+    }
+}
+
+/// The program of a command that is not confined, for the record.
+fn unconfined(command: &Command, ground: &Ground, environment: &BTreeMap<String, OsString>) -> Vec<PathBuf> {
+    let path = environment.get("PATH").map(OsString::as_os_str);
+    let found = match command.command.as_str() {
+        "self" => std::env::current_exe().ok(),
+        name => sandbox::resolved(name, &ground.base, path),
+    };
+    found.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect()
+}
+
+fn environment(command: &Command) -> io::Result<BTreeMap<String, OsString>> {
     let inherited = INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var_os(name)?)));
-    let mut all: Vec<(String, OsString)> = inherited.collect();
+    let mut all: BTreeMap<String, OsString> = inherited.collect();
     for (name, variable) in &command.env {
         let value = match variable {
             Variable::Literal(text) => Some(OsString::from(text)),
@@ -147,71 +227,14 @@ pub(super) fn variable_of_ours(name: &str) -> io::Result<OsString> {
     std::env::var_os(name).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("the environment variable `{name}` is not set")))
 }
 
-/// Puts standard error into the log, line by line, until it ends.
-pub(super) async fn log(upstream: Arc<str>, stderr: ChildStderr) {
-    let mut reader = BufReader::with_capacity(MAX_LOG_LINE, stderr);
-    let (mut line, mut cut) = (Vec::new(), false);
-    let mut rate = Rate { since: Instant::now(), lines: 0 };
-    loop {
-        let Ok(chunk) = reader.fill_buf().await else { return };
-        if chunk.is_empty() {
-            return;
-        }
-        let end = chunk.iter().position(|byte| *byte == b'\n');
-        let text = chunk.get(..end.unwrap_or(chunk.len())).unwrap_or_default();
-        let room = MAX_LOG_LINE.saturating_sub(line.len());
-        line.extend(text.iter().take(room));
-        cut |= text.len() > room;
-        let taken = end.map_or(chunk.len(), |end| end + 1);
-        reader.consume(taken);
-        if end.is_some() {
-            rate.line(&upstream, &line, cut);
-            line.clear();
-            cut = false;
-        }
-    }
-}
-
-struct Rate {
-    since: Instant,
-    lines: u32,
-}
-
-impl Rate {
-    fn line(&mut self, upstream: &str, line: &[u8], cut: bool) {
-        if self.since.elapsed() >= Duration::from_secs(1) {
-            let left_out = self.lines.saturating_sub(MAX_LOG_RATE);
-            if left_out > 0 {
-                tracing::warn!(upstream, left_out, "lines of a tool server's standard error are left out");
-            }
-            *self = Self { since: Instant::now(), lines: 0 };
-        }
-        self.lines = self.lines.saturating_add(1);
-        if self.lines <= MAX_LOG_RATE {
-            tracing::info!(upstream, cut, stderr = %printable(line));
-        }
-    }
-}
-
-/// Text of a stranger with every control character escaped: it must not steer a terminal or forge a line of the log.
-pub(super) fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    text.chars().flat_map(|char| if char.is_control() { char.escape_default().collect::<Vec<_>>() } else { vec![char] }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_do_not_reach_the_log() {
-        assert_eq!(printable(b"a\x1b[2Jb\r\x00\xffc"), "a\\u{1b}[2Jb\\r\\u{0}\u{fffd}c");
-    }
-
-    #[test]
     fn an_environment_has_only_what_the_manifest_names() {
         let command: Command = serde_json::from_str(r#"{"command":"x","env":{"A":"b","CARGO_MANIFEST_DIR":"inherit"}}"#).unwrap();
-        let names: Vec<String> = environment(&command).unwrap().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> = environment(&command).unwrap().into_keys().collect();
         assert!(names.iter().all(|name| INHERITED.contains(&name.as_str()) || name == "A" || name == "CARGO_MANIFEST_DIR"), "{names:?}");
         let missing: Command = serde_json::from_str(r#"{"command":"x","env":{"A":{"from_env":"DOORWARD_NO_SUCH"}}}"#).unwrap();
         assert!(environment(&missing).is_err());

@@ -3,7 +3,6 @@
 //! Leaves to others: the rules (`era`), the transports (`stdio`, `http_link`, `old_sse`).
 //! INVARIANT: a legacy server is sent nothing but `server/discover` before `initialize` has succeeded.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use super::request::{Exchange, Outcome, Reply, Sent};
 use super::shared::Shared;
 use super::stdio::StdioLink;
 use super::wire;
+use super::Launch;
 use crate::catalog::transport::{Command, Endpoint};
 use crate::error::{Code, Error};
 use crate::mcp::capabilities::Capabilities;
@@ -62,13 +62,13 @@ impl From<&Error> for NotOpened {
 /// is then told of `capabilities`.
 pub(super) async fn stdio(
     command: &Command,
-    base: &Path,
+    launch: &Launch,
     shared: &Arc<Shared>,
     memory: Option<Dialect>,
     silence: Duration,
     capabilities: Capabilities,
 ) -> Result<Opened, NotOpened> {
-    let link = StdioLink::open(command, base, shared)?;
+    let link = StdioLink::open(command, launch, shared).await?;
     let closer = link.closer();
     let whole = Link::Stdio(Arc::clone(&link));
     let greeting = match memory {

@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,8 +25,10 @@ use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::log_level::LogLevel;
 use crate::mcp::messages::Offers;
+use crate::sandbox::{Ground, Started};
 
 mod answer;
+mod apart;
 mod asking;
 mod backoff;
 mod breaker;
@@ -56,8 +59,10 @@ mod sse;
 mod stdio;
 mod supervise;
 mod tasks;
+mod usage;
 mod watch;
 mod wire;
+mod words;
 
 pub use crate::mcp::revision::{Era, Revision};
 pub use backoff::Backoff;
@@ -69,6 +74,7 @@ pub use shared::{Asking, Definition, Event, Listing, Report, Tally};
 
 pub use watch::{Watch, is_within};
 
+use apart::{Apart, Own};
 use breaker::Breaker;
 use link::Link;
 use park::Parks;
@@ -84,7 +90,8 @@ const FULL_RETRY_MS: u64 = 1_000;
 pub struct Spec {
     id: String,
     way: Way,
-    base: PathBuf,
+    /// How its processes are started.
+    pub launch: Launch,
     /// Longest time for a connection with its handshake, and for one page of a list, in milliseconds. Default 30000.
     pub connect_timeout_ms: u64,
     /// How long a server on pipes may leave `server/discover` unanswered before `initialize` is tried, in milliseconds.
@@ -103,6 +110,22 @@ pub struct Spec {
     pub remembered: Option<Dialect>,
 }
 
+/// How the processes of a server are started: in which folder, without reaching what, and by which way into their confinement.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The folder, and what may not be reached.
+    pub ground: Arc<Ground>,
+    /// Doorward's binary. By default the file that this process runs, also where another stands under its name by now.
+    pub way_in: PathBuf,
+}
+
+impl Launch {
+    /// In this folder.
+    pub fn new(ground: Arc<Ground>) -> Self {
+        Self { ground, way_in: PathBuf::from("/proc/self/exe") }
+    }
+}
+
 /// A transport, checked.
 #[derive(Clone, Debug)]
 enum Way {
@@ -116,14 +139,14 @@ enum Way {
 pub struct BadTransport(String);
 
 impl Spec {
-    /// The defaults for a server. Relative paths of a command are resolved against `base`, and it runs there.
+    /// The defaults for a server. Relative paths of a command are resolved against the ground's folder, and it runs there.
     ///
     /// # Errors
     /// [`BadTransport`] for a URL that is not https (or http on this machine), or has a user name or a fragment.
-    pub fn new(id: &str, transport: &Transport, base: PathBuf) -> Result<Self, BadTransport> {
+    pub fn new(id: &str, transport: &Transport, ground: Arc<Ground>) -> Result<Self, BadTransport> {
         let way = match transport {
             Transport::Http(endpoint) => {
-                let address = http::Address::parse(endpoint, &base).map_err(BadTransport)?;
+                let address = http::Address::parse(endpoint, &ground.base).map_err(BadTransport)?;
                 Way::Http(address, Box::new(endpoint.clone()))
             }
             Transport::Stdio(command) => Way::Stdio(command.clone()),
@@ -131,7 +154,7 @@ impl Spec {
         Ok(Self {
             id: id.to_owned(),
             way,
-            base,
+            launch: Launch::new(ground),
             connect_timeout_ms: 30_000,
             probe_timeout_ms: 1_500,
             max_message_bytes: 16 * 1024 * 1024,
@@ -220,6 +243,9 @@ struct Core {
     slots: Arc<Slots>,
     parks: Parks,
     pool: Pool,
+    apart: Apart,
+    /// Whether unused processes of principals are looked for.
+    sweeping: AtomicBool,
 }
 
 /// What calls go over.
@@ -248,7 +274,7 @@ impl Upstream {
         let slots = Arc::new(Slots::new(spec.concurrency));
         let (state, live, offers) = (latest::Sender::new(State::Connecting), ArcSwapOption::empty(), ArcSwapOption::empty());
         let (parks, pool) = (Parks::default(), Pool::new());
-        let core = Arc::new(Core { spec, shared, state, live, offers, breaker: Breaker::new(), slots, parks, pool });
+        let core = Arc::new(Core { spec, shared, state, live, offers, breaker: Breaker::new(), slots, parks, pool, apart: Apart::default(), sweeping: AtomicBool::new(false) });
         core.shared.tasks.spawn(supervise::run(Arc::clone(&core)));
         core.shared.tasks.spawn(watch::report(Arc::clone(&core.shared)));
         Self(core)
@@ -267,6 +293,11 @@ impl Upstream {
     /// What the server can do, as it said when it was last connected; `None` before that.
     pub fn offers(&self) -> Option<Offers> {
         self.0.offers.load().as_deref().copied()
+    }
+
+    /// The process that was started last; `None` before the first, and for a server on HTTP.
+    pub fn started(&self) -> Option<Arc<Started>> {
+        self.0.shared.started.load_full()
     }
 
     /// Whether a call would have a connection to go over now.
@@ -336,11 +367,17 @@ impl Upstream {
     /// Codes of the category `upstream`, `result_too_large` and `cancelled`, with what is known about the effect.
     pub async fn call(&self, slot: &Slot, request: Request<'_>) -> Result<Reply, Error> {
         let Some(live) = self.0.live.load_full() else { return Err(self.unavailable(Duration::from_secs(1))) };
+        let own = match apart::bounds(&self.0.spec.way) {
+            None => None,
+            // Boxed, since it is rare and would make the state of every call larger.
+            Some(_) => Box::pin(self.own(&live, &request)).await.inspect_err(|error| slot.learn(Err(error.code())))?,
+        };
+        let (link, version) = own.as_ref().and_then(Own::link).unwrap_or((&live.link, live.version));
         if let Some(level) = request.log_level {
             self.want_log(&live, level);
         }
         let exchange = Exchange {
-            era: live.version.era(),
+            era: version.era(),
             method: request.method,
             members: request.members,
             name: Some(request.name),
@@ -350,8 +387,8 @@ impl Upstream {
             notices: request.notices,
             log_level: request.log_level,
             // A legacy server was told at the handshake of what it may ask, and in this session nobody can be asked.
-            capabilities: if live.version.is_modern() { request.capabilities } else { Capabilities::default() },
-            retry: request.retry.filter(|_| live.version.is_modern()),
+            capabilities: if version.is_modern() { request.capabilities } else { Capabilities::default() },
+            retry: request.retry.filter(|_| version.is_modern()),
             asker: None,
             idempotent: request.idempotent,
             tag: Some(request.tag),
@@ -360,13 +397,25 @@ impl Upstream {
         let outcome = tokio::select! {
             biased;
             () = request.cancel.cancelled() => Err(exchange.fault(Code::Cancelled, "the call was cancelled")),
-            outcome = live.link.exchange(&exchange) => outcome,
+            outcome = link.exchange(&exchange) => outcome,
             () = tokio::time::sleep_until(request.deadline) => Err(exchange.broke(Code::UpstreamTimeout, "the tool server did not answer in time")),
         };
         slot.learn(outcome.as_ref().map(drop).map_err(Error::code));
         // A request that brings answers goes on with one that the server has begun.
         let begun = request.sent.was_asked() || request.retry.is_some();
         outcome.and_then(|reply| bounded(Reply { begun, ..reply }, request.max_result_bytes))
+    }
+
+    /// The process of whoever calls, where each has one: until the call's deadline, or nobody wants it any more.
+    async fn own(&self, live: &Live, request: &Request<'_>) -> Result<Option<Own>, Error> {
+        tokio::select! {
+            biased;
+            () = request.cancel.cancelled() => Err(Error::new(Code::Cancelled, "the call was cancelled")),
+            own = apart::own(&self.0, &live.link, request.session_key) => own,
+            () = tokio::time::sleep_until(request.deadline) => {
+                Err(self.unavailable(Duration::from_secs(1)).operator("no process of its own was ready in time"))
+            }
+        }
     }
 
     /// Has a legacy server with a single session send such log messages.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::child::printable;
+use super::words::printable;
 
 /// Unusable lines of a server that has not introduced itself: banners, and what its packages say while they are installed.
 const EARLY: u32 = 500;

@@ -19,7 +19,7 @@ use super::inbound::LIMITS;
 use super::link::Link;
 use super::pool::{self, Lease};
 use super::request::{Exchange, Forwarded, Notice, Part, Reply, Request, Sent};
-use super::{Core, Slot, Upstream, bounded, elicit, wire};
+use super::{Core, Slot, Upstream, apart, bounded, elicit, wire};
 use crate::error::{Code, Effect, Error};
 use crate::mcp::canonical::write_string;
 use crate::mcp::capabilities::Capabilities;
@@ -95,7 +95,9 @@ impl Upstream {
         let lease = match &live.link {
             Link::Stdio(_) => {
                 let share = self.0.spec.share_of_processes(slot.only_agent);
-                Some(pool::lease(&self.0, &live.link, round.agent, share, request.capabilities).await?)
+                // Where principals have processes of their own, so have they these.
+                let whose = apart::bounds(&self.0.spec.way).map_or_else(|| Arc::clone(round.agent), |_| request.session_key.into());
+                Some(pool::lease(&self.0, &live.link, (&whose, share), request.capabilities).await?)
             }
             Link::Http(_) | Link::OldSse(_) => None,
         };

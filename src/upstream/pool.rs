@@ -27,7 +27,7 @@ use super::{Core, Way};
 use crate::error::{Code, Error};
 use crate::limit::slots::{Full, Place, Slots};
 use crate::mcp::capabilities::Capabilities;
-use crate::mcp::revision::Era;
+use crate::mcp::revision::{Era, Revision};
 
 /// Processes beside the main one.
 pub(super) const MAX_PROCESSES: usize = 4;
@@ -133,7 +133,7 @@ impl Pool {
 /// # Errors
 /// `concurrency_limited` when all are busy, or as many as the agent may have, `upstream_unavailable` when none can be started, `tool_withheld` when it describes
 /// its tools otherwise than the main one, whose definitions are the reviewed ones.
-pub(super) async fn lease(core: &Arc<Core>, main: &Link, agent: &Arc<str>, share: usize, declared: Capabilities) -> Result<Lease, Error> {
+pub(super) async fn lease(core: &Arc<Core>, main: &Link, (agent, share): (&Arc<str>, usize), declared: Capabilities) -> Result<Lease, Error> {
     let place = core.pool.places.take(agent, share).map_err(|full| busy(core, full))?;
     let number = match core.pool.free(agent, declared, place) {
         Ok((number, link, is_due)) => {
@@ -161,7 +161,7 @@ fn unusable(core: &Core, reason: String) -> Error {
 }
 
 /// Lets a process pass only with the tools of the main one.
-async fn compare(core: &Core, main: &Link, link: &Arc<StdioLink>) -> Result<(), Error> {
+pub(super) async fn compare(core: &Core, main: &Link, link: &Arc<StdioLink>) -> Result<(), Error> {
     if describes_alike(core, main, &Link::Stdio(Arc::clone(link))).await.map_err(|reason| unusable(core, reason))? {
         return Ok(());
     }
@@ -206,7 +206,7 @@ impl Drop for Opening<'_> {
 
 async fn open(core: &Core, declared: Capabilities) -> Result<Open, String> {
     let Way::Stdio(command) = &core.spec.way else { return Err("it is not on pipes".to_owned()) };
-    let opening = handshake::stdio(command, &core.spec.base, &core.shared, Some(Dialect::Legacy), core.spec.probe_timeout(), declared);
+    let opening = handshake::stdio(command, &core.spec.launch, &core.shared, Some(Dialect::Legacy), core.spec.probe_timeout(), declared);
     let opened = timeout(core.spec.connect_timeout(), opening).await.map_err(|_| "the server did not answer in time".to_owned())?;
     let opened = opened.map_err(|error| error.reason)?;
     match opened.link {
@@ -219,10 +219,18 @@ async fn open(core: &Core, declared: Capabilities) -> Result<Open, String> {
 /// each time. That it lists more or less says only what it was told of its client.
 async fn describes_alike(core: &Core, main: &Link, link: &Link) -> Result<bool, String> {
     let page = core.spec.connect_timeout();
-    let (here, there) = tokio::join!(listing::tools(link, Era::Legacy, page), listing::tools(main, Era::Legacy, page));
+    let (here, there) = tokio::join!(listing::tools(link, era(link), page), listing::tools(main, era(main), page));
     let reason = |(Unlisted::Unreachable(reason) | Unlisted::Refused(reason))| reason;
     let here: HashMap<String, Bytes> = here.map_err(reason)?.into_iter().map(|tool| (tool.name, tool.json)).collect();
     Ok(there.map_err(reason)?.iter().all(|tool| here.get(&tool.name).is_none_or(|json| *json == tool.json)))
+}
+
+/// What the server at the other end speaks.
+fn era(link: &Link) -> Era {
+    match link {
+        Link::Stdio(link) => link.version().map_or(Era::Legacy, Revision::era),
+        Link::Http(_) | Link::OldSse(_) => Era::Legacy,
+    }
 }
 
 impl Lease {

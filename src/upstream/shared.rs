@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -17,6 +18,7 @@ use super::watch::Watched;
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::messages::Offers;
 use crate::mcp::revision::Revision;
+use crate::sandbox::Started;
 
 /// An event and where it happened.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub enum Event {
         /// How often.
         answers: Arc<Tally<()>>,
     },
+    /// A process of it was started: the main one, or one more.
+    Started(Arc<Started>),
     /// A resource that we watch has changed.
     Updated {
         /// The server's own URI.
@@ -173,6 +177,8 @@ pub(super) struct Shared {
     pub(super) hurry: CancellationToken,
     pub(super) side: Arc<Semaphore>,
     pub(super) watched: Watched,
+    /// The process that was started last.
+    pub(super) started: ArcSwapOption<Started>,
     late: Arc<Tally<u128>>,
     refused: Arc<Tally<Asking>>,
     unasked: Arc<Tally<()>>,
@@ -198,6 +204,7 @@ impl Shared {
             hurry: CancellationToken::new(),
             side: Arc::new(Semaphore::new(MAX_SIDE_POSTS)),
             watched: Watched::default(),
+            started: ArcSwapOption::empty(),
             late: Arc::default(),
             refused: Arc::default(),
             unasked: Arc::default(),
@@ -218,6 +225,14 @@ impl Shared {
     /// Reports, waiting for room; false when nobody reads any more.
     pub(super) async fn announce(&self, event: Event) -> bool {
         self.events.send(Report { upstream: Arc::clone(&self.id), event }).await.is_ok()
+    }
+
+    /// Notes and reports that a process was started.
+    pub(super) async fn has_started(&self, started: Started) {
+        let started = Arc::new(started);
+        tracing::info!(upstream = %self.id, sandbox = %started.enforced, granted = %started.granted, "the tool server is started");
+        self.started.store(Some(Arc::clone(&started)));
+        self.announce(Event::Started(started)).await;
     }
 
     pub(super) fn late(&self, tag: Option<u128>) {

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::asking::{self, Question};
-use super::child::{self, Process};
+use super::child::{Begun, Process};
 use super::inbound::{self, Inbound};
 use super::pace::{Pace, Said};
 use super::pending::{Answer, Owner, Pending};
@@ -25,6 +25,8 @@ use super::request::{Exchange, Outcome, Part, Reply, Sent};
 use super::salvage;
 use super::shared::Shared;
 use super::wire;
+use super::words::{self, printable};
+use super::{Launch, usage};
 use crate::catalog::transport::Command;
 use crate::error::{Code, Effect, Error};
 use crate::mcp::framing::one_line;
@@ -88,9 +90,10 @@ impl StdioLink {
     ///
     /// # Errors
     /// When the process cannot be started; the text is for the operator.
-    pub(super) fn open(command: &Command, base: &std::path::Path, shared: &Arc<Shared>) -> Result<Arc<Self>, String> {
-        let (process, (stdin, stdout, stderr)) =
-            Process::start(command, base).map_err(|error| format!("`{}` cannot be started: {error}", command.command))?;
+    pub(super) async fn open(command: &Command, launch: &Launch, shared: &Arc<Shared>) -> Result<Arc<Self>, String> {
+        let Begun { process, pipes: (stdin, stdout, stderr), started, secrets, bounds } =
+            Process::start(command, &launch.ground, &launch.way_in).await?;
+        shared.has_started(started).await;
         let (lines, queue) = mpsc::channel(MAX_QUEUED_LINES);
         let link = Arc::new(Self {
             shared: Arc::clone(shared),
@@ -105,7 +108,7 @@ impl StdioLink {
             changed: AtomicBool::new(false),
         });
         let tasks = &shared.tasks;
-        let (log, gone) = (child::log(Arc::clone(&shared.id), stderr), link.gone.clone());
+        let (log, gone) = (words::log(Arc::clone(&shared.id), stderr, secrets), link.gone.clone());
         tasks.spawn(async move {
             // Its last words matter most; but whoever inherited standard error and left the group must not hold us up.
             let over = async {
@@ -116,13 +119,18 @@ impl StdioLink {
         });
         tasks.spawn(Arc::clone(&link).write(stdin, queue));
         tasks.spawn(Arc::clone(&link).read(stdout));
-        tasks.spawn(Arc::clone(&link).watch(process));
+        tasks.spawn(Arc::clone(&link).watch(process, bounds));
         Ok(link)
     }
 
     /// Tells which revision was agreed on.
     pub(super) fn agreed(&self, version: Revision) {
         let _ = self.version.set(version);
+    }
+
+    /// Which revision was agreed on; `None` in the handshake.
+    pub(super) fn version(&self) -> Option<Revision> {
+        self.version.get().copied()
     }
 
     /// Ends the link and the process; does not wait for them.
@@ -307,7 +315,7 @@ impl StdioLink {
             return if self.answer(id, Err(fault)) { Said::Unasked(0) } else { Said::Unusable };
         }
         // Banners on standard output are common, and harmless once they are left out.
-        let start = child::printable(line.get(..line.len().min(80)).unwrap_or_default());
+        let start = printable(line.get(..line.len().min(80)).unwrap_or_default());
         tracing::debug!(upstream = %self.shared.id, fault = %fault.0, %start, "a line of the tool server is not MCP and was left out");
         Said::Unusable
     }
@@ -345,8 +353,15 @@ impl StdioLink {
         !self.unheard(id) && self.pending.answer(&self.shared, id, answer)
     }
 
-    async fn watch(self: Arc<Self>, mut process: Process) {
+    async fn watch(self: Arc<Self>, mut process: Process, bounds: Option<(u64, u64)>) {
+        let root = process.id();
         tokio::select! {
+            reason = usage::excess(root, bounds) => {
+                tracing::warn!(upstream = %self.shared.id, %reason, "a tool server is ended");
+                // It first: what it would write meanwhile is of no use to anybody.
+                process.kill().await;
+                return self.lose(Gone::Ended(format!("it was ended: {reason}")));
+            }
             status = process.ended() => {
                 // Its last lines may still be in the pipe, an answer among them; the reader ends the link behind them.
                 let _ = timeout(LAST_WORDS, self.gone.cancelled()).await;

@@ -21,7 +21,7 @@ use super::shared::{Definition, Event, Listing};
 use super::{Core, Live, State, Way, listen};
 
 /// The first and the longest wait before a new connection.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+pub(super) const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How long after a hint all is listed again: a server that registers ten tools tells so ten times.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// How often all is listed without a hint.
@@ -76,7 +76,7 @@ async fn connect(core: &Core, memory: Option<Dialect>) -> Result<(Opened, Known)
             Way::Http(address, endpoint) => handshake::http(address, endpoint, &core.shared, memory, connect, core.spec.concurrency).await,
             Way::Stdio(command) => {
                 let silence = if memory == Some(Dialect::Modern) { connect } else { core.spec.probe_timeout() };
-                handshake::stdio(command, &core.spec.base, &core.shared, memory, silence, core.shared.may_ask).await
+                handshake::stdio(command, &core.spec.launch, &core.shared, memory, silence, core.shared.may_ask).await
             }
         }
     };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules in import order: each imports only what stands before it.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 27] = [
     "error",
     "clock",
     "telemetry",
@@ -14,6 +14,7 @@ const ORDER: [&str; 26] = [
     "mcp",
     "schema",
     "catalog",
+    "sandbox",
     "identity",
     "invocation",
     "run",
