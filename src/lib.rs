@@ -50,10 +50,10 @@ pub mod mcp;
 pub mod schema;
 
 pub mod catalog;
-pub mod sandbox;
 pub mod identity;
 pub mod invocation;
 pub mod run;
+pub mod sandbox;
 
 pub mod approval;
 pub mod freeze;

@@ -49,6 +49,16 @@ pub struct Command {
     pub idle_s: Bound<300, 1, 86_400>,
 }
 
+impl Command {
+    /// The package runner that starts it, where it is confined without a network: most ask their registry each time, and give up after long.
+    pub fn runner_without_network(&self) -> Option<&str> {
+        let name = std::path::Path::new(&self.command).file_name()?.to_str()?;
+        let is_runner = ["npx", "npm", "pnpm", "pnpx", "yarn", "bunx", "uvx", "uv", "pipx", "deno"].contains(&name);
+        let has_none = self.sandbox.grants().is_some_and(|grants| grants.network == super::sandbox::Network::None);
+        (is_runner && has_none).then_some(name)
+    }
+}
+
 // What is as always leaves no trace in what is told apart by its text.
 fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()

@@ -24,8 +24,8 @@ use crate::error::Error;
 use crate::gateway::{Assembly, Folders, LogOrigin, Shared, Teller, Undone};
 use crate::identity::new_key;
 use crate::listen::admin::{self, Command, Key};
-use crate::sandbox::Ground;
 use crate::mcp::plain::plain;
+use crate::sandbox::Ground;
 use crate::seal::hex;
 
 /// Longest reason, in characters.

@@ -10,8 +10,8 @@ use super::{Failure, exposed};
 use crate::config::Config;
 use crate::gateway::{Assembly, Folders, LogOrigin};
 use crate::identity::Principal;
-use crate::sandbox::Ground;
 use crate::listen::stdio;
+use crate::sandbox::Ground;
 use crate::upstream::Report;
 use tokio::sync::mpsc;
 

@@ -157,7 +157,6 @@ impl Context {
         }
         Ok(Config::load(&self.file)?)
     }
-
 }
 
 /// What `doorward demo-server` runs, with its folder of notes and its outbox.

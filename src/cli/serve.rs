@@ -262,8 +262,8 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     check::sealable(&config)?;
     check::signing(&config)?;
     let plan = Box::new(Folders::of(&config));
-    let opened =
-        Assembly::open(&config, plan, Ground::of(&config), LogOrigin::Main { accept_damage: args.accept_damage }).map_err(Failure::other)?;
+    let opened = Assembly::open(&config, plan, Ground::of(&config), LogOrigin::Main { accept_damage: args.accept_damage })
+        .map_err(Failure::other)?;
     let (assembly, opened, mut events) = opened;
     tell_opened(&opened, config.audit.dir.as_ref());
     let mut attended = Attended::begin(&config)?;

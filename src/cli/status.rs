@@ -33,7 +33,8 @@ fn told(status: &Value) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let audit = &status["audit"];
     let log = if audit["open"] == true { "takes records" } else { "takes no records: no call goes through" };
-    let rows: Vec<Vec<String>> = status["upstreams"].as_array().into_iter().flatten().map(|row| vec![text(&row[0]), text(&row[1])]).collect();
+    let rows: Vec<Vec<String>> =
+        status["upstreams"].as_array().into_iter().flatten().map(|row| vec![text(&row[0]), text(&row[1])]).collect();
     let mut out = format!(
         "policy {}\ncalls under way {}, freezes {}\naudit log {log}, {} records\n\n",
         text(&status["policy_version"]),

@@ -206,7 +206,8 @@ pub async fn run(_: &Context, args: &Args) -> Result<u8, Failure> {
     };
     let deny = denials(args, &lock)?;
     let plan = Wrapped { manifest, deny, read_only: args.read_only, rate: args.rate.clone(), lock: Mutex::new(lock) };
-    let (assembly, opened, mut events) = Assembly::open(&config, Box::new(plan), (*ground).clone(), LogOrigin::FirstFree).map_err(Failure::other)?;
+    let (assembly, opened, mut events) =
+        Assembly::open(&config, Box::new(plan), (*ground).clone(), LogOrigin::FirstFree).map_err(Failure::other)?;
     tell_opened(&opened, config.audit.dir.as_ref());
     let (gateway, _) = assembly.build()?;
     eprint!("{}", check::overview(gateway.catalog(), gateway.policy(), Some("agent:local")));

@@ -32,7 +32,8 @@ impl Config {
             guarded("the manifests", self.manifests.as_ref()),
         ];
         all.extend(self.file.as_deref().map(|file| guarded("the configuration", file)));
-        let tls = self.listen.tls.iter().flat_map(|tls| [("the listener's key", &tls.key), ("the listener's certificate", &tls.certificate)]);
+        let tls =
+            self.listen.tls.iter().flat_map(|tls| [("the listener's key", &tls.key), ("the listener's certificate", &tls.certificate)]);
         all.extend(tls.map(|(what, path)| guarded(what, path)));
         let keys = self.identity.jwt.iter().filter_map(|jwt| jwt.jwks.file.as_deref());
         all.extend(keys.map(|path| guarded("keys of an authorization server", path)));

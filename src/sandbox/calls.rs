@@ -129,12 +129,7 @@ fn unknown() -> BpfProgram {
     let step = |code: u16, jt: u8, jf: u8, k: u32| sock_filter { code, jt, jf, k };
     let (load, is_greater, end) = (0x20, 0x25, 0x06);
     let refuse: u32 = SeccompAction::Errno(ENOSYS.unsigned_abs()).into();
-    vec![
-        step(load, 0, 0, 0),
-        step(is_greater, 0, 1, NEWEST_CALL),
-        step(end, 0, 0, refuse),
-        step(end, 0, 0, SeccompAction::Allow.into()),
-    ]
+    vec![step(load, 0, 0, 0), step(is_greater, 0, 1, NEWEST_CALL), step(end, 0, 0, refuse), step(end, 0, 0, SeccompAction::Allow.into())]
 }
 
 fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, String> {

@@ -55,10 +55,7 @@ fn prepared(plan: &Plan) -> Result<Enforced, String> {
     limits::disarm()?;
     let enforced = confined(plan)?;
     if enforced.level < plan.minimum {
-        return Err(format!(
-            "the manifest asks for `sandbox: {{ minimum: {} }}`, and this machine has {enforced}",
-            plan.minimum
-        ));
+        return Err(format!("the manifest asks for `sandbox: {{ minimum: {} }}`, and this machine has {enforced}", plan.minimum));
     }
     Ok(enforced)
 }

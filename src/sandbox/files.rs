@@ -7,8 +7,8 @@ use std::fs::{read_dir, symlink_metadata};
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use super::grants::{Grant, Source};
@@ -55,16 +55,24 @@ pub(super) fn confine(plan: &Plan) -> Result<u8, String> {
 }
 
 fn add(mut rules: RulesetCreated, grant: &Grant, guarded: &[PathBuf], newest: ABI) -> Result<RulesetCreated, String> {
-    let paths = match (grant.source == Source::Written, grant.path.canonicalize()) {
-        (true, Ok(path)) => vec![path],
-        (true, Err(error)) => return Err(format!("`{}` is granted, and cannot be opened: {error}", grant.path.display())),
-        (false, Ok(path)) => cut(&path, guarded),
-        (false, Err(_)) => Vec::new(),
+    let is_demanded = matches!(grant.source, Source::Written | Source::Own);
+    let paths = match (grant.source, grant.path.canonicalize()) {
+        (Source::Own, Ok(path)) => vec![path],
+        // It was fine when the manifest was read; since then a link may have come to lead elsewhere.
+        (Source::Written, Ok(path)) if guarded.iter().any(|one| one.starts_with(&path) || path.starts_with(one)) => {
+            return Err(format!("`{}` is granted, and leads to what no tool server may reach", grant.path.display()));
+        }
+        (Source::Written, Ok(path)) => vec![path],
+        (Source::Usual | Source::Named, Ok(path)) => cut(&path, guarded),
+        (Source::Usual | Source::Named, Err(_)) => Vec::new(),
+        (Source::Written | Source::Own, Err(error)) => {
+            return Err(format!("`{}` is granted, and cannot be opened: {error}", grant.path.display()));
+        }
     };
     for path in paths {
         let opened = PathFd::new(&path);
         let (Ok(folder), Ok(found)) = (&opened, symlink_metadata(&path)) else {
-            if grant.source == Source::Written {
+            if is_demanded {
                 return Err(format!("`{}` is granted, and cannot be opened", path.display()));
             }
             continue;
@@ -119,6 +127,19 @@ mod tests {
         assert_eq!(cut(&at("a/b/var/audit"), &guarded), Vec::<PathBuf>::new());
         assert_eq!(cut(&at("a/b/beside"), &guarded), [at("a/b/beside")]);
         assert_eq!(cut(&at("a/b/var"), &guarded), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_written_grant_that_has_come_to_lead_to_what_is_guarded_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("var")).unwrap();
+        symlink(home.path().join("var"), home.path().join("work")).unwrap();
+        let (path, guarded) = (home.path().join("work"), [home.path().join("var")]);
+        let rules = || Ruleset::default().handle_access(AccessFs::from_all(NEWEST.0)).unwrap().create().unwrap();
+        for (source, is_refused) in [(Source::Written, true), (Source::Named, false), (Source::Own, false)] {
+            let grant = Grant { path: path.clone(), write: true, source };
+            assert_eq!(add(rules(), &grant, &guarded, NEWEST.0).is_err(), is_refused, "{source:?}");
+        }
     }
 
     #[test]

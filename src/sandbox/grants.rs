@@ -30,8 +30,10 @@ pub(super) enum Source {
     Usual,
     /// An argument names it, or it is where the command runs; likewise.
     Named,
-    /// Somebody wrote it down: it has to be there, and is granted whole.
+    /// Somebody wrote it down: it has to be there, and what reaches something guarded by now is not started.
     Written,
+    /// Doorward made it for this very process: it is granted whole.
+    Own,
 }
 
 /// A path that a manifest grants in so many words, and where it does.
@@ -137,14 +139,19 @@ impl Grant {
         Self { path, write, source: Source::Named }
     }
 
-    pub(super) fn written(path: PathBuf, write: bool) -> Self {
-        Self { path, write, source: Source::Written }
+    pub(super) fn own(path: PathBuf) -> Self {
+        Self { path, write: true, source: Source::Own }
     }
 }
 
 /// The home folder that the process is told.
 fn home(environment: &BTreeMap<String, OsString>) -> Option<&Path> {
     environment.get("HOME").map(Path::new).filter(|home| home.is_absolute())
+}
+
+/// Doorward's own home folder, which is what manifests mean: that of a process may be named by its manifest too.
+fn here() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute())
 }
 
 /// A path of a manifest.
@@ -187,7 +194,7 @@ pub(super) fn of_demo(command: &Command, cwd: &Path) -> Vec<PathBuf> {
 /// Every grant of a manifest's own words.
 pub(super) fn written(command: &Command, ground: &Ground) -> Vec<Written> {
     let Sandbox::Confined(grants) = &command.sandbox else { return Vec::new() };
-    let here = std::env::var_os("HOME").map(PathBuf::from);
+    let here = here();
     let lists = [("read", &grants.read), ("write", &grants.write)];
     let mut all: Vec<Written> = lists
         .into_iter()
@@ -216,7 +223,7 @@ pub(super) fn all(command: &Command, program: &Path, ground: &Ground, environmen
     if command.command == "self" {
         all.extend(OF_DEMO.iter().map(|path| Grant::usual(*path, false)));
         all.push(Grant::usual(program, false));
-        all.extend(of_demo(command, &cwd).into_iter().map(|folder| Grant::written(folder, true)));
+        all.extend(of_demo(command, &cwd).into_iter().map(Grant::own));
     } else {
         all.extend(SYSTEM.iter().map(|path| Grant::usual(*path, false)));
         all.extend(home.into_iter().flat_map(|home| OF_HOME.iter().map(|name| Grant::usual(home.join(name), false))));
@@ -239,7 +246,11 @@ pub(super) fn all(command: &Command, program: &Path, ground: &Ground, environmen
     if command.cwd.is_some() {
         all.push(Grant::named(cwd, false));
     }
-    let written = |path: &PathBuf, write| Grant::written(expanded(path, &ground.base, home), write);
+    let here = here();
+    let written = |path: &PathBuf, write| {
+        let path = expanded(path, &ground.base, here.as_deref());
+        Grant { path, write, source: Source::Written }
+    };
     all.extend(grants.read.iter().map(|path| written(path, false)));
     all.extend(grants.write.iter().map(|path| written(path, true)));
     all

@@ -77,7 +77,7 @@ impl Plan {
     /// Adds a folder that is the process's own.
     #[must_use]
     pub fn with_own(mut self, folder: &Path) -> Self {
-        self.grants.push(Grant::written(folder.to_owned(), true));
+        self.grants.push(Grant::own(folder.to_owned()));
         self
     }
 

@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::usage;
 use super::words::{Secrets, printable};
 use crate::catalog::transport::{Command, Variable};
 use crate::sandbox::{self, Enforced, Ground, Plan, Started, Temporary, Word};
@@ -131,10 +132,19 @@ impl Process {
         let _ = self.child.wait().await;
     }
 
-    /// Ends the group at once: it has used up more than it may.
+    /// Ends the group at once, and whoever has left it: it has used up more than it may.
     pub(super) async fn kill(mut self) {
-        self.group.signal(Signal::KILL);
+        self.end_family();
         let _ = self.child.wait().await;
+    }
+
+    /// Kills the group, and what the server has started beside it. The group first: in it nobody is born meanwhile.
+    fn end_family(&self) {
+        let family = self.child.id().map(usage::family).unwrap_or_default();
+        self.group.signal(Signal::KILL);
+        for process in family.into_iter().filter_map(|process| Pid::from_raw(i32::try_from(process).ok()?)) {
+            let _ = kill_process(process, Signal::KILL);
+        }
     }
 
     async fn ends_soon(&mut self, hurry: &CancellationToken) -> bool {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 
+use super::Launch;
 use super::era::{self, Dialect, Next, Probe};
 use super::http::{Address, Client};
 use super::http_link::{Answered, HttpLink};
@@ -21,7 +22,6 @@ use super::request::{Exchange, Outcome, Reply, Sent};
 use super::shared::Shared;
 use super::stdio::StdioLink;
 use super::wire;
-use super::Launch;
 use crate::catalog::transport::{Command, Endpoint};
 use crate::error::{Code, Error};
 use crate::mcp::capabilities::Capabilities;

@@ -274,7 +274,19 @@ impl Upstream {
         let slots = Arc::new(Slots::new(spec.concurrency));
         let (state, live, offers) = (latest::Sender::new(State::Connecting), ArcSwapOption::empty(), ArcSwapOption::empty());
         let (parks, pool) = (Parks::default(), Pool::new());
-        let core = Arc::new(Core { spec, shared, state, live, offers, breaker: Breaker::new(), slots, parks, pool, apart: Apart::default(), sweeping: AtomicBool::new(false) });
+        let core = Arc::new(Core {
+            spec,
+            shared,
+            state,
+            live,
+            offers,
+            breaker: Breaker::new(),
+            slots,
+            parks,
+            pool,
+            apart: Apart::default(),
+            sweeping: AtomicBool::new(false),
+        });
         core.shared.tasks.spawn(supervise::run(Arc::clone(&core)));
         core.shared.tasks.spawn(watch::report(Arc::clone(&core.shared)));
         Self(core)
@@ -369,8 +381,9 @@ impl Upstream {
         let Some(live) = self.0.live.load_full() else { return Err(self.unavailable(Duration::from_secs(1))) };
         let own = match apart::bounds(&self.0.spec.way) {
             None => None,
-            // Boxed, since it is rare and would make the state of every call larger.
-            Some(_) => Box::pin(self.own(&live, &request)).await.inspect_err(|error| slot.learn(Err(error.code())))?,
+            // Boxed, since it is rare and would make the state of every call larger. That somebody's own process does not start teaches the
+            // breaker nothing: it is the others' too.
+            Some(_) => Box::pin(self.own(&live, &request)).await?,
         };
         let (link, version) = own.as_ref().and_then(Own::link).unwrap_or((&live.link, live.version));
         if let Some(level) = request.log_level {

@@ -133,7 +133,12 @@ impl Pool {
 /// # Errors
 /// `concurrency_limited` when all are busy, or as many as the agent may have, `upstream_unavailable` when none can be started, `tool_withheld` when it describes
 /// its tools otherwise than the main one, whose definitions are the reviewed ones.
-pub(super) async fn lease(core: &Arc<Core>, main: &Link, (agent, share): (&Arc<str>, usize), declared: Capabilities) -> Result<Lease, Error> {
+pub(super) async fn lease(
+    core: &Arc<Core>,
+    main: &Link,
+    (agent, share): (&Arc<str>, usize),
+    declared: Capabilities,
+) -> Result<Lease, Error> {
     let place = core.pool.places.take(agent, share).map_err(|full| busy(core, full))?;
     let number = match core.pool.free(agent, declared, place) {
         Ok((number, link, is_due)) => {

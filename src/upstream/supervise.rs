@@ -80,11 +80,21 @@ async fn connect(core: &Core, memory: Option<Dialect>) -> Result<(Opened, Known)
             }
         }
     };
-    let opened = timeout(connect, opening).await.map_err(|_| NotOpened::from("the server did not answer in time".to_owned()))??;
+    let opened = timeout(connect, opening).await.map_err(|_| NotOpened::from(silent(&core.spec.way)))??;
     let learnt = Some(opened.dialect);
     let listed = list(core, &opened.link, (&opened.greeting, opened.dialect), Known::default()).await;
     let known = listed.map_err(|(Unlisted::Unreachable(reason) | Unlisted::Refused(reason))| NotOpened { reason, memory: learnt })?;
     Ok((opened, known))
+}
+
+/// Why a server has not answered, as far as can be guessed.
+fn silent(way: &Way) -> String {
+    let runner = match way {
+        Way::Stdio(command) => command.runner_without_network(),
+        Way::Http(..) => None,
+    };
+    let guess = runner.map(|runner| format!("; `{runner}` has no network in its sandbox, and may want to fetch something"));
+    format!("the server did not answer in time{}", guess.unwrap_or_default())
 }
 
 /// What was listed last.

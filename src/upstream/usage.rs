@@ -33,6 +33,19 @@ struct Used {
     memory_kb: u64,
 }
 
+/// The processes from `root` on, itself among them: also those that have left its group.
+pub(super) fn family(root: u32) -> Vec<u32> {
+    let (mut all, mut next) = (vec![root], 0);
+    while let Some(process) = all.get(next).copied().filter(|_| next < MAX_SEEN) {
+        next += 1;
+        for task in std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    all
+}
+
 /// What is used now; once there are more than `enough` tasks, no more are counted.
 fn used(root: u32, enough: u64) -> Used {
     let (mut used, mut open, mut seen) = (Used::default(), vec![root], 0);

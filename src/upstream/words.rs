@@ -151,10 +151,7 @@ mod tests {
         let value = |(name, value): (&str, &str)| (name.to_owned(), OsString::from(value));
         let given = [("KEY", "k3y!"), ("SHORT", "info"), ("WORD", "correct horse"), ("PLACE", "/srv/notes/here")];
         let secrets = Secrets::of(&command, &given.into_iter().map(value).collect());
-        assert_eq!(
-            secrets.scrubbed("info: k3y! and correct horse in /srv/notes/here"),
-            "info: [secret] and [secret] in /srv/notes/here"
-        );
+        assert_eq!(secrets.scrubbed("info: k3y! and correct horse in /srv/notes/here"), "info: [secret] and [secret] in /srv/notes/here");
         for (said, logged) in [
             ("key dw_abcd1234_ZmFrZXNlY3JldA given", "key [secret] given"),
             ("ghp_0123456789abcdefghij", "[secret]"),

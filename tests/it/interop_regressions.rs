@@ -113,11 +113,12 @@ fn a_tool_without_prefix_is_allowed_and_denied_by_its_target() {
 #[test]
 fn sigterm_ends_it_with_its_server_though_its_input_stays_open_and_a_call_runs() {
     let state = TempDir::new().unwrap();
-    let pid_file = state.path().join("pid");
+    let work = TempDir::new().unwrap();
+    let pid_file = work.path().join("pid");
     // It ignores SIGTERM and the end of its input, and never answers a call.
     let mut server = shell_server(ONE_TOOL, ":");
     server[2] = format!("trap '' TERM; echo $$ > {}; {}; while :; do sleep 1; done", pid_file.display(), server[2]);
-    let mut wrap = Wrap::start(state.path(), &[], &server);
+    let mut wrap = Wrap::start(state.path(), &["--write", work.path().to_str().unwrap()], &server);
     wrap.shake_hands();
     wrap.send(&json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "s__one", "arguments": {} } }));
     assert_eq!(wrap.ask(3, "ping", json!({}))["result"], json!({}));

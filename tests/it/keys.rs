@@ -28,7 +28,8 @@ fn fill_the_volume(gateway: &Serving) {
 async fn server_that_runs(site: &Site, name: &str, line: &str) -> String {
     let script = format!("({line}) > {name}.out 2>&1\necho ended >> {name}.out\nexec {DOORWARD} demo-server");
     site.write(&format!("{name}.sh"), &script);
-    let manifest = format!("upstream: {name}\ntransport: {{ stdio: {{ command: /bin/sh, args: [{name}.sh] }} }}\ntools: {{}}\n");
+    let manifest =
+        format!("upstream: {name}\ntransport: {{ stdio: {{ command: /bin/sh, args: [{name}.sh], sandbox: none }} }}\ntools: {{}}\n");
     site.write(&format!("tool-manifests/{name}.yaml"), &manifest);
     let said = || std::fs::read_to_string(site.path(&format!("{name}.out"))).unwrap_or_default();
     until("the end of the line", async || Some(said()).filter(|said| said.ends_with("ended\n"))).await

@@ -60,6 +60,7 @@ mod redactions;
 mod refused_heads;
 mod reload;
 mod samples_load;
+mod sandboxes;
 mod schema;
 mod secrets_stay_inside;
 mod sessions;

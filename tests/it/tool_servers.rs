@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::interop_regressions::shell_server;
 use crate::mcp_checklist::upstreams::on_pipes;
-use crate::support::asking::{in_front_of, journal, program};
+use crate::support::asking::{in_front_of, journal, kept, program};
 use crate::support::old_sse::OldServer;
 use crate::support::{Ask, Does, Site, Upstream, until};
 
@@ -15,7 +15,8 @@ const FINE: &str = r#"echo '{"jsonrpc":"2.0","id":'$id',"result":{"content":[{"t
 fn site(on_call: &str) -> Site {
     let tools = ["save", "other"].map(|name| json!({ "name": name, "inputSchema": { "type": "object" } }));
     let server = shell_server(&json!(tools).to_string(), on_call);
-    let transport = json!({ "stdio": { "command": server[0], "args": server[1..] } });
+    // What is told here has to hold without a sandbox too.
+    let transport = json!({ "stdio": { "command": server[0], "args": server[1..], "sandbox": "none" } });
     let site =
         Site::empty().manifest("up", &format!("transport: {transport}\ntools:\n  save: {{ tier: read }}\n  other: {{ tier: read }}\n"));
     site.pinned("up", &tools).policy("p, R1, agent:demo, up__*, read, -, allow\n")
@@ -155,10 +156,11 @@ async fn a_call_that_finds_its_server_gone_waits_for_the_next_one() {
         wait
         exec sleep 600
     "#;
-    let transport = json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), site.path("journal")] } });
+    let transport =
+        json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), kept(&site)], "sandbox": { "write": ["work"] } } });
     let site = in_front_of(site, &transport, "", "");
     let gateway = site.serve().await;
-    let is_there = |name: &str| site.path(name).exists();
+    let is_there = |name: &str| site.path("work").join(name).exists();
     until("the end of the input", async || (is_there("journal.deaf") && is_there("journal.left")).then_some(())).await;
 
     let answer = gateway.client().call("up__echo", json!({})).await;

@@ -150,7 +150,7 @@ async fn a_check_runs_no_program_and_connects_to_nobody() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
     let site = Site::of(&upstream).config(&issuer.entry(""));
     let shell = format!("touch '{}'; exit 1", site.path("ran").display());
-    let transport = json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell] } });
+    let transport = json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell], "sandbox": "none" } });
     let site = site.manifest("piped", &format!("transport: {transport}\ntools:\n  save: {{ tier: reversible }}\n"));
     let site = site.pinned("piped", &upstream.tools()[1..2]);
 

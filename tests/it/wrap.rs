@@ -10,8 +10,9 @@ use crate::support::{Ask, Client, Serving, Site, Upstream};
 
 /// Wraps the built-in server, with these flags.
 fn wrapped(site: &Site, flags: &[&str]) -> Pipe {
-    let server = ["--", env!("CARGO_BIN_EXE_doorward"), "demo-server", "--folder", "notes", "--outbox", "outbox"];
-    site.pipe(&[&["wrap", "notes", "--state", "state"], flags, &server].concat())
+    let server = ["--", env!("CARGO_BIN_EXE_doorward"), "demo-server", "--folder", "work/notes", "--outbox", "work/outbox"];
+    fs::create_dir_all(site.path("work")).unwrap();
+    site.pipe(&[&["wrap", "notes", "--state", "state", "--write", "work"], flags, &server].concat())
 }
 
 fn records(site: &Site) -> String {
@@ -40,10 +41,10 @@ async fn the_first_use_pins_what_the_server_lists_and_records_that_nobody_review
 #[tokio::test]
 async fn a_server_may_ask_what_the_flag_leaves() {
     let site = Site::empty();
-    let (program, journal) = (asking::program(), site.path("journal"));
+    let (program, journal) = (asking::program(), asking::kept(&site));
     let command = ["--", program.to_str().unwrap(), journal.to_str().unwrap()];
     for (flags, has) in [(&["a"][..], true), (&["b", "--may-ask", "none"], false), (&["c", "--may-ask", "roots,elicitation"], true)] {
-        let mut pipe = site.pipe(&[&["wrap", "--state", "state"], flags, &command].concat());
+        let mut pipe = site.pipe(&[&["wrap", "--state", "state", "--write", "work"], flags, &command].concat());
         let tools = pipe.tools().await;
         assert_eq!(tools.contains(&format!("{}__interactive", flags[0])), has, "{flags:?} {tools:?}");
     }
@@ -94,7 +95,7 @@ async fn read_only_leaves_what_claims_to_have_no_effect() {
     assert!(tools.contains(&"notes__read_note".to_owned()) && !tools.contains(&"notes__write_note".to_owned()), "{tools:?}");
     let refused = pipe.call("notes__write_note", json!({ "name": "x", "text": "y" })).await;
     assert_eq!(code(&refused), "policy_denied");
-    assert!(!site.path("notes/x.md").exists() && !site.path("notes/x").exists());
+    assert!(!site.path("work/notes/x.md").exists() && !site.path("work/notes/x").exists());
 }
 
 #[tokio::test]

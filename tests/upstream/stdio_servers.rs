@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::{Call, Fixture, names, spec, told};
 
 pub fn server(mode: &str) -> Spec {
-    spec(&json!({"stdio": {"command": program(), "args": [mode], "env": {"GIVEN": "1"}}}))
+    spec(&json!({"stdio": {"command": program(), "args": [mode], "env": {"GIVEN": "1"}, "sandbox": {"network": "any"}}}))
 }
 
 fn program() -> PathBuf {

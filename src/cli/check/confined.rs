@@ -13,6 +13,8 @@ pub(super) struct Confined {
     upstream: String,
     minimum: Level,
     granted: Result<String, String>,
+    /// The package runner that has no network.
+    runner: Option<String>,
 }
 
 /// All of them, and what this machine enforces.
@@ -35,7 +37,8 @@ fn confined(upstream: String, command: &Command, ground: &Ground) -> Confined {
         Err(error) => Err(format!("`{}`: {error}", command.command)),
     };
     let minimum = command.sandbox.grants().map_or(Level::Off, |grants| grants.minimum);
-    Confined { upstream, minimum, granted }
+    let runner = command.runner_without_network().map(str::to_owned);
+    Confined { upstream, minimum, granted, runner }
 }
 
 /// For people; nothing where no server is on pipes.
@@ -54,10 +57,20 @@ pub(super) fn told(confined: &[Confined], enforced: &Enforced) -> String {
 /// What an operator should know.
 pub(super) fn warnings(confined: &[Confined], enforced: &Enforced) -> Vec<String> {
     let too_low = confined.iter().filter(|one| one.minimum > enforced.level).map(|one| {
-        format!("{} will not be started: it asks for `sandbox: {{ minimum: {} }}`, and this machine has {}", one.upstream, one.minimum, enforced.level)
+        format!(
+            "{} will not be started: it asks for `sandbox: {{ minimum: {} }}`, and this machine has {}",
+            one.upstream, one.minimum, enforced.level
+        )
     });
     let missing = confined.iter().filter_map(|one| Some(format!("{} cannot be started: {}", one.upstream, one.granted.as_ref().err()?)));
-    too_low.chain(missing).collect()
+    let offline = confined.iter().filter_map(|one| {
+        let runner = one.runner.as_deref()?;
+        Some(format!(
+            "{} is started by `{runner}` without a network, and will hardly start: grant one, or name the installed program; see docs/sandbox.md",
+            one.upstream
+        ))
+    });
+    too_low.chain(missing).chain(offline).collect()
 }
 
 /// For programs.

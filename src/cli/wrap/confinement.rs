@@ -57,7 +57,8 @@ impl Flags {
 fn usual(ground: &Ground) -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     let caches = home.iter().flat_map(|home| RUNNERS_WRITE.map(|name| home.join(name)));
-    let here = Some(ground.base.clone()).filter(|here| here.components().count() > 2 && home.as_deref().is_none_or(|home| !home.starts_with(here)));
+    let here = Some(ground.base.clone())
+        .filter(|here| here.components().count() > 2 && home.as_deref().is_none_or(|home| !home.starts_with(here)));
     here.into_iter().chain(caches).filter(|path| path.is_dir() && ground.reaches(path).is_none()).collect()
 }
 

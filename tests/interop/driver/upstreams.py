@@ -64,6 +64,8 @@ class Upstream:
     unshared: frozenset[str] = frozenset()
     command: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
+    # What it writes and no argument names.
+    writes: list[str] = field(default_factory=list)
     url: str = ""
 
     def call(self, prefix: str, behind_gateway: bool, shared: bool, lacks: frozenset[str]) -> dict[str, Any]:
@@ -89,7 +91,8 @@ class Upstream:
         elif self.command[0] == "self":
             transport = {"stdio": {"command": "self"}}
         else:
-            transport = {"stdio": {"command": self.command[0], "args": self.command[1:], "env": self.env}}
+            sandbox = {"sandbox": {"write": self.writes}} if self.writes else {}
+            transport = {"stdio": {"command": self.command[0], "args": self.command[1:], "env": self.env, **sandbox}}
         called = {call["tool"] for call in (self.progress, self.denied, *self.more) if call and "tool" in call} | {self.tool}
         scope = lambda tool: {"scope": self.scopes[tool]} if tool in self.scopes else {}
         tools = {tool: {"tier": "read", **scope(tool)} for tool in sorted(called)}
@@ -154,7 +157,8 @@ def _memory(work: Path) -> Upstream:
     remembered.write_text(json.dumps({"type": "entity", "name": "Ada", "entityType": "person", "observations": ["wrote a program"]}))
     call = {"tool": "search_nodes", "arguments": {"query": "Ada"}, "expect": "wrote a program", "bad": {"query": 7}}
     return Upstream(
-        "memory", frozenset({LEGACY}), "stdio", **call, command=[places.NODE, places.MEMORY], env={"MEMORY_FILE_PATH": str(remembered)}
+        "memory", frozenset({LEGACY}), "stdio", **call, command=[places.NODE, places.MEMORY], env={"MEMORY_FILE_PATH": str(remembered)},
+        writes=[str(remembered)],
     )
 
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::asking::{call, in_front_of, journal, program, said};
+use crate::support::asking::{call, in_front_of, journal, kept, program, said};
 use crate::support::issuer::RESOURCE;
 use crate::support::{Ask, Does, Issuer, Site, Upstream};
 
@@ -172,13 +172,14 @@ async fn n62_a_server_on_http_gets_nothing_of_an_agents_token() {
 #[tokio::test]
 async fn n62_nor_does_one_on_pipes() {
     let site = Site::empty();
-    let shell = format!("env > '{}'; exec '{}' '{}'", site.path("env").display(), program().display(), site.path("journal").display());
-    let transport = json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell] } });
+    let (journal_file, program) = (kept(&site), program());
+    let shell = format!("env > work/env; exec '{}' '{}'", program.display(), journal_file.display());
+    let transport = json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program], "sandbox": { "write": ["work"] } } });
     let site = in_front_of(site, &transport, "", "");
     let gateway = site.serve().await;
     assert_eq!(said(&gateway.client().send(&call("echo", &json!({}))).await), "{}");
 
-    let environment = std::fs::read_to_string(site.path("env")).unwrap();
+    let environment = std::fs::read_to_string(site.path("work/env")).unwrap();
     let all = format!("{:?} {environment}", journal(&site));
     assert!(environment.contains("PATH=") && all.contains("tools/call") && !all.contains(secret(&site, "demo")), "{all}");
 }

@@ -45,8 +45,14 @@ pub fn site(may_ask: &str, defaults: &str) -> Site {
 /// The same with a word for the server.
 pub fn site_of(may_ask: &str, defaults: &str, mode: &str) -> Site {
     let site = Site::empty();
-    let transport = json!({ "stdio": { "command": program(), "args": [site.path("journal"), mode] } });
+    let transport = json!({ "stdio": { "command": program(), "args": [kept(&site), mode], "sandbox": { "write": ["work"] } } });
     in_front_of(site, &transport, may_ask, defaults)
+}
+
+/// The journal that a server of the site keeps, in a folder that it can be granted.
+pub fn kept(site: &Site) -> PathBuf {
+    std::fs::create_dir_all(site.path("work")).unwrap();
+    site.path("work/journal")
 }
 
 /// A site in front of a server with the tools of `asking_server`.
@@ -70,7 +76,7 @@ pub async fn relaying(result: Value) -> (Upstream, Site) {
 
 /// What the server got, after the number of its process.
 pub fn journal(site: &Site) -> Vec<(u32, Value)> {
-    let text = std::fs::read_to_string(site.path("journal")).unwrap_or_default();
+    let text = std::fs::read_to_string(kept(site)).unwrap_or_default();
     let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.split_once(' '));
     lines.map(|(process, message)| (process.parse().unwrap(), serde_json::from_str(message).unwrap())).collect()
 }

@@ -4,7 +4,7 @@ use std::process::{ExitStatus, Stdio};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::client::{Ask, message};
 use super::{Site, soon};
@@ -20,13 +20,18 @@ pub struct Pipe {
 impl Site {
     /// Starts `doorward ARGS` on this folder.
     pub fn pipe(&self, args: &[&str]) -> Pipe {
-        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
-        let from = BufReader::new(child.stdout.take().unwrap()).lines();
-        Pipe { to: child.stdin.take(), from, stderr: child.stderr.take().unwrap(), child }
+        Pipe::start(self.command(args))
     }
 }
 
 impl Pipe {
+    /// Starts the command.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let from = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { to: child.stdin.take(), from, stderr: child.stderr.take().unwrap(), child }
+    }
+
     /// Sends a line.
     pub async fn line(&mut self, line: &str) {
         self.to.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).await.unwrap();
