@@ -182,7 +182,7 @@ pub fn main(demo: Demo) -> ExitCode {
     let usual = match verb {
         Verb::Serve(_) => "info",
         // Who wraps a server sees what he saw without us: its standard error, and whether it runs.
-        Verb::Stdio(_) | Verb::Wrap(_) | Verb::Tools(_) => "warn,doorward::upstream::child=info",
+        Verb::Stdio(_) | Verb::Wrap(_) | Verb::Tools(_) => "warn,doorward::upstream::words=info",
         _ => "error",
     };
     log_to_stderr(cli.log.as_deref().unwrap_or(usual));

@@ -91,8 +91,11 @@ class Upstream:
         elif self.command[0] == "self":
             transport = {"stdio": {"command": "self"}}
         else:
-            sandbox = {"sandbox": {"write": self.writes}} if self.writes else {}
-            transport = {"stdio": {"command": self.command[0], "args": self.command[1:], "env": self.env, **sandbox}}
+            # Servers of ours find the packages of others through `packages.mjs`; everybody else's work with the default.
+            ours = any(str(word).startswith(str(places.HERE)) for word in self.command)
+            sandbox = {"read": [str(places.HERE), str(places.INSTALLED)] if ours else [], "write": self.writes}
+            granted = {"sandbox": sandbox} if any(sandbox.values()) else {}
+            transport = {"stdio": {"command": self.command[0], "args": self.command[1:], "env": self.env, **granted}}
         called = {call["tool"] for call in (self.progress, self.denied, *self.more) if call and "tool" in call} | {self.tool}
         scope = lambda tool: {"scope": self.scopes[tool]} if tool in self.scopes else {}
         tools = {tool: {"tier": "read", **scope(tool)} for tool in sorted(called)}
