@@ -205,6 +205,7 @@ pub async fn run(_: &Context, args: &Args) -> Result<u8, Failure> {
         () = local::terminated() => return Err(Failure::Other("told to end before the server had listed its tools".to_owned())),
     };
     let deny = denials(args, &lock)?;
+    let confined = confinement::told(&manifest.transport);
     let plan = Wrapped { manifest, deny, read_only: args.read_only, rate: args.rate.clone(), lock: Mutex::new(lock) };
     let (assembly, opened, mut events) =
         Assembly::open(&config, Box::new(plan), (*ground).clone(), LogOrigin::FirstFree).map_err(Failure::other)?;
@@ -212,6 +213,7 @@ pub async fn run(_: &Context, args: &Args) -> Result<u8, Failure> {
     let (gateway, _) = assembly.build()?;
     eprint!("{}", check::overview(gateway.catalog(), gateway.policy(), Some("agent:local")));
     let audit: &Path = config.audit.dir.as_ref();
+    eprint!("{confined}");
     eprintln!("tiers are what the server claims; what is called is told by `doorward audit tail --dir {}`", audit.display());
     let running = Running::new(assembly, gateway, config.clone(), None)?;
     if let Some(waiver) = waived {

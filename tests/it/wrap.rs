@@ -30,6 +30,7 @@ async fn the_first_use_pins_what_the_server_lists_and_records_that_nobody_review
 
     let (status, _, said) = pipe.leave().await;
     assert!(status.success() && said.contains("pinned 8 tools"), "{said}");
+    assert!(said.contains("sandbox: network any; writes what its arguments name, "), "{said}");
     let log = records(&site);
     assert!(log.contains("\"waiver\":\"first_use\"") && log.contains("\"tier_claimed\":true"), "{log}");
     let mut again = wrapped(&site, &[]);

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::catalog::sandbox::{Grants, Network, Sandbox};
+use crate::catalog::transport::Transport;
 use crate::sandbox::Ground;
 
 /// Of the home folder: what package runners write when they install what they are to run.
@@ -49,6 +50,21 @@ impl Flags {
         write.extend(usual(ground));
         let network = if self.network == "none" { Network::None } else { Network::Any };
         Ok(Sandbox::Confined(Box::new(Grants { read, write, network, ..Grants::default() })))
+    }
+}
+
+/// What the user is told of it; nothing for a server on HTTP.
+pub(super) fn told(transport: &Transport) -> String {
+    let Transport::Stdio(command) = transport else { return String::new() };
+    match command.sandbox.grants() {
+        None => "sandbox: none, the command can do all that you may\n".to_owned(),
+        Some(grants) => {
+            let writes: Vec<String> = grants.write.iter().map(|path| path.display().to_string()).collect();
+            let (network, writes) = (&grants.network, writes.join(" "));
+            format!(
+                "sandbox: network {network}; writes what its arguments name, {writes}; --read and --write grant more, --sandbox none all\n"
+            )
+        }
     }
 }
 

@@ -93,7 +93,7 @@ class Upstream:
         else:
             # Servers of ours find the packages of others through `packages.mjs`; everybody else's work with the default.
             ours = any(str(word).startswith(str(places.HERE)) for word in self.command)
-            sandbox = {"read": [str(places.HERE), str(places.INSTALLED)] if ours else [], "write": self.writes}
+            sandbox = {"read": [str(places.HERE), str(places.INSTALLED / "node")] if ours else [], "write": self.writes}
             granted = {"sandbox": sandbox} if any(sandbox.values()) else {}
             transport = {"stdio": {"command": self.command[0], "args": self.command[1:], "env": self.env, **granted}}
         called = {call["tool"] for call in (self.progress, self.denied, *self.more) if call and "tool" in call} | {self.tool}
