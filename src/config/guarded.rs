@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Anchor, Config};
+use super::{Anchor, Config, Secret};
 
 /// A file or folder that no tool server may reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,9 @@ impl Config {
         all.extend(tls.map(|(what, path)| guarded(what, path)));
         let keys = self.identity.jwt.iter().filter_map(|jwt| jwt.jwks.file.as_deref());
         all.extend(keys.map(|path| guarded("keys of an authorization server", path)));
+        if let Some(Secret::File(path)) = self.approvals.webhook.as_ref().map(|to| &to.secret) {
+            all.push(guarded("the secret of the webhook", path));
+        }
         all.extend(self.audit.anchors.iter().filter_map(|anchor| match anchor {
             Anchor::File(anchor) => Some(guarded("an anchor of the audit log", &anchor.path)),
             Anchor::Git(anchor) => Some(guarded("an anchor of the audit log", &anchor.dir)),
