@@ -53,7 +53,7 @@ use crate::audit::trail::{Audit, Trail};
 use crate::catalog::{Catalog, Standing, Target, param_header};
 use crate::error::{Code, Effect, Error};
 use crate::freeze::Freezes;
-use crate::identity::{Identity, Principal};
+use crate::identity::Identity;
 use crate::inspect::inspect;
 use crate::invocation::{Arguments, Caller, Invocation};
 use crate::limit::{self, Limits};
@@ -65,7 +65,7 @@ use crate::run::Runs;
 use crate::schema::Schemas;
 use crate::seal::Seal;
 use crate::telemetry::Telemetry;
-use crate::upstream::{Forwarded, Slot, Upstream};
+use crate::upstream::{Asked, Forwarded, Upstream};
 
 /// One snapshot of everything that decides.
 pub struct Gateway {
@@ -173,7 +173,7 @@ impl Gateway {
         };
         // Is there room at the tool server, and is everything still as it was when we looked?
         trail.waits();
-        let (upstream, slot) = self.reserve(target, &caller.principal).await?;
+        let (upstream, slot) = self.reserve(&invocation, request, downstream).await?;
         self.still_current(&invocation, request)?;
         // What the call brings, its agent has met from here on: before anything of it can come.
         self.gather(trail, &approved, request).await?;
@@ -184,7 +184,8 @@ impl Gateway {
             Some(open) => Box::pin(self.shared.audit.round(trail, cleared, open)).await?,
         };
         let resume = rounds::resume(round.as_deref(), request.retry);
-        let forwarded = self.forward(&recorded, (upstream, slot), resume.as_ref(), request, message, downstream).await?;
+        let asked = Asked { request, message, resume: resume.as_ref(), downstream };
+        let forwarded = self.forward(trail, &recorded, (upstream, slot), asked).await?;
         let ending = match forwarded {
             Forwarded::Answered(reply) => match rounds::pages(&recorded, &reply) {
                 None => inspect(&reply, &recorded, schemas.output.as_deref())?,
@@ -193,15 +194,6 @@ impl Gateway {
             Forwarded::Parked(name, asked) => return rounds::park(&self.shared, trail, &invocation, upstream, (name, asked)),
         };
         rounds::wrap(&self.shared, trail, &invocation, ending)
-    }
-
-    /// Waits a bounded time for a connection, then takes a place in the upstream's bulkhead.
-    async fn reserve(&self, target: &Target, principal: &Principal) -> Result<(&Upstream, Slot), Error> {
-        let upstream = self.upstreams.get(target.upstream);
-        let upstream = upstream.ok_or_else(|| Error::new(Code::Internal, "the target has no upstream"))?;
-        upstream.ready(std::time::Duration::from_millis(target.connect_grace_ms)).await?;
-        let only_agent = self.shared.identity.load().has_one_agent();
-        Ok((upstream, upstream.reserve(&principal.id, only_agent)?))
     }
 }
 

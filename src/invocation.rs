@@ -1,6 +1,7 @@
 //! One call inside the gateway: who, which target, with which valid arguments. Never changed once made.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -81,6 +82,8 @@ pub struct Caller {
     pub capabilities: Capabilities,
     /// The least severe log message that the agent wants.
     pub log_level: Option<LogLevel>,
+    /// How long the client waits, as a header of its HTTP request says.
+    pub timeout: Option<Duration>,
     /// The socket's other end.
     pub peer: Option<Arc<str>>,
     /// The session of a handshake revision, shortened.

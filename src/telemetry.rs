@@ -18,6 +18,15 @@ use crate::error::Code;
 /// Upper bounds of the duration histogram, in seconds.
 const DURATIONS: [f64; 12] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
 
+/// What is told of each upstream.
+const LOADS: [(&str, &str); 5] = [
+    ("upstream_calls", "Calls under way at the upstream"),
+    ("upstream_calls_waiting", "Calls that wait for a place at the upstream"),
+    ("upstream_breaker", "The upstream's own breaker: 0 closed, 1 half open, 2 open"),
+    ("upstream_retries", "Calls sent to the upstream again since it was started"),
+    ("upstream_retries_refused", "Calls not sent again since the budget did not allow it"),
+];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ending {
     outcome: &'static str,
@@ -26,6 +35,11 @@ struct Ending {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfUpstream {
     upstream: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTool {
+    tool: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +67,9 @@ pub struct Telemetry {
     webhook_waiting: Gauge<u64, AtomicU64>,
     webhook_failed: Gauge<u64, AtomicU64>,
     connected: Family<OfUpstream, Gauge>,
+    /// In the order of [`LOADS`].
+    loads: [Family<OfUpstream, Gauge<u64, AtomicU64>>; LOADS.len()],
+    tool_breakers: Family<OfTool, Gauge<u64, AtomicU64>>,
     anchored: Family<OfAnchor, Gauge<u64, AtomicU64>>,
     anchored_at: Family<OfAnchor, Gauge>,
 }
@@ -76,10 +93,31 @@ pub struct Readings {
     pub audit_indexed: u64,
     /// Messages of calls that wait for people which the webhook has not taken, and attempts that failed since the start.
     pub webhook: (u64, u64),
-    /// Each upstream, and whether it is connected.
-    pub upstreams: Vec<(String, bool)>,
+    /// Each upstream.
+    pub upstreams: Vec<OfOneUpstream>,
     /// Each anchor of the log: the last record that it covers, and when it took that, in seconds since 1970.
     pub anchors: Vec<(String, u64, i64)>,
+}
+
+/// What is looked up of one upstream.
+#[derive(Clone, Debug, Default)]
+pub struct OfOneUpstream {
+    /// Its id.
+    pub upstream: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Calls under way.
+    pub calls: u64,
+    /// Calls that wait for a place.
+    pub waiting: u64,
+    /// Its breaker: 0 closed, 1 half open, 2 open.
+    pub breaker: u64,
+    /// The breakers of its tools that have failed and not worked since, by the tools' names in policies.
+    pub tools: Vec<(String, u64)>,
+    /// Calls sent again since it was started.
+    pub retries: u64,
+    /// Calls not sent again since the budget did not allow it.
+    pub retries_refused: u64,
 }
 
 impl Default for Telemetry {
@@ -122,6 +160,14 @@ impl Default for Telemetry {
         );
         let connected = Family::default();
         registry.register("upstream_connected", "1 while the upstream is connected", connected.clone());
+        let loads = LOADS.map(|(name, help)| {
+            let load = Family::default();
+            registry.register(name, help, Family::clone(&load));
+            load
+        });
+        let tool_breakers = Family::default();
+        let help = "The breaker of a tool that has failed and not worked since: 0 closed, 1 half open, 2 open";
+        registry.register("tool_breaker", help, Family::clone(&tool_breakers));
         Self {
             registry,
             ok,
@@ -139,6 +185,8 @@ impl Default for Telemetry {
             webhook_waiting,
             webhook_failed,
             connected,
+            loads,
+            tool_breakers,
             anchored,
             anchored_at,
         }
@@ -168,6 +216,23 @@ impl Telemetry {
         self.connections_refused.inc();
     }
 
+    fn load(&self, upstreams: &[OfOneUpstream]) {
+        self.connected.clear();
+        self.tool_breakers.clear();
+        self.loads.iter().for_each(Family::clear);
+        for of in upstreams {
+            let upstream = OfUpstream { upstream: of.upstream.clone() };
+            self.connected.get_or_create(&upstream).set(i64::from(of.connected));
+            let numbers = [of.calls, of.waiting, of.breaker, of.retries, of.retries_refused];
+            for (load, number) in self.loads.iter().zip(numbers) {
+                load.get_or_create(&upstream).set(number);
+            }
+            for (tool, breaker) in &of.tools {
+                self.tool_breakers.get_or_create(&OfTool { tool: tool.clone() }).set(*breaker);
+            }
+        }
+    }
+
     /// All metrics in the OpenMetrics text format.
     pub fn render(&self, readings: &Readings) -> String {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -180,10 +245,7 @@ impl Telemetry {
         self.audit_indexed.set(readings.audit_indexed);
         self.webhook_waiting.set(readings.webhook.0);
         self.webhook_failed.set(readings.webhook.1);
-        self.connected.clear();
-        for (upstream, connected) in &readings.upstreams {
-            self.connected.get_or_create(&OfUpstream { upstream: upstream.clone() }).set(i64::from(*connected));
-        }
+        self.load(&readings.upstreams);
         for (anchor, records, at) in &readings.anchors {
             let anchor = OfAnchor { anchor: anchor.clone() };
             self.anchored.get_or_create(&anchor).set(*records);

@@ -28,7 +28,7 @@ use doorward::error::Error;
 use doorward::mcp::capabilities::Capabilities;
 use doorward::mcp::log_level::LogLevel;
 use doorward::sandbox::Ground;
-use doorward::upstream::{Event, Listing, Part, Reply, Report, Request, Sent, Slot, Spec, State, Upstream};
+use doorward::upstream::{Event, Listing, Part, Patience, Reply, Report, Request, Sent, Slot, Spec, State, Upstream, Wanted};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -140,7 +140,7 @@ impl Call {
     }
 
     async fn send(&self, upstream: &Upstream) -> Result<Reply, Error> {
-        let slot = upstream.reserve(&self.principal.into(), true)?;
+        let slot = reserve(upstream, self.principal, self.name).await?;
         self.send_in(upstream, &slot).await
     }
 
@@ -157,7 +157,7 @@ impl Call {
             notices: self.notices.as_ref(),
             log_level: self.log_level,
             cancel: &self.cancel,
-            deadline: Instant::now() + self.limit,
+            patience: Patience::until(Instant::now() + self.limit),
             max_result_bytes: self.max_result_bytes,
             idempotent: false,
             tag: 7,
@@ -165,6 +165,14 @@ impl Call {
         };
         upstream.call(slot, request).await
     }
+}
+
+/// A place for a call of the tool, waited for as long as a test may last.
+async fn reserve(upstream: &Upstream, agent: &str, tool: &str) -> Result<Slot, Error> {
+    let wait = Duration::from_secs(30);
+    let wanted =
+        Wanted { agent: &agent.into(), only_agent: true, tool: Some(tool), wait, deadline: None, cancel: &CancellationToken::new() };
+    upstream.reserve(wanted).await
 }
 
 /// A code and the effect it claims.

@@ -24,7 +24,7 @@ pub enum Kind {
     Outcome,
     /// A call or message that was not forwarded.
     Refusal,
-    /// A parked call that came back.
+    /// A call that goes on under the intent that it has: its server `asked` something, its agent `answered`, or it was `resent`.
     Round,
     /// What becomes of a call that needs a person's yes: `requested`, `asked`, `approved`, `denied`, `refused`, `expired`, `used`, `shown`;
     /// and what the webhook was told of it: `told`, `not_told`.

@@ -9,6 +9,7 @@ mod floods;
 mod parked;
 mod payloads;
 mod refused;
+mod resent;
 mod steps;
 mod watches;
 

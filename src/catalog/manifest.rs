@@ -82,17 +82,38 @@ impl Ask {
 pub struct Defaults {
     /// Longest wait for a result, in milliseconds: 1 to 3600000, default 30000. Then `upstream_timeout`.
     pub timeout_ms: Bound<30_000, 1, 3_600_000>,
+    /// Where it is longer than `timeout_ms`: each progress that the server tells lets a call wait for `timeout_ms` once more, and no call
+    /// lasts longer than this, in milliseconds: 1 to 86400000. By default progress changes nothing.
+    pub max_timeout_ms: Option<Bound<600_000, 1, 86_400_000>>,
+    /// Longest wait for the beginning of an answer, in milliseconds: 1 to 3600000. Over HTTP its head, on pipes progress or the answer
+    /// itself. Default `timeout_ms`. Then `upstream_timeout`.
+    pub first_byte_timeout_ms: Option<Bound<10_000, 1, 3_600_000>>,
+    /// Longest time for a connection to be made, with its handshake, and for one page of a list, in milliseconds: 10 to 600000, default
+    /// 30000.
+    pub connect_timeout_ms: Bound<30_000, 10, 600_000>,
     /// Longest wait for the server to be connected before a call fails, in milliseconds: 0 to 60000, default 5000.
     pub connect_grace_ms: Bound<5_000, 0, 60_000>,
     /// Longest wait for an agent's answers to a server's questions, in milliseconds: 1000 to 3600000, default 600000.
     pub interaction_timeout_ms: Bound<600_000, 1_000, 3_600_000>,
     /// Largest result in bytes: 256 to 268435456, default 1048576. Then `result_too_large`.
     pub max_result_bytes: Bound<1_048_576, 256, 268_435_456>,
-    /// Calls at once: 1 to 65536, default 16. Then `concurrency_limited`.
+    /// Calls at once: 1 to 65536, default 16. Further ones wait.
     pub concurrency: Bound<16, 1, 65_536>,
     /// How many of them may be one agent's: 1 to 65536. By default three quarters of `concurrency`, or all where only one agent
-    /// is known; it bounds the processes that an agent holds while it is asked something, too. Then `concurrency_limited`.
+    /// is known; it bounds the processes that an agent holds while it is asked something, too. Its further calls wait.
     pub concurrency_per_agent: Option<Bound<12, 1, 65_536>>,
+    /// Calls that wait for a place: 0 to 65536, default 64. Places go to the agents in turn. Further calls are `concurrency_limited` at
+    /// once, all of them with 0.
+    pub queue: Bound<64, 0, 65_536>,
+    /// How many of them may be one agent's: 0 to 65536. By default three quarters of `queue`, or all where only one agent is known.
+    pub queue_per_agent: Option<Bound<48, 0, 65_536>>,
+    /// Longest wait for a place, in milliseconds: 0 to 600000, default 5000. Then `concurrency_limited`.
+    pub queue_timeout_ms: Bound<5_000, 0, 600_000>,
+    /// How often a call is sent again that has failed in a way that may pass: 0 to 5, default 1. Only where nothing of it had left, or the
+    /// tool is `read` or declares its `idempotency`, and within `timeout_ms` and the budget.
+    pub retries: Bound<1, 0, 5>,
+    /// How many of a hundred calls may be sent again: 0 to 100, default 10. Up to ten are saved up.
+    pub retry_budget_percent: Bound<10, 0, 100>,
     /// Whether `format` in schemas refuses or annotates. Default `assert`.
     pub formats: Formats,
     /// What all that the server has does to the flow of data: tools, prompts and resources. Default nothing.
@@ -141,6 +162,15 @@ pub struct ToolEntry {
     /// In place of the default, in milliseconds.
     #[serde(default)]
     pub timeout_ms: Option<Bound<30_000, 1, 3_600_000>>,
+    /// In place of the default, in milliseconds.
+    #[serde(default)]
+    pub max_timeout_ms: Option<Bound<600_000, 1, 86_400_000>>,
+    /// In place of the default, in milliseconds.
+    #[serde(default)]
+    pub first_byte_timeout_ms: Option<Bound<10_000, 1, 3_600_000>>,
+    /// In place of the default.
+    #[serde(default)]
+    pub retries: Option<Bound<1, 0, 5>>,
     /// In place of the default, in bytes.
     #[serde(default)]
     pub max_result_bytes: Option<Bound<1_048_576, 256, 268_435_456>>,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::label::Label;
 use super::lock::{Definition, DefinitionHash, LIMITS};
-use super::manifest::{Idempotency, Prefix, ToolEntry, Treatment};
+use super::manifest::{Defaults, Idempotency, Prefix, ToolEntry, Treatment};
 use super::param_header::{Found, ParamHeader};
 use super::tier::Tier;
 use super::{Source, TargetIndex};
@@ -165,8 +165,16 @@ pub struct Target {
     pub headers: Vec<ParamHeader>,
     /// Whether a call may go on as a task.
     pub task: TaskSupport,
-    /// Longest wait for a result, in milliseconds.
+    /// Longest wait for a result, or for progress where a call can last longer, in milliseconds.
     pub timeout_ms: u64,
+    /// Longest time of a call whatever progress it makes, in milliseconds; at least `timeout_ms`.
+    pub max_timeout_ms: u64,
+    /// Longest wait for the beginning of an answer, in milliseconds, where that is bounded by itself.
+    pub first_byte_timeout_ms: Option<u64>,
+    /// Longest wait for a place among the calls under way, in milliseconds.
+    pub queue_timeout_ms: u64,
+    /// How often a call may be sent again.
+    pub retries: u32,
     /// Longest wait for the answers to all its questions, in milliseconds.
     pub interaction_timeout_ms: u64,
     /// Longest wait for the connection, in milliseconds.
@@ -222,6 +230,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         Some(text) => json::parse(text, LIMITS).ok(),
         None => node.clone(),
     };
+    let (timeout_ms, max_timeout_ms, first_byte_timeout_ms) = times(entry, defaults);
     let schema = |member: &str| node.as_ref().and_then(|node| node.get(member)).map(SchemaText::new);
     Target {
         kind: Kind::Tool,
@@ -248,7 +257,11 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         may_ask: manifest.may_ask(),
         headers: params.headers,
         task: node.as_ref().map(task_support).unwrap_or_default(),
-        timeout_ms: entry.and_then(|entry| entry.timeout_ms).unwrap_or(defaults.timeout_ms).value(),
+        timeout_ms,
+        max_timeout_ms,
+        first_byte_timeout_ms,
+        queue_timeout_ms: defaults.queue_timeout_ms.value(),
+        retries: entry.and_then(|entry| entry.retries).unwrap_or(defaults.retries).size() as u32,
         interaction_timeout_ms: defaults.interaction_timeout_ms.value(),
         connect_grace_ms: defaults.connect_grace_ms.value(),
         max_result_bytes: entry.and_then(|entry| entry.max_result_bytes).unwrap_or(defaults.max_result_bytes).size(),
@@ -260,6 +273,14 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         input: schema("inputSchema"),
         output: schema("outputSchema"),
     }
+}
+
+/// How long a call waits for its result, how long it lasts at most, and how long it waits for the beginning of its answer.
+fn times(entry: Option<&ToolEntry>, defaults: &Defaults) -> (u64, u64, Option<u64>) {
+    let timeout = entry.and_then(|entry| entry.timeout_ms).unwrap_or(defaults.timeout_ms).value();
+    let max = entry.and_then(|entry| entry.max_timeout_ms).or(defaults.max_timeout_ms).map_or(0, |max| max.value());
+    let first_byte = entry.and_then(|entry| entry.first_byte_timeout_ms).or(defaults.first_byte_timeout_ms);
+    (timeout, max.max(timeout), first_byte.map(|wait| wait.value()))
 }
 
 fn task_support(definition: &Node<'_>) -> TaskSupport {

@@ -263,7 +263,8 @@ fn json(tool: &Target, rules: &[String], limits: &Limits) -> serde_json::Value {
         "tool": tool.policy_name, "name": tool.name, "upstream": tool.upstream_id, "tier": tool.tier.as_str(), "tier_claimed": tool.tier_claimed,
         "labels": tool.labels, "record_payload": tool.record_payload, "scope": tool.scope, "definition": format!("sha256:{}", crate::seal::hex(&tool.hash)),
         "withheld": tool.withheld.as_ref().map(ToString::to_string), "rules": rules, "limits": limits.ids_for(&tool.policy_name).collect::<Vec<_>>(),
-        "timeout_ms": tool.timeout_ms, "max_result_bytes": tool.max_result_bytes, "compensation": tool.compensation,
+        "timeout_ms": tool.timeout_ms, "max_timeout_ms": tool.max_timeout_ms, "first_byte_timeout_ms": tool.first_byte_timeout_ms,
+        "queue_timeout_ms": tool.queue_timeout_ms, "retries": tool.retries, "max_result_bytes": tool.max_result_bytes, "compensation": tool.compensation,
     })
 }
 

@@ -70,8 +70,6 @@ enum Verb {
     Check(check::Args),
     /// Make one call through the whole gateway.
     Call(call::Args),
-    /// Show how the running gateway stands: its upstreams, and how their processes are confined.
-    Status(status::Args),
     /// Review what tool servers say of their tools.
     #[command(subcommand)]
     Tools(tools::Verb),
@@ -89,6 +87,8 @@ enum Verb {
     /// Stop agents, tools, runs or values for a while, whatever the policy says.
     #[command(subcommand)]
     Freeze(freeze::Verb),
+    /// Show how the running gateway stands: tool servers and their sandboxes, breakers, queues, retries, the audit log.
+    Status(status::Args),
     /// Print every error code and what it means.
     Errors(errors::Args),
     /// Print the JSON Schema of a file that people write.
@@ -198,7 +198,6 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         Verb::Stdio(args) => block_on(stdio::run(context, &args)),
         Verb::Wrap(args) => block_on(wrap::run(context, &args)),
         Verb::Check(args) => block_on(interruptible(check::run(context, &args))),
-        Verb::Status(args) => block_on(status::run(context, &args)),
         Verb::Call(args) => block_on(interruptible(call::run(context, &args))),
         Verb::Tools(verb) => block_on(interruptible(tools::run(context, &verb))),
         Verb::Audit(args) => {
@@ -231,6 +230,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         Verb::Approvals(verb) => block_on(approvals::run(context, &verb)),
         Verb::Agent(verb) => block_on(agent::run(context, &verb)),
         Verb::Freeze(verb) => block_on(freeze::run(context, &verb)),
+        Verb::Status(args) => block_on(status::run(context, &args)),
         Verb::Errors(args) => errors::run(context, &args),
         Verb::Schema(args) => schema::run(&args),
         Verb::DemoServer(args) => Ok(demo(&args.folder, &args.outbox).map(|()| 0)?),

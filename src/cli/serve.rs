@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Context, Failure, approvals, check, exposed, local, person};
+use super::{Context, Failure, approvals, check, exposed, local, person, status};
 use crate::audit::Opened;
 use crate::audit::anchor::{Anchors, Source};
 use crate::audit::filler::{self, Filler, SPARE_BYTES};
@@ -398,7 +398,7 @@ async fn answer(running: &mut Running, asked: Asked) {
             return;
         }
         Command::Freezes { number } => freezes(running, number),
-        Command::Status => status(running),
+        Command::Status => serde_json::to_value(status::of(running)).unwrap_or_default(),
         question @ (Command::ApprovalsList { .. } | Command::ApprovalsShow { .. } | Command::ApprovalsDecide { .. }) => {
             let _ = asked.answer.send(approvals::answer(running.assembly.shared(), &question, &who).await);
             return;
@@ -416,32 +416,6 @@ fn freezes(running: &Running, number: i64) -> serde_json::Value {
     let names = gateway.catalog().tools().iter().map(|tool| &*tool.policy_name);
     let freezes = &gateway.shared().freezes;
     serde_json::json!({ "in_force": freezes.is_in_force(number), "tools": freezes.covered(number, names) })
-}
-
-fn status(running: &Running) -> serde_json::Value {
-    let gateway = running.service.gateway();
-    let health = running.assembly.shared().audit.log().health();
-    let index = running.assembly.shared().indexed.standing().borrow().clone();
-    serde_json::json!({
-        "policy_version": gateway.policy().version(),
-        "calls_under_way": running.service.calls_under_way(),
-        "freezes": gateway.shared().freezes.count(),
-        "audit": {
-            "open": health.is_open,
-            "records": health.records,
-            "refused": health.refused,
-            "running": health.running,
-            "covered": health.covered,
-            "indexed": index.records,
-            "index_failing": index.failing,
-        },
-        "webhook": gateway.shared().approvals.webhook().map(|to| {
-            let told = gateway.shared().told.now();
-            serde_json::json!({ "host": to.host(), "waiting": told.waiting, "taken": told.taken, "failed": told.failed, "failing": told.failing })
-        }),
-        "upstreams": gateway.upstream_states(),
-        "processes": gateway.processes(),
-    })
 }
 
 async fn bind(config: &Config) -> Result<TcpListener, Failure> {

@@ -156,6 +156,9 @@ impl Wrapped {
             scope: None,
             cost: Bound::default(),
             timeout_ms: None,
+            max_timeout_ms: None,
+            first_byte_timeout_ms: None,
+            retries: None,
             max_result_bytes: None,
             formats: None,
         };

@@ -326,6 +326,10 @@ impl Assembly {
         spec.remembered = self.state.era(&manifest.upstream, print).and_then(|word| Dialect::parse(&word));
         spec.concurrency = manifest.defaults.concurrency.size();
         spec.per_agent = manifest.defaults.concurrency_per_agent.map(|share| share.size());
+        spec.queue = manifest.defaults.queue.size();
+        spec.queue_per_agent = manifest.defaults.queue_per_agent.map(|share| share.size());
+        spec.connect_timeout_ms = manifest.defaults.connect_timeout_ms.value();
+        spec.retry_percent = u32::try_from(manifest.defaults.retry_budget_percent.value()).unwrap_or(0);
         spec.may_ask = manifest.may_ask();
         Ok(spec)
     }
@@ -477,7 +481,8 @@ pub fn heard(listing: crate::upstream::Listing) -> Listing {
 /// Tells whether an upstream is still reached in the same way.
 fn fingerprint(source: &Source) -> String {
     let (manifest, defaults) = (&source.manifest, &source.manifest.defaults);
-    let bounds = (defaults.concurrency, defaults.concurrency_per_agent);
+    let places = (defaults.concurrency, defaults.concurrency_per_agent, defaults.queue, defaults.queue_per_agent);
+    let bounds = (places, defaults.connect_timeout_ms, defaults.retry_budget_percent);
     // A legacy server is told at the handshake what it may ask.
     let reached = serde_json::to_vec(&(&manifest.transport, bounds, &manifest.may_ask)).unwrap_or_default();
     seal::hex(&seal::sha256(&reached))

@@ -1,13 +1,13 @@
 //! How the gateway stands: for the console and for `doorward` on the admin socket.
 
 use super::Gateway;
-use crate::telemetry::Readings;
+use crate::telemetry::{OfOneUpstream, Readings};
+use crate::upstream::{Load, Standing, State};
 
 impl Gateway {
-    /// Each upstream's id and state in words.
-    pub fn upstream_states(&self) -> Vec<(String, String)> {
-        let ids = self.catalog.sources().iter().map(|source| source.manifest.upstream.clone());
-        ids.zip(self.upstreams.iter().map(|upstream| upstream.state().to_string())).collect()
+    /// Each upstream's id, its state, and how busy it is.
+    pub fn loads(&self) -> Vec<(String, State, Load)> {
+        self.upstreams.iter().map(|upstream| (upstream.id().to_owned(), upstream.state(), upstream.load())).collect()
     }
 
     /// The process of each upstream on pipes that was started last: its program, how it is confined, and what it was granted.
@@ -27,8 +27,6 @@ impl Gateway {
     /// All metrics as text.
     pub fn metrics(&self) -> String {
         let health = self.shared.audit.log().health();
-        let connected = self.upstreams.iter().map(|upstream| upstream.state().is_connected());
-        let ids = self.catalog.sources().iter().map(|source| source.manifest.upstream.clone());
         let anchors = self.shared.anchored.all().into_iter().map(|(name, standing)| (name, standing.records, standing.at / 1_000_000_000));
         let told = self.shared.told.now();
         self.shared.telemetry.render(&Readings {
@@ -40,7 +38,7 @@ impl Gateway {
             audit_covered_at: health.covered_at / 1_000_000_000,
             audit_indexed: self.shared.indexed.standing().borrow().records,
             webhook: (told.waiting, told.failed),
-            upstreams: ids.zip(connected).collect(),
+            upstreams: self.loads().into_iter().map(reading).collect(),
             anchors: anchors.collect(),
         })
     }
@@ -48,5 +46,28 @@ impl Gateway {
     /// Why no call would go through now, whatever it is.
     pub fn unready(&self) -> Option<&'static str> {
         (!self.shared.audit.log().is_open()).then_some("the audit log takes no intents")
+    }
+}
+
+fn reading((id, state, load): (String, State, Load)) -> OfOneUpstream {
+    let tools = load.tools.iter().map(|(tool, standing)| (format!("{id}__{tool}"), number(*standing)));
+    OfOneUpstream {
+        connected: state.is_connected(),
+        calls: load.calls as u64,
+        waiting: load.waiting as u64,
+        breaker: number(load.breaker),
+        tools: tools.collect(),
+        retries: load.retries.made,
+        retries_refused: load.retries.refused,
+        upstream: id,
+    }
+}
+
+/// The number of a breaker's state in metrics.
+fn number(standing: Standing) -> u64 {
+    match standing {
+        Standing::Closed { .. } => 0,
+        Standing::HalfOpen => 1,
+        Standing::Open { .. } => 2,
     }
 }

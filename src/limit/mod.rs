@@ -7,6 +7,7 @@
 
 mod admit;
 mod bucket;
+pub mod bulkhead;
 mod file;
 pub mod flood;
 pub mod slots;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Service;
@@ -120,6 +121,10 @@ impl Turn<'_> {
         };
         if let Side::Modern(headers) = self.side {
             call.param_headers = headers;
+        }
+        if let Some(timeout) = self.caller.timeout {
+            let deadline = Instant::now() + timeout;
+            call.deadline = Some(call.deadline.map_or(deadline, |said| said.min(deadline)));
         }
         let Ok(place) = self.service.0.calls.try_acquire() else {
             let error = Error::new(Code::Overloaded, "the gateway has as many calls under way as it takes").retry_after_ms(100);

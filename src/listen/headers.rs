@@ -4,6 +4,7 @@
 //! INVARIANT: decisions are made on the body; a header that says otherwise refuses the request.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,13 +15,15 @@ use super::subscribe::SUBSCRIPTION;
 use crate::config::Listen;
 use crate::error::{Code, Error};
 use crate::mcp::json::Node;
-use crate::mcp::messages::Meta;
+use crate::mcp::messages::{self, Meta};
 use crate::mcp::revision::Revision;
 
 /// Headers by which a proxy says that it forwards for somebody else, beside all of `x-forwarded-`.
 const FORWARDING: [&str; 3] = ["forwarded", "x-real-ip", "via"];
 /// The revision of a message (2025-06-18 and later).
 pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// Ours for how long a client waits, for one that does not write `_meta` itself.
+const TIMEOUT: HeaderName = HeaderName::from_static("doorward-timeout-ms");
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
 const PARAM: &str = "mcp-param-";
@@ -33,6 +36,11 @@ pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value.trim_matches([' ', '\t']))
+}
+
+/// How long the client waits for its answer: a whole number of milliseconds. What is none counts for nothing.
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    messages::timeout(text(headers, &TIMEOUT)?.parse().ok()?)
 }
 
 /// The size of all headers as they came, in bytes.

@@ -260,6 +260,7 @@ impl Exchange {
             client: None,
             capabilities: Capabilities::default(),
             log_level: None,
+            timeout: headers::timeout(headers),
             peer: Some(Arc::clone(&self.peer_text)),
             session: None,
         }

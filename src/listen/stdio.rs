@@ -55,6 +55,7 @@ pub async fn serve(
             client: None,
             capabilities: Capabilities::default(),
             log_level: None,
+            timeout: None,
             peer,
             session: Some(Arc::clone(&conversation)),
         },

@@ -3,6 +3,10 @@
 //! INVARIANT: what is not understood is relayed as it came; what is hop-local (the keys of `io.modelcontextprotocol/` and
 //! the progress token) is never relayed.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::capabilities::Capabilities;
 use super::json::{Node, Value};
 use super::jsonrpc::MAX_ID_BYTES;
@@ -11,6 +15,10 @@ use crate::error::{Code, Error};
 
 /// The prefix of our own `_meta` keys.
 pub const VENDOR: &str = "dev.doorward/";
+/// Our key for how long the sender of a request waits for its answer, in milliseconds.
+pub const TIMEOUT: &str = "dev.doorward/timeoutMs";
+/// The longest such time that is looked at, in milliseconds: a day. The operator's bounds are shorter.
+const MAX_TIMEOUT_MS: u64 = 86_400_000;
 /// Longest `requestState` that is looked at, in bytes; ours are shorter.
 const MAX_STATE_BYTES: usize = 128 << 10;
 
@@ -73,12 +81,22 @@ impl<'d, 'a> Meta<'d, 'a> {
         self.get("dev.doorward/run").and_then(Node::as_str).filter(|run| run.len() <= 128)
     }
 
+    /// How long the agent waits for the answer, as it says: a whole number of milliseconds. What is none counts for nothing.
+    pub fn timeout(self) -> Option<Duration> {
+        timeout(self.get(TIMEOUT).and_then(Node::as_u64)?)
+    }
+
     /// The members that go on to the next hop, with the text that they were parsed from.
     pub fn relayed<'t>(self, text: &'t [u8]) -> Vec<(&'d str, &'t [u8])> {
         let members = self.0.map(Node::members).unwrap_or_default();
         let relayed = members.iter().filter(|member| !is_hop_local(&member.key));
         relayed.map(|member| (member.key.as_ref(), member.node.text(text))).collect()
     }
+}
+
+/// So many milliseconds as a time that somebody may wait.
+pub fn timeout(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms.min(MAX_TIMEOUT_MS)))
 }
 
 /// Whether a `_meta` key means something to one hop only.
@@ -211,6 +229,8 @@ pub struct Request<'d, 'a> {
     pub meta: Meta<'d, 'a>,
     /// What it adds when it is sent again with answers.
     pub retry: Option<Retry<'d>>,
+    /// When the agent gives it up, as it says; counted from when the request was read.
+    pub deadline: Option<Instant>,
     /// The `Mcp-Param-*` headers that it came with: NAME in lower case, and the decoded value. `None` where there are no such
     /// headers: on pipes, and before 2026-07-28.
     pub param_headers: Option<&'d [(Box<str>, Box<str>)]>,
@@ -266,7 +286,8 @@ impl<'d, 'a> Request<'d, 'a> {
         } else {
             None
         };
-        Ok(Self { method, kind, name, arguments, context, meta, retry, param_headers: None })
+        let deadline = meta.timeout().map(|timeout| Instant::now() + timeout);
+        Ok(Self { method, kind, name, arguments, context, meta, retry, deadline, param_headers: None })
     }
 }
 

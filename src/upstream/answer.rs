@@ -91,7 +91,7 @@ pub(super) fn in_json(body: Bytes, id: u64, version: Revision) -> Result<Reply, 
     });
     read.map_err(|fault| Fault::Protocol(fault.0))?;
     let outcome = found.ok_or_else(|| Fault::Protocol("the answer has another id".to_owned()))?;
-    Ok(Reply { body, version, outcome, begun: false })
+    Ok(Reply { body, version, outcome, begun: false, is_5xx: false })
 }
 
 /// The JSON-RPC error in the body of an HTTP error, where there is one: its id is ours or, as where the server could not
@@ -100,6 +100,7 @@ pub(super) async fn in_error(response: Response<Incoming>, id: u64, version: Rev
     if kind(&response) != Kind::Json {
         return None;
     }
+    let is_5xx = response.status().is_server_error();
     let body = whole(response.into_body(), MAX_ERROR_BYTES).await.ok()?;
     let mut found = None;
     let read = inbound::read(&body, Some(version), |message| {
@@ -110,7 +111,7 @@ pub(super) async fn in_error(response: Response<Incoming>, id: u64, version: Rev
         }
     });
     read.ok()?;
-    Some(Reply { outcome: found?, body, version, begun: false })
+    Some(Reply { outcome: found?, body, version, begun: false, is_5xx })
 }
 
 /// The events of a stream.

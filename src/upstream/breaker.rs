@@ -1,8 +1,10 @@
-//! The circuit breaker of one upstream: after failures in a row, calls are refused for a while; then one may try.
+//! One circuit breaker: after failures in a row, calls are refused for a while; then one may try.
 //!
-//! Owns: closed, open and half-open. Leaves to others: which failures are transient (`Slot`).
+//! Owns: closed, open and half-open. Leaves to others: what it guards, a whole server or one tool (`breakers`), and which failures
+//! are transient (`breakers` too).
 //! INVARIANT: while open or half-open no call gets through but one probe.
 //! INVARIANT: a call let in before the breaker last changed does not change it: its news are old.
+//! INVARIANT: failures of one tool alone do not open the breaker of its server.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +14,9 @@ use tokio::time::Instant;
 use super::Backoff;
 
 /// Failures in a row that open the breaker.
-const THRESHOLD: u32 = 5;
+pub(super) const THRESHOLD: u32 = 5;
+/// As many of them count as one tool's; with more from elsewhere it is the server.
+const MOST_OF_ONE: u32 = 3;
 /// The first and the longest time that it stays open.
 const OPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -30,14 +34,69 @@ struct Inner {
 
 #[derive(Debug)]
 enum State {
-    Closed {
-        failures: u32,
-    },
+    Closed(Failures),
     Open {
         until: Instant,
     },
     /// One probe is under way.
     HalfOpen,
+}
+
+/// Failures in a row, and whose they are.
+#[derive(Debug, Default)]
+struct Failures {
+    /// Those that are nobody's in particular.
+    all: u32,
+    /// Those of each source; there are at most [`THRESHOLD`] sources before the breaker opens.
+    of: Vec<(u64, u32)>,
+}
+
+impl Failures {
+    fn add(&mut self, source: Option<u64>) {
+        let Some(source) = source else { return self.all += 1 };
+        match self.of.iter_mut().find(|(known, _)| *known == source) {
+            Some((_, number)) => *number += 1,
+            None => self.of.push((source, 1)),
+        }
+    }
+
+    /// As many as speak against what the breaker guards.
+    fn count(&self) -> u32 {
+        self.all + self.of.iter().map(|(_, number)| (*number).min(MOST_OF_ONE)).sum::<u32>()
+    }
+
+    fn forget(&mut self) {
+        self.all = 0;
+        self.of.clear();
+    }
+}
+
+/// How a breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Calls go through; so many have failed in a row.
+    Closed {
+        /// Failures in a row that count.
+        failures: u32,
+    },
+    /// Calls are refused for so long.
+    Open {
+        /// Until one may try.
+        retry_in: Duration,
+    },
+    /// One call tries.
+    HalfOpen,
+}
+
+impl Standing {
+    /// Its word: `closed`, `open` or `half_open`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed { .. } => "closed",
+            Self::Open { .. } => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
 }
 
 /// Leave for one call, to be told how the call went. Dropped untold, it changes nothing.
@@ -51,13 +110,36 @@ pub(super) struct Permit {
 impl Breaker {
     /// A closed breaker.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Inner { state: State::Closed { failures: 0 }, epoch: 0, backoff: Backoff::new(OPEN.0, OPEN.1) })))
+        Self(Arc::new(Mutex::new(Inner { state: State::Closed(Failures::default()), epoch: 0, backoff: Backoff::new(OPEN.0, OPEN.1) })))
+    }
+
+    /// Leave for a call that came before there was a breaker: its news count while the breaker has not changed since.
+    pub(super) fn first_permit(&self) -> Permit {
+        Permit { breaker: self.clone(), epoch: 0, told: false }
+    }
+
+    /// How it stands.
+    pub(super) fn standing(&self) -> Standing {
+        self.with(|inner| match &inner.state {
+            State::Closed(failures) => Standing::Closed { failures: failures.count() },
+            State::Open { until } => Standing::Open { retry_in: until.saturating_duration_since(Instant::now()) },
+            State::HalfOpen => Standing::HalfOpen,
+        })
+    }
+
+    /// How long to wait where no call is let in now, not even one that tries.
+    pub(super) fn refusal(&self) -> Option<Duration> {
+        match self.standing() {
+            Standing::Closed { .. } => None,
+            Standing::Open { retry_in } => Some(retry_in).filter(|wait| !wait.is_zero()),
+            Standing::HalfOpen => Some(OPEN.0),
+        }
     }
 
     /// Lets a call in, or says how long to wait.
     pub(super) fn permit(&self) -> Result<Permit, Duration> {
         let epoch = self.with(|inner| match inner.state {
-            State::Closed { .. } => Ok(inner.epoch),
+            State::Closed(_) => Ok(inner.epoch),
             State::Open { until } => {
                 let wait = until.saturating_duration_since(Instant::now());
                 if !wait.is_zero() {
@@ -84,55 +166,66 @@ impl Inner {
         self.epoch += 1;
     }
 
-    fn open(&mut self) {
-        let until = Instant::now() + self.backoff.step();
-        self.change(State::Open { until });
+    fn open(&mut self) -> Duration {
+        let wait = self.backoff.step();
+        self.change(State::Open { until: Instant::now() + wait });
+        wait
     }
 
-    fn succeeded(&mut self) {
+    fn succeeded(&mut self) -> Changed {
         match &mut self.state {
-            State::Closed { failures } => *failures = 0,
+            State::Closed(failures) => failures.forget(),
             State::Open { .. } => {}
             State::HalfOpen => {
                 self.backoff.reset();
-                self.change(State::Closed { failures: 0 });
+                self.change(State::Closed(Failures::default()));
+                return Changed::Closed;
             }
         }
+        Changed::No
     }
 
-    fn failed(&mut self) {
+    fn failed(&mut self, source: Option<u64>) -> Changed {
         match &mut self.state {
-            State::Closed { failures } => {
-                *failures += 1;
-                if *failures >= THRESHOLD {
-                    self.open();
+            State::Closed(failures) => {
+                failures.add(source);
+                if failures.count() < THRESHOLD {
+                    return Changed::No;
                 }
             }
-            State::Open { .. } => {}
-            State::HalfOpen => self.open(),
+            State::Open { .. } => return Changed::No,
+            State::HalfOpen => {}
         }
+        Changed::Opened(self.open())
     }
+}
+
+/// What a call's news did to its breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Changed {
+    /// Nothing that shows.
+    No,
+    /// It lets nobody in for so long.
+    Opened(Duration),
+    /// It lets everybody in again.
+    Closed,
 }
 
 impl Permit {
     /// The server answered.
-    pub(super) fn succeeded(self) {
-        self.tell(Inner::succeeded);
+    pub(super) fn succeeded(self) -> Changed {
+        self.tell(Inner::succeeded)
     }
 
-    /// The call failed in a way that may pass.
-    pub(super) fn failed(self) {
-        self.tell(Inner::failed);
+    /// The call failed in a way that may pass. `source` is whose failure it may be rather than that of what is guarded.
+    pub(super) fn failed(self, source: Option<u64>) -> Changed {
+        self.tell(|inner| inner.failed(source))
     }
 
-    fn tell(mut self, news: fn(&mut Inner)) {
+    fn tell(mut self, news: impl FnOnce(&mut Inner) -> Changed) -> Changed {
         self.told = true;
         let epoch = self.epoch;
-        self.breaker.with(|inner| {
-            if inner.epoch == epoch {
-                news(inner);
-            }
-        });
+        self.breaker.with(|inner| if inner.epoch == epoch { news(inner) } else { Changed::No })
     }
 }
 
@@ -149,54 +242,4 @@ impl Drop for Permit {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fail(breaker: &Breaker, times: u32) {
-        (0..times).for_each(|_| breaker.permit().unwrap().failed());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn breaker_opens_after_failures_in_a_row_and_lets_one_probe_through() {
-        let breaker = Breaker::new();
-        fail(&breaker, THRESHOLD - 1);
-        breaker.permit().unwrap().succeeded();
-        fail(&breaker, THRESHOLD);
-        let wait = breaker.permit().unwrap_err();
-        tokio::time::advance(wait).await;
-        let probe = breaker.permit().unwrap();
-        assert!(breaker.permit().is_err(), "one probe only");
-        probe.succeeded();
-        fail(&breaker, THRESHOLD - 1);
-        assert!(breaker.permit().is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn breaker_stays_open_after_a_failed_probe() {
-        let breaker = Breaker::new();
-        fail(&breaker, THRESHOLD);
-        tokio::time::advance(OPEN.0).await;
-        breaker.permit().unwrap().failed();
-        assert!(breaker.permit().is_err());
-        tokio::time::advance(OPEN.0 * 2).await;
-        assert!(breaker.permit().is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_abandoned_probe_makes_room_for_the_next() {
-        let breaker = Breaker::new();
-        fail(&breaker, THRESHOLD);
-        tokio::time::advance(OPEN.0).await;
-        drop(breaker.permit().unwrap());
-        assert!(breaker.permit().is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn old_news_do_not_close_an_open_breaker() {
-        let breaker = Breaker::new();
-        let old = breaker.permit().unwrap();
-        fail(&breaker, THRESHOLD);
-        old.succeeded();
-        assert!(breaker.permit().is_err());
-    }
-}
+mod tests;

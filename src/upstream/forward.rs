@@ -2,13 +2,14 @@
 //!
 //! INVARIANT: what is sent is what was recorded: name, arguments and id come out of the [`Recorded`] proof.
 
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::park::Round;
-use super::{Forwarded, Notice, Part, Request, Resume, Revision, Sent, Slot, Upstream};
+use super::{Forwarded, Notice, Part, Patience, Reply, Request, Resume, Revision, Sent, Slot, Upstream};
 use crate::audit::trail::Recorded;
 use crate::catalog::Target;
 use crate::error::Error;
@@ -16,7 +17,7 @@ use crate::invocation::{Caller, Invocation};
 use crate::mcp::canonical::write_string;
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::json::Node;
-use crate::mcp::messages::{self as mcp, Downstream, Kind, Method};
+use crate::mcp::messages::{self as mcp, Downstream, Kind, Method, TIMEOUT};
 
 /// The member of `_meta` that says where in a trace a call is (W3C Trace Context). Not its state and its baggage, which hold any text.
 const TRACE: &str = "traceparent";
@@ -25,20 +26,26 @@ const MAX_NOTICES: usize = 16;
 /// Headers of an agent that no schema names and that are passed on.
 const MAX_UNKNOWN_HEADERS: usize = 16;
 
+/// What a call came with, and where its answer goes.
+#[derive(Clone, Copy)]
+pub struct Asked<'a, 'd> {
+    /// The agent's request.
+    pub request: &'a mcp::Request<'d, 'd>,
+    /// The bytes that it was read from.
+    pub message: &'a [u8],
+    /// What it goes on with, where it is not the first of its call.
+    pub resume: Option<&'a Resume<'a>>,
+    /// The way back.
+    pub downstream: &'a dyn Downstream,
+}
+
 impl Upstream {
-    /// Sends a recorded call to its server and waits for the answer, its deadline, or the agent's cancellation.
+    /// Sends a recorded call to its server and waits for the answer, until `deadline` at most, or the agent's cancellation.
     ///
     /// # Errors
     /// What failed on the way, and whether the call may have taken effect.
-    pub async fn forward(
-        &self,
-        recorded: &Recorded<'_>,
-        slot: Slot,
-        resume: Option<&Resume<'_>>,
-        asked: &mcp::Request<'_, '_>,
-        message: &[u8],
-        downstream: &dyn Downstream,
-    ) -> Result<Forwarded, Error> {
+    pub async fn forward(&self, recorded: &Recorded<'_>, slot: Slot, asked: Asked<'_, '_>, deadline: Instant) -> Result<Forwarded, Error> {
+        let Asked { request: asked, message, resume, downstream } = asked;
         let (invocation, sent) = (recorded.invocation(), Sent::default());
         let target = invocation.target;
         // Only `completion/complete` has one, and an empty text takes no memory.
@@ -56,6 +63,8 @@ impl Upstream {
             // Traces differ each time, and no server acts on them.
             relayed.retain(|(key, _)| *key == TRACE);
         }
+        let left = self.left(asked, deadline);
+        relayed.extend(left.as_ref().map(|left| (TIMEOUT, left.as_bytes())));
         // Of a result that is redacted, nothing else may tell: no progress, no message and no question, which a server words as it likes.
         let is_open = !recorded.permit().redacts();
         let token = asked.meta.progress_token().filter(|_| is_open);
@@ -63,7 +72,10 @@ impl Upstream {
         let wanted = if is_open && !is_lifted { wanted(invocation) } else { Capabilities::default() };
         let headers = param_headers(target, asked, is_bare);
         let log_level = invocation.caller.log_level.filter(|_| is_open && self.offers().is_some_and(|offers| offers.logging));
-        let (notices, mut told) = (token.is_some() || log_level.is_some()).then(|| mpsc::channel(MAX_NOTICES)).unzip();
+        let is_agents = asked.deadline.is_some_and(|theirs| theirs <= deadline);
+        let patience = Patience { is_agents, ..patience(target, deadline) };
+        let listens = token.is_some() || log_level.is_some() || patience.first_byte.is_some() || patience.silence.is_some();
+        let (notices, mut told) = listens.then(|| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
             method: invocation.method.as_str(),
             name: &target.own_name,
@@ -76,13 +88,16 @@ impl Upstream {
             notices: notices.as_ref(),
             log_level,
             cancel: downstream.cancelled(),
-            deadline: Instant::now() + Duration::from_millis(target.timeout_ms),
+            patience,
             max_result_bytes: target.max_result_bytes,
             idempotent: target.is_idempotent(),
             tag: invocation.id.as_u128(),
             sent: &sent,
         };
         let tell = |notice: &Notice| {
+            if matches!(notice, Notice::Progress(_)) {
+                sent.progresses();
+            }
             if is_open {
                 pass_on(notice, token, message, downstream)
             }
@@ -98,21 +113,54 @@ impl Upstream {
             let request = Request { capabilities: wanted.intersect(Capabilities::known_to(version)), retry: None, ..request };
             return Box::pin(self.converse(&slot, request, round(invocation.caller, &request, &tell))).await;
         }
-        let mut call = std::pin::pin!(self.call(&slot, request));
-        let Some(told) = told.as_mut() else { return call.await.map(Forwarded::Answered) };
-        loop {
-            tokio::select! {
-                biased;
-                Some(notice) = told.recv() => pass_on(&notice, token, message, downstream),
-                reply = &mut call => {
-                    while let Ok(notice) = told.try_recv() {
-                        pass_on(&notice, token, message, downstream);
-                    }
-                    return reply.map(Forwarded::Answered);
+        let call = pin!(self.call(&slot, request));
+        let reply = match told.as_mut() {
+            None => call.await,
+            Some(told) => hearing(call, told, &tell).await,
+        };
+        reply.map(Forwarded::Answered)
+    }
+}
+
+/// Waits for the reply, and tells what comes before it.
+async fn hearing(
+    mut call: Pin<&mut impl Future<Output = Result<Reply, Error>>>,
+    told: &mut mpsc::Receiver<Notice>,
+    tell: &(dyn Fn(&Notice) + Send + Sync),
+) -> Result<Reply, Error> {
+    loop {
+        tokio::select! {
+            biased;
+            Some(notice) = told.recv() => tell(&notice),
+            reply = &mut call => {
+                while let Ok(notice) = told.try_recv() {
+                    tell(&notice);
                 }
+                return reply;
             }
         }
     }
+}
+
+impl Upstream {
+    /// What is left of the time, in milliseconds, for a server that can read it: a modern one, or any where the agent has said how much
+    /// it has. Legacy servers are used to requests without `_meta`.
+    fn left(&self, asked: &mcp::Request<'_, '_>, deadline: Instant) -> Option<String> {
+        let is_modern = || self.0.live.load().as_ref().is_some_and(|live| live.version.is_modern());
+        let wanted = asked.deadline.is_some() || is_modern();
+        wanted.then(|| deadline.saturating_duration_since(Instant::now()).as_millis().to_string())
+    }
+}
+
+/// How long the answer to a call of the target is waited for.
+fn patience(target: &Target, deadline: Instant) -> Patience {
+    let can_last = target.max_timeout_ms > target.timeout_ms;
+    if !can_last && target.first_byte_timeout_ms.is_none() {
+        return Patience::until(deadline);
+    }
+    let (now, ms) = (Instant::now(), Duration::from_millis);
+    let first_byte = target.first_byte_timeout_ms.map(|wait| now + ms(wait));
+    Patience { first_byte, silence: can_last.then(|| (now, ms(target.timeout_ms))), ..Patience::until(deadline) }
 }
 
 /// The headers that repeat arguments: those of the schema made of the arguments as they are forwarded, then those that it does
@@ -134,7 +182,7 @@ fn wanted(invocation: &Invocation<'_>) -> Capabilities {
 
 fn round<'r>(caller: &'r Caller, request: &Request<'r>, tell: &'r (dyn Fn(&Notice) + Send + Sync)) -> Round<'r> {
     let revision = caller.revision.unwrap_or(Revision::NEWEST);
-    Round { revision, agent: &caller.principal.id, cancel: request.cancel, deadline: request.deadline, tell }
+    Round { revision, agent: &caller.principal.id, cancel: request.cancel, patience: request.patience, tell }
 }
 
 /// The members of `params`, and how many there are.

@@ -23,7 +23,7 @@ use super::http::{Client, Once};
 use super::inbound::{self, Inbound};
 use super::oauth::Tokens;
 use super::pace::Said;
-use super::request::{Exchange, Notice, OWN_SESSION, Outcome, Part, Reply, Sent, is_wanted};
+use super::request::{ANSWERED, Exchange, Notice, OWN_SESSION, Outcome, Part, Reply, Sent, is_wanted};
 use super::resume::{self, Tries};
 use super::session::{Place, Session, Sessions};
 use super::shared::Shared;
@@ -207,6 +207,7 @@ impl HttpLink {
             // Boxed, since it would make the state of every call larger.
             Some(tokens) => Box::pin(self.signed(tokens, exchange, id, headers)).await?,
         };
+        exchange.sent.heads();
         let status = response.status();
         let session = response.headers().get(SESSION_ID).cloned();
         let retry_after_ms = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
@@ -326,7 +327,7 @@ impl HttpLink {
                 shared.late(tag);
             }
         });
-        Reply { body, version, outcome, begun: false }
+        Reply { body, version, outcome, begun: false, is_5xx: false }
     }
 
     /// A message that is not about the request on whose stream it came, or about none.
@@ -373,9 +374,13 @@ impl HttpLink {
                 Err(exchange.fault(Code::UpstreamProtocolError, "the tool server answered without a message").operator(status))
             }
             (300..=399, None) => {
-                Err(exchange.fault(Code::UpstreamProtocolError, "the tool server redirects, which is not followed").operator(status))
+                let error = exchange.fault(Code::UpstreamProtocolError, "the tool server redirects, which is not followed");
+                Err(error.operator(status).because(ANSWERED))
             }
-            _ => Err(exchange.fault(Code::UpstreamProtocolError, "the tool server answered with an HTTP error").operator(status)),
+            _ => {
+                let error = exchange.fault(Code::UpstreamProtocolError, "the tool server answered with an HTTP error");
+                Err(error.operator(status).because(ANSWERED))
+            }
         }
     }
 
@@ -434,7 +439,8 @@ fn no_session(error: &Error) -> Error {
     // The call itself has not left, whatever became of the handshake.
     let code = if error.code() == Code::ConcurrencyLimited { Code::ConcurrencyLimited } else { Code::UpstreamUnavailable };
     let detail = error.detail().unwrap_or_default();
-    Error::new(code, "no session could be opened with the tool server").from_upstream().operator(format!("{error}: {detail}"))
+    let told = Error::new(code, "no session could be opened with the tool server").from_upstream().operator(format!("{error}: {detail}"));
+    error.reason().into_iter().fold(told, Error::because)
 }
 
 /// A legacy call under way; its end without an answer is told to the server, since a disconnect tells nothing.

@@ -1,6 +1,6 @@
 //! Everything that speaks to tool servers: one [`Upstream`] for each manifest.
 //!
-//! Owns: connections and their return, the eras of the protocol, processes, sessions, the breaker and the slots.
+//! Owns: connections and their return, the eras of the protocol, processes, sessions, the breakers and the slots.
 //! Leaves to others: who may call (`policy`), whether a definition is the reviewed one (`catalog`), what a result may say.
 //!
 //! INVARIANT: an error tells the truth about its effect. `none` means that no byte of the request was, or ever will be, written.
@@ -9,8 +9,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::transport::{Command, Endpoint, Transport};
 use crate::error::{Code, Effect, Error};
-use crate::limit::slots::{Full, Place, Slots};
+use crate::limit::bulkhead::{Bulkhead, Room};
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::log_level::LogLevel;
 use crate::mcp::messages::Offers;
@@ -32,6 +32,8 @@ mod apart;
 mod asking;
 mod backoff;
 mod breaker;
+mod breakers;
+mod budget;
 mod child;
 mod elicit;
 mod era;
@@ -51,6 +53,7 @@ mod park;
 mod pending;
 mod pool;
 mod request;
+mod reserve;
 mod resume;
 mod salvage;
 mod session;
@@ -66,24 +69,27 @@ mod words;
 
 pub use crate::mcp::revision::{Era, Revision};
 pub use backoff::Backoff;
+pub use breaker::Standing;
+pub use breakers::may_pass;
+pub use budget::Retries;
 pub use elicit::input_request;
 pub use era::Dialect;
+pub use forward::Asked;
 pub use park::lost;
-pub use request::{Forwarded, Notice, Outcome, Part, Reply, Request, Resume, Sent};
+pub use request::{Forwarded, Notice, Outcome, Part, Patience, Reply, Request, Resume, Sent};
+pub use reserve::{Load, Slot, Wanted};
 pub use shared::{Asking, Definition, Event, Listing, Report, Tally};
 
 pub use watch::{Watch, is_within};
 
 use apart::{Apart, Own};
-use breaker::Breaker;
+use breakers::Breakers;
+use budget::Budget;
 use link::Link;
 use park::Parks;
 use pool::Pool;
 use request::{Exchange, Level};
 use shared::Shared;
-
-/// When an agent may ask again for a place, in milliseconds. A guess: nobody knows when a call ends.
-const FULL_RETRY_MS: u64 = 1_000;
 
 /// How one tool server is reached, and what a connection and its calls may cost.
 #[derive(Clone, Debug)]
@@ -99,11 +105,17 @@ pub struct Spec {
     pub probe_timeout_ms: u64,
     /// Longest message of the server, in bytes. Default 16777216.
     pub max_message_bytes: usize,
-    /// Calls under way at once; further ones are refused. Default 16.
+    /// Calls under way at once; further ones wait. Default 16.
     pub concurrency: usize,
     /// How many of them may be one agent's. By default three quarters, so that calls which nobody waits for any more cannot take
     /// every place, or all where the gateway knows a single agent.
     pub per_agent: Option<usize>,
+    /// Calls that wait for a place; further ones are refused. Default 64.
+    pub queue: usize,
+    /// How many of them may be one agent's, by default likewise.
+    pub queue_per_agent: Option<usize>,
+    /// How many of a hundred calls may be sent again. Default 10.
+    pub retry_percent: u32,
     /// What it may ask an agent for while a call is under way. Default nothing.
     pub may_ask: Capabilities,
     /// What the server spoke when it was last connected, which spares a legacy one the probe. A wrong one costs one attempt.
@@ -160,13 +172,19 @@ impl Spec {
             max_message_bytes: 16 * 1024 * 1024,
             concurrency: 16,
             per_agent: None,
+            queue: 64,
+            queue_per_agent: None,
+            retry_percent: 10,
             may_ask: Capabilities::default(),
             remembered: None,
         })
     }
 
-    fn share(&self, only_agent: bool) -> usize {
-        self.per_agent.unwrap_or(usual_share(self.concurrency, only_agent))
+    fn share(&self, only_agent: bool) -> Room {
+        Room {
+            places: self.per_agent.unwrap_or(usual_share(self.concurrency, only_agent)),
+            queue: self.queue_per_agent.unwrap_or(usual_share(self.queue, only_agent)),
+        }
     }
 
     /// How many of the processes that may ask something can be one agent's: never more than of its calls.
@@ -239,8 +257,9 @@ struct Core {
     live: ArcSwapOption<Live>,
     /// What the server said of itself when it was last connected.
     offers: ArcSwapOption<Offers>,
-    breaker: Breaker,
-    slots: Arc<Slots>,
+    breakers: Breakers,
+    bulkhead: Arc<Bulkhead>,
+    budget: Budget,
     parks: Parks,
     pool: Pool,
     apart: Apart,
@@ -257,21 +276,13 @@ struct Live {
     level: Level,
 }
 
-/// Leave for one call: a place among those under way, and the breaker's permit. Given back when dropped.
-#[derive(Debug)]
-pub struct Slot {
-    _place: Place,
-    permit: Mutex<Option<breaker::Permit>>,
-    /// Whether no other agent wants anything of the server.
-    only_agent: bool,
-}
-
 impl Upstream {
     /// Starts to connect and returns at once. What happens is reported to `events`, which must be read:
     /// see [`Event::Listed`]. The upstream ends with `shutdown`, or with [`Upstream::stop`].
     pub fn start(spec: Spec, events: mpsc::Sender<Report>, shutdown: &CancellationToken) -> Self {
         let shared = Arc::new(Shared::new(&spec.id, spec.max_message_bytes, spec.may_ask, events, shutdown.child_token()));
-        let slots = Arc::new(Slots::new(spec.concurrency));
+        let bulkhead = Arc::new(Bulkhead::new(Room { places: spec.concurrency, queue: spec.queue }));
+        let (breakers, budget) = (Breakers::new(&shared.id), Budget::new(spec.retry_percent));
         let (state, live, offers) = (latest::Sender::new(State::Connecting), ArcSwapOption::empty(), ArcSwapOption::empty());
         let (parks, pool) = (Parks::default(), Pool::new());
         let core = Arc::new(Core {
@@ -280,8 +291,9 @@ impl Upstream {
             state,
             live,
             offers,
-            breaker: Breaker::new(),
-            slots,
+            breakers,
+            bulkhead,
+            budget,
             parks,
             pool,
             apart: Apart::default(),
@@ -350,29 +362,7 @@ impl Upstream {
             .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Takes a slot for an agent, which may be the only one. Nobody waits for a slot.
-    ///
-    /// # Errors
-    /// `concurrency_limited` when all are taken, or the agent's share is, `circuit_open` when the server failed too often just
-    /// now.
-    pub fn reserve(&self, agent: &Arc<str>, only_agent: bool) -> Result<Slot, Error> {
-        let place = self.0.slots.take(agent, self.0.spec.share(only_agent)).map_err(|full| self.full(full))?;
-        let permit = self.0.breaker.permit().map_err(|wait| {
-            Error::new(Code::CircuitOpen, format!("the tool server `{}` failed too often just now", self.id()))
-                .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
-        })?;
-        Ok(Slot { _place: place, permit: Mutex::new(Some(permit)), only_agent })
-    }
-
-    fn full(&self, full: Full) -> Error {
-        let message = match full {
-            Full::All => format!("the tool server `{}` has as many calls as it takes at once", self.id()),
-            Full::Agent => format!("the tool server `{}` has as many calls of this agent as it takes at once", self.id()),
-        };
-        Error::new(Code::ConcurrencyLimited, message).retry_after_ms(FULL_RETRY_MS)
-    }
-
-    /// Forwards one request and waits for its answer, which may be a JSON-RPC error. The breaker learns how it went.
+    /// Forwards one request and waits for its answer, which may be a JSON-RPC error. The breakers learn how it went.
     /// Dropped before that, the request is withdrawn, or cancelled in the era's way.
     ///
     /// # Errors
@@ -411,9 +401,16 @@ impl Upstream {
             biased;
             () = request.cancel.cancelled() => Err(exchange.fault(Code::Cancelled, "the call was cancelled")),
             outcome = link.exchange(&exchange) => outcome,
-            () = tokio::time::sleep_until(request.deadline) => Err(exchange.broke(Code::UpstreamTimeout, "the tool server did not answer in time")),
+            () = request.patience.ends(request.sent) => {
+                Err(request.patience.blamed(exchange.broke(Code::UpstreamTimeout, "the tool server did not answer in time")))
+            }
         };
-        slot.learn(outcome.as_ref().map(drop).map_err(Error::code));
+        match &outcome {
+            Ok(reply) if reply.is_5xx => {
+                self.learn(slot, request.name, Err(&exchange.fault(Code::UpstreamUnavailable, "the tool server failed")))
+            }
+            told => self.learn(slot, request.name, told.as_ref().map(drop)),
+        }
         // A request that brings answers goes on with one that the server has begun.
         let begun = request.sent.was_asked() || request.retry.is_some();
         outcome.and_then(|reply| bounded(Reply { begun, ..reply }, request.max_result_bytes))
@@ -464,20 +461,5 @@ fn bounded(reply: Reply, limit: usize) -> Result<Reply, Error> {
             Err(Error::new(Code::ResultTooLarge, message).from_upstream().after_effect(Effect::Done, false))
         }
         _ => Ok(reply),
-    }
-}
-
-impl Slot {
-    /// Tells the breaker. Only what may pass counts as failure; an answer of any kind is a success; else nothing was learnt.
-    fn learn(&self, outcome: Result<(), Code>) {
-        let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(permit) = permit else { return };
-        match outcome {
-            Ok(_) => permit.succeeded(),
-            Err(Code::UpstreamUnavailable | Code::UpstreamTimeout | Code::UpstreamDisconnected | Code::UpstreamProtocolError) => {
-                permit.failed();
-            }
-            Err(_) => {}
-        }
     }
 }

@@ -22,7 +22,7 @@ use super::http::{Client, Once, Unanswered};
 use super::inbound::{self, Inbound};
 use super::pace::{Flooded, Said};
 use super::pending::{Answer, Owner, Pending};
-use super::request::{Exchange, Outcome, Part, Reply, Sent};
+use super::request::{ANSWERED, Exchange, Outcome, Part, Reply, Sent};
 use super::salvage;
 use super::shared::Shared;
 use super::wire;
@@ -135,7 +135,7 @@ impl OldSseLink {
         match answer {
             Ok(Ok((body, outcome))) => {
                 let version = self.version.get().copied().unwrap_or(Revision::NEWEST_LEGACY);
-                Ok(Reply { body, version, outcome, begun: false })
+                Ok(Reply { body, version, outcome, begun: false, is_5xx: false })
             }
             Ok(Err(fault)) => Err(exchange.fault(Code::UpstreamProtocolError, "the answer is not MCP").operator(fault.0)),
             Err(_) => Err(self.broke(exchange)),
@@ -165,7 +165,10 @@ impl OldSseLink {
             401 | 403 => Err(exchange.refused("the tool server refuses the gateway's credential").operator(status)),
             429 => Err(exchange.refused("the tool server asks for fewer requests")),
             500..=599 => Err(exchange.fault(Code::UpstreamUnavailable, "the tool server failed").operator(status)),
-            _ => Err(exchange.fault(Code::UpstreamProtocolError, "the tool server does not take the request").operator(status)),
+            _ => {
+                let error = exchange.fault(Code::UpstreamProtocolError, "the tool server does not take the request");
+                Err(error.operator(status).because(ANSWERED))
+            }
         }
     }
 

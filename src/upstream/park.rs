@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::asking::{Asker, Question};
@@ -18,7 +17,7 @@ use super::http::Once;
 use super::inbound::LIMITS;
 use super::link::Link;
 use super::pool::{self, Lease};
-use super::request::{Exchange, Forwarded, Notice, Part, Reply, Request, Sent};
+use super::request::{Exchange, Forwarded, Notice, Part, Patience, Reply, Request, Sent};
 use super::{Core, Slot, Upstream, apart, bounded, elicit, wire};
 use crate::error::{Code, Effect, Error};
 use crate::mcp::canonical::write_string;
@@ -50,7 +49,7 @@ pub(super) struct Round<'r> {
     pub(super) revision: Revision,
     pub(super) agent: &'r Arc<str>,
     pub(super) cancel: &'r CancellationToken,
-    pub(super) deadline: Instant,
+    pub(super) patience: Patience,
     pub(super) tell: &'r (dyn Fn(&Notice) + Send + Sync),
 }
 
@@ -102,13 +101,13 @@ impl Upstream {
             Link::Http(_) | Link::OldSse(_) => None,
         };
         let link = lease.as_ref().map_or_else(|| live.link.clone(), |lease| Link::Stdio(Arc::clone(&lease.link)));
-        let call = Call::start(self, link, lease, &request);
+        let (call, name) = (Call::start(self, link, lease, &request), request.name);
         let outcome = call.go_on(round).await;
         // A call that waits has taught the breaker nothing.
         match &outcome {
-            Ok(Forwarded::Answered(_)) => slot.learn(Ok(())),
+            Ok(Forwarded::Answered(_)) => self.learn(slot, name, Ok(())),
             Ok(Forwarded::Parked(..)) => {}
-            Err(error) => slot.learn(Err(error.code())),
+            Err(error) => self.learn(slot, name, Err(error)),
         }
         outcome
     }
@@ -262,7 +261,9 @@ impl Call {
                         return self.park(round.agent);
                     }
                 }
-                () = sleep_until(round.deadline) => return Err(self.fault(Code::UpstreamTimeout, "the tool server did not answer in time")),
+                () = round.patience.ends(&self.sent) => {
+                    return Err(round.patience.blamed(self.fault(Code::UpstreamTimeout, "the tool server did not answer in time")));
+                }
             }
         }
     }

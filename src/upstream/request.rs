@@ -4,12 +4,13 @@
 //! INVARIANT: a request that was withdrawn before its first byte left is never written; so `effect: none` is the truth.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::asking::Asker;
@@ -17,6 +18,12 @@ use crate::error::{Code, Effect, Error};
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::log_level::LogLevel;
 use crate::mcp::revision::{Era, Revision};
+
+/// The reason of an error that a server has answered with, by an HTTP status below 500: it lives, and does not want the request.
+pub(super) const ANSWERED: &str = "answered_by_status";
+
+/// The reason of an error that the agent's own deadline brought about: it says nothing of the server.
+pub(super) const IMPATIENT: &str = "agents_own_deadline";
 
 /// One call of a target on a tool server.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +51,8 @@ pub struct Request<'a> {
     pub log_level: Option<LogLevel>,
     /// Ends the call when the agent has given up.
     pub cancel: &'a CancellationToken,
-    /// When the call has lasted too long.
-    pub deadline: Instant,
+    /// How long the answer is waited for.
+    pub patience: Patience,
     /// Longest result, in bytes of JSON text.
     pub max_result_bytes: usize,
     /// Whether the manifest declares that calling twice is calling once.
@@ -54,6 +61,50 @@ pub struct Request<'a> {
     pub tag: u128,
     /// Tells whether the first byte has left; the caller keeps a clone, for when the call is abandoned.
     pub sent: &'a Sent,
+}
+
+/// How long an answer is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Whatever comes: the call has lasted too long then.
+    pub deadline: Instant,
+    /// Whether that is the agent's own deadline, which is shorter than the operator's.
+    pub is_agents: bool,
+    /// When the answer must have begun: the head of an HTTP answer, or progress.
+    pub first_byte: Option<Instant>,
+    /// Since when nothing has come, and how long that may be, where progress lets a call last longer.
+    pub silence: Option<(Instant, Duration)>,
+}
+
+impl Patience {
+    /// Until then, whether anything comes meanwhile or not.
+    pub fn until(deadline: Instant) -> Self {
+        Self { deadline, is_agents: false, first_byte: None, silence: None }
+    }
+
+    /// When it is over, as far as the server has been heard of by now.
+    pub(super) fn over(&self, sent: &Sent) -> Instant {
+        let first_byte = self.first_byte.filter(|_| !sent.has_head());
+        let silence = self.silence.map(|(since, silence)| sent.last_sign().unwrap_or(since) + silence);
+        [first_byte, silence].into_iter().flatten().fold(self.deadline, Instant::min)
+    }
+
+    /// The same error, where the agent's own deadline is the reason, as one that says nothing of the server.
+    pub(super) fn blamed(&self, error: Error) -> Error {
+        if self.is_agents && self.deadline <= Instant::now() { error.because(IMPATIENT) } else { error }
+    }
+
+    /// Waits until it is over.
+    pub(super) async fn ends(&self, sent: &Sent) {
+        loop {
+            let over = self.over(sent);
+            sleep_until(over).await;
+            // Signs of the server may have put it off meanwhile.
+            if self.over(sent) <= over {
+                return;
+            }
+        }
+    }
 }
 
 /// What a server tells while a call is under way.
@@ -98,6 +149,8 @@ pub struct Reply {
     pub outcome: Outcome,
     /// Whether the server had asked something before: then it had begun, whatever the number of its error says.
     pub begun: bool,
+    /// Whether it came with an HTTP status from 500 on: the server speaks MCP, and says that it failed.
+    pub is_5xx: bool,
 }
 
 /// How a request has gone on so far.
@@ -139,6 +192,10 @@ pub struct Sent(Arc<Way>);
 struct Way {
     left: AtomicU8,
     asked: AtomicBool,
+    /// Whether the answer has begun.
+    head: AtomicBool,
+    /// When the server told of progress for the last time.
+    sign: Mutex<Option<Instant>>,
 }
 
 const WAITING: u8 = 0;
@@ -172,6 +229,25 @@ impl Sent {
     /// Whether it has.
     pub(super) fn was_asked(&self) -> bool {
         self.0.asked.load(Ordering::Acquire)
+    }
+
+    /// The answer begins.
+    pub(super) fn heads(&self) {
+        self.0.head.store(true, Ordering::Release);
+    }
+
+    fn has_head(&self) -> bool {
+        self.0.head.load(Ordering::Acquire)
+    }
+
+    /// The server tells of progress.
+    pub(super) fn progresses(&self) {
+        self.heads();
+        *self.0.sign.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn last_sign(&self) -> Option<Instant> {
+        *self.0.sign.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The request was not processed, as its server says or as none of it got there: it may be written once more.
@@ -273,7 +349,7 @@ impl<'a> Exchange<'a> {
     /// The error when the server has said that it did not process the request.
     pub(super) fn refused(&self, message: &'static str) -> Error {
         self.sent.unprocessed();
-        Error::new(Code::UpstreamUnavailable, message).from_upstream()
+        Error::new(Code::UpstreamUnavailable, message).from_upstream().because(ANSWERED)
     }
 }
 
@@ -287,6 +363,37 @@ mod tests {
         assert_eq!(sent.settle(), Effect::None);
         assert!(!sent.claim());
         assert_eq!(sent.settle(), Effect::None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_puts_the_end_off_but_not_beyond_the_deadline() {
+        let (sent, begun, second) = (Sent::default(), Instant::now(), Duration::from_secs(1));
+        let (first_byte, silence) = (Some(begun + second), Some((begun, second * 2)));
+        let patience = Patience { first_byte, silence, ..Patience::until(begun + second * 5) };
+        let telling = async {
+            tokio::time::sleep(second / 2).await;
+            sent.heads();
+            for _ in 0..10 {
+                tokio::time::sleep(second).await;
+                sent.progresses();
+            }
+        };
+        tokio::select! {
+            () = patience.ends(&sent) => {}
+            () = telling => panic!("the deadline is past"),
+        }
+        assert_eq!(begun.elapsed(), second * 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_begin_ends_sooner() {
+        let (sent, begun, second) = (Sent::default(), Instant::now(), Duration::from_secs(1));
+        let patience = Patience { first_byte: Some(begun + second), ..Patience::until(begun + second * 5) };
+        patience.ends(&sent).await;
+        assert_eq!(begun.elapsed(), second);
+        sent.heads();
+        patience.ends(&sent).await;
+        assert_eq!(begun.elapsed(), second * 5);
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl StdioLink {
         match answered.await {
             Ok(Ok((body, outcome))) => {
                 let version = self.version.get().copied().unwrap_or(Revision::NEWEST);
-                Ok(Reply { body, version, outcome, begun: false })
+                Ok(Reply { body, version, outcome, begun: false, is_5xx: false })
             }
             Ok(Err(fault)) => Err(exchange.fault(Code::UpstreamProtocolError, "the answer is not MCP").operator(fault.0)),
             Err(_) => Err(self.broke(exchange)),

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::inbound::LIMITS;
 use super::link::Link;
-use super::request::{Exchange, Outcome, Part, Reply, Request, Sent};
+use super::request::{Exchange, Outcome, Part, Patience, Reply, Request, Sent};
 use super::{Core, Slot, Upstream};
 use crate::catalog::TaskSupport;
 use crate::error::{Code, Effect, Error};
@@ -95,7 +95,10 @@ impl Upstream {
 
     async fn of_task(&self, slot: &Slot, request: Request<'_>, method: &str, id: &str) -> Result<Reply, Error> {
         let (members, sent) = ([("taskId", Part::Text(id))], Sent::default());
-        self.call(slot, Request { method, members: &members, meta: &[], headers: &[], notices: None, sent: &sent, ..request }).await
+        // Its answer began with the task; each look at it is bounded by the deadline alone.
+        let patience = Patience { first_byte: None, silence: None, ..request.patience };
+        self.call(slot, Request { method, members: &members, meta: &[], headers: &[], notices: None, sent: &sent, patience, ..request })
+            .await
     }
 }
 

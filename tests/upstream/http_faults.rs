@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::http_server::{Answer, Asked, End, Server};
-use crate::{Call, Fixture, spec, told};
+use crate::{Call, Fixture, reserve, spec, told};
 
 /// What a call is told by a modern server that answers so, and how often the server saw it.
 async fn fault(call: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> ((&'static str, &'static str), bool, usize) {
@@ -172,7 +172,7 @@ async fn a_server_that_fails_again_and_again_is_left_alone() {
         fixture.call("echo").await.unwrap_err();
         fixture.upstream.ready(Duration::from_secs(30)).await.unwrap();
     }
-    let error = fixture.upstream.reserve(&"agent:a".into(), true).unwrap_err();
+    let error = reserve(&fixture.upstream, "agent:a", "echo").await.unwrap_err();
     assert_eq!(told(&error), ("circuit_open", "none"));
     assert!(error.wait_ms().is_some() && server.calls().len() == 5);
 }
@@ -181,10 +181,10 @@ async fn a_server_that_fails_again_and_again_is_left_alone() {
 async fn a_full_upstream_refuses_at_once_and_a_dropped_slot_is_free() {
     let server = Server::modern(|_| Answer::Silence).await;
     let mut spec = spec(&server.transport());
-    spec.concurrency = 1;
+    (spec.concurrency, spec.queue) = (1, 0);
     let fixture = Fixture::connected(spec).await;
-    let slot = fixture.upstream.reserve(&"agent:a".into(), true).unwrap();
-    assert_eq!(told(&fixture.upstream.reserve(&"agent:a".into(), true).unwrap_err()), ("concurrency_limited", "none"));
+    let slot = reserve(&fixture.upstream, "agent:a", "echo").await.unwrap();
+    assert_eq!(told(&reserve(&fixture.upstream, "agent:a", "echo").await.unwrap_err()), ("concurrency_limited", "none"));
     drop(slot);
-    fixture.upstream.reserve(&"agent:a".into(), true).unwrap();
+    reserve(&fixture.upstream, "agent:a", "echo").await.unwrap();
 }
