@@ -19,7 +19,8 @@ fn main() {
         let _connection = connect(&std::env::args().nth(2).unwrap_or_default());
         park();
     }
-    let mut server = Server { mode: mode.clone(), seen: Vec::new(), held: Vec::new(), listens: Value::Null, changed: false, prompts: 1 };
+    let mut server =
+        Server { mode: mode.clone(), seen: Vec::new(), held: Vec::new(), listens: Value::Null, changed: false, prompts: 1, ill: 0 };
     if mode == "stubborn" {
         ignore_sigterm();
     }
@@ -59,6 +60,8 @@ struct Server {
     changed: bool,
     /// Number of the one prompt.
     prompts: u32,
+    /// Calls that `ill` has left without an answer.
+    ill: u32,
 }
 
 impl Server {
@@ -139,6 +142,7 @@ impl Server {
             }
             "unreadable" => unreadable(id, params["arguments"]["how"].as_str().unwrap_or_default()),
             "never" => self.held.push(id.clone()),
+            "ill" if self.ill < 5 => self.ill += 1,
             "wrong_id" => said(&json!(900_001), &json!({})),
             "twice" => (0..2).for_each(|_| said(id, &json!({}))),
             "progress" => {

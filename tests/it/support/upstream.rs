@@ -48,6 +48,8 @@ pub enum Does {
     Tells(Vec<Value>, CancellationToken),
     /// Closes the connection in place of an answer.
     Disconnects,
+    /// Does this with the next call, and from then on like `Echo`.
+    Once(Box<Does>),
 }
 
 /// One HTTP request that it got.
@@ -252,7 +254,11 @@ impl Upstream {
     }
 
     async fn act(self, name: &str, message: &Value) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, std::io::Error> {
-        let does = self.shared.does.lock().unwrap().get(name).cloned().unwrap_or_default();
+        let mut does = self.shared.does.lock().unwrap().get(name).cloned().unwrap_or_default();
+        if let Does::Once(first) = does {
+            self.does(name, Does::Echo);
+            does = *first;
+        }
         let guard = Abandoned(Some(self.shared.abandoned.clone()));
         let reply = |body: Value| {
             let mut message = json!({ "jsonrpc": "2.0", "id": message["id"] });
@@ -261,7 +267,7 @@ impl Upstream {
         };
         let echo = || json!({ "result": text(&message["params"]["arguments"].to_string()) });
         let answer = match does {
-            Does::Echo => reply(echo()),
+            Does::Echo | Does::Once(_) => reply(echo()),
             Does::Result(result) => reply(json!({ "result": result })),
             Does::Asks(_) if ["inputResponses", "requestState"].iter().any(|member| message["params"].get(member).is_some()) => {
                 reply(echo())
