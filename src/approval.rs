@@ -20,24 +20,25 @@ use crate::error::{Code, Error};
 use crate::invocation::Invocation;
 use crate::limit::Admission;
 use crate::policy::{Obligation, Permit};
+use crate::replay::Fresh;
 
 /// A call that policy permits, limits admit and nobody has to approve any more, but whose approval, where it needs one, is not used up yet.
 #[derive(Debug)]
 pub struct Approved<'d> {
-    admission: Admission<'d>,
+    fresh: Fresh<'d>,
     given: Option<Given>,
 }
 
 /// The same once its approval is used up. Only [`Approved::cleared`] makes one:
 ///
 /// ```compile_fail,E0451
-/// fn forged(admission: doorward::limit::Admission<'_>) -> doorward::approval::Cleared<'_> {
-///     doorward::approval::Cleared { admission }
+/// fn forged(fresh: doorward::replay::Fresh<'_>) -> doorward::approval::Cleared<'_> {
+///     doorward::approval::Cleared { fresh }
 /// }
 /// ```
 #[derive(Debug)]
 pub struct Cleared<'d> {
-    admission: Admission<'d>,
+    fresh: Fresh<'d>,
 }
 
 /// Whether some row asks for a person's yes.
@@ -51,23 +52,24 @@ pub fn asks(admission: &Admission<'_>) -> bool {
 /// # Errors
 /// `internal` where a person has to say yes and the approval is not there, or is another call's: [`asks`] tells before; and for a dry run,
 /// which ends before.
-pub fn approve(admission: Admission<'_>, given: Option<Given>) -> Result<Approved<'_>, Error> {
+pub fn approve(fresh: Fresh<'_>, given: Option<Given>) -> Result<Approved<'_>, Error> {
+    let admission = fresh.admission();
     if admission.permit().is_dry_run() {
         return Err(Error::new(Code::Internal, "a dry run came as far as the approval"));
     }
-    let is_given = given.as_ref().map_or(!asks(&admission), |given| given.is_for(admission.invocation()));
-    if is_given { Ok(Approved { admission, given }) } else { Err(Error::new(Code::Internal, "nobody has approved the call")) }
+    let is_given = given.as_ref().map_or(!asks(admission), |given| given.is_for(admission.invocation()));
+    if is_given { Ok(Approved { fresh, given }) } else { Err(Error::new(Code::Internal, "nobody has approved the call")) }
 }
 
 impl<'d> Approved<'d> {
     /// The call that is approved.
     pub fn invocation(&self) -> &Invocation<'d> {
-        self.admission.invocation()
+        self.fresh.admission().invocation()
     }
 
     /// The permit of the policy.
     pub fn permit(&self) -> &Permit<'d> {
-        self.admission.permit()
+        self.fresh.admission().permit()
     }
 
     /// What is still to be used up before the record.
@@ -81,29 +83,29 @@ impl<'d> Approved<'d> {
     /// `internal` where something is, or it was used up for another call.
     pub fn cleared(self, spent: Option<&Spent>) -> Result<Cleared<'d>, Error> {
         let is_spent = self.unspent().is_none() || spent.is_some_and(|spent| spent.is_for(self.invocation()));
-        if is_spent { Ok(Cleared { admission: self.admission }) } else { Err(Error::new(Code::Internal, "the approval is not used up")) }
+        if is_spent { Ok(Cleared { fresh: self.fresh }) } else { Err(Error::new(Code::Internal, "the approval is not used up")) }
     }
 }
 
 impl<'d> Cleared<'d> {
     /// The call that was cleared.
     pub fn invocation(&self) -> &Invocation<'d> {
-        self.admission.invocation()
+        self.fresh.admission().invocation()
     }
 
     /// The permit of the policy.
     pub fn permit(&self) -> &Permit<'d> {
-        self.admission.permit()
+        self.fresh.admission().permit()
     }
 
     /// Whether somebody had to approve it, so that nothing goes along that nobody was shown.
     pub fn was_approved(&self) -> bool {
-        asks(&self.admission)
+        asks(self.fresh.admission())
     }
 
     /// Whether arguments and result are to be kept sealed.
     pub fn records_payload(&self) -> bool {
-        let permit = self.admission.permit();
+        let permit = self.fresh.admission().permit();
         self.invocation().target.record_payload
             || permit.obligations().iter().any(|obliged| obliged.obligation == Obligation::RecordPayload)
     }

@@ -8,6 +8,7 @@ mod anchor;
 mod audit;
 mod bound;
 mod guarded;
+mod idempotency;
 mod identity;
 mod labels;
 mod payloads;
@@ -31,6 +32,7 @@ pub use self::anchor::{Anchor, Every, FileAnchor, GitAnchor, PutAnchor, StdoutAn
 pub use self::audit::{Audit, Durability, DurabilityByTier};
 pub use self::bound::{Bound, KeyText, LogName};
 pub use self::guarded::Guarded;
+pub use self::idempotency::Idempotency;
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
 pub use self::labels::{Labels, ToxicFlow};
 pub use self::payloads::{OpenerKey, Openers, Payloads};
@@ -109,6 +111,8 @@ pub struct Config {
     pub people: Vec<Person>,
     /// What waits for people.
     pub approvals: Approvals,
+    /// What is kept of calls so that a repeat does not act again.
+    pub idempotency: Idempotency,
     /// What follows from the labels of what an agent has called.
     pub labels: Labels,
     /// How agents are known that show no API key.

@@ -6,86 +6,12 @@
 //! INVARIANT: a code is never reused and its number never changes; `tests/golden/errors.txt` holds the table.
 //! INVARIANT: nothing in a public text comes from an argument, a result or a credential.
 
+mod words;
+
 use std::borrow::Cow;
 use std::fmt;
 
-/// What is known about the side effect of a call that ended in an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing left the gateway, or the tool server is known not to have acted.
-    None,
-    /// Bytes left and no answer came: it may have happened.
-    Unknown,
-    /// The tool ran; only its result could not be delivered as it is.
-    Done,
-}
-
-impl Effect {
-    /// The word on the wire and in records.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Unknown => "unknown",
-            Self::Done => "done",
-        }
-    }
-}
-
-/// Who produced the fault that the error reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Doorward refused or failed.
-    Gateway,
-    /// The tool server refused or failed, and Doorward says so.
-    Upstream,
-}
-
-impl Origin {
-    /// The word on the wire and in records.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Upstream => "upstream",
-        }
-    }
-}
-
-/// The groups of codes; a program that knows no code can branch on these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Category {
-    /// Who is calling could not be established, or lacks a scope.
-    Authentication,
-    /// The message itself is wrong.
-    Request,
-    /// A reviewed rule or pin forbids it.
-    Policy,
-    /// A person has to decide.
-    Approval,
-    /// Too much, too often, or not now.
-    Capacity,
-    /// The tool server or the way to it.
-    Upstream,
-    /// What the tool server answered.
-    Content,
-    /// Doorward itself.
-    Internal,
-}
-
-impl Category {
-    /// The word on the wire and in records.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Authentication => "authentication",
-            Self::Request => "request",
-            Self::Policy => "policy",
-            Self::Approval => "approval",
-            Self::Capacity => "capacity",
-            Self::Upstream => "upstream",
-            Self::Content => "content",
-            Self::Internal => "internal",
-        }
-    }
-}
+pub use self::words::{Category, Effect, Origin};
 
 /// When a call that ended this way may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +120,9 @@ codes! {
     /// The message is larger than the gateway takes.
     PayloadTooLarge = "payload_too_large", Request, -31004, 413, exit 2, Never,
         "send less in one call";
+    /// The idempotency key names a call with other arguments, or of another definition of the tool.
+    IdempotencyKeyReused = "idempotency_key_reused", Request, -31006, 200, exit 2, Never,
+        "give each call an idempotency key of its own; send the earlier call unchanged to get its result";
     /// A rule forbids it, or none allows it.
     PolicyDenied = "policy_denied", Policy, -31010, 200, exit 3, Never,
         "do not repeat the call; use another tool, or ask the operator for the right named in `rules`";
@@ -266,9 +195,9 @@ codes! {
     /// Inspection withheld the result.
     ResultBlocked = "result_blocked", Content, -31052, 200, exit 5, Never,
         "go on without the result; an operator can look at it";
-    /// The same idempotent call is still running.
+    /// The same call is still running, or waits for the agent's answers.
     DuplicateInFlight = "duplicate_in_flight", Capacity, -31060, 200, exit 4, Safe,
-        "wait for the first call to end";
+        "wait for `retry_after_ms`, then send the same call again to get the result of the first";
     /// The agent or its client gave up.
     Cancelled = "cancelled", Request, -31061, 200, exit 4, IfIdempotent,
         "if `effect` is not `none`, check what the tool did before sending the call again";

@@ -9,6 +9,7 @@
 mod approving;
 mod assembly;
 mod change;
+mod compensating;
 mod deciding;
 mod dry_run;
 mod entrance;
@@ -19,19 +20,18 @@ mod gathering;
 mod listing;
 mod obligations;
 mod recording;
+mod replaying;
 mod resolve;
 mod rounds;
 mod starts;
 mod status;
+mod survive;
 mod telling;
 mod versions;
 mod watching;
 
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
@@ -42,7 +42,8 @@ pub use self::deciding::{Decided, Undone};
 pub use self::entrance::needed_scopes;
 pub use self::folders::{Folders, bundles, shadow, signed};
 pub use self::listing::{Listed, Page};
-use self::resolve::Made;
+use self::resolve::{Made, withheld};
+use self::survive::survive;
 pub use self::telling::Teller;
 pub use self::versions::{Versions, config_version};
 pub use self::watching::{Topic, Watchable, Watching};
@@ -50,7 +51,7 @@ use crate::approval::Approvals;
 use crate::audit::anchor::Standings;
 use crate::audit::filler::Indexed;
 use crate::audit::trail::{Audit, Trail};
-use crate::catalog::{Catalog, Standing, Target, param_header};
+use crate::catalog::{Catalog, Target, param_header};
 use crate::error::{Code, Effect, Error};
 use crate::freeze::Freezes;
 use crate::identity::Identity;
@@ -61,6 +62,7 @@ use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Downstream, Request};
 use crate::mcp::respond::Ending;
 use crate::policy::Policy;
+use crate::replay::Replays;
 use crate::run::Runs;
 use crate::schema::Schemas;
 use crate::seal::Seal;
@@ -105,6 +107,10 @@ pub struct Shared {
     pub approvals: Approvals,
     /// How the webhook stands that is told of them.
     pub told: telling::Standings,
+    /// Calls with a key, whose repeats do not act again.
+    pub replays: Arc<Replays>,
+    /// Calls that their agents can take back.
+    pub undoable: compensating::Undoable,
     /// Where changes of lists and resources are told; whoever listens subscribes.
     pub changes: broadcast::Sender<Change>,
 }
@@ -130,6 +136,7 @@ impl Gateway {
         {
             *error = error.clone().after_effect(Effect::Unknown, false);
         }
+        self.settle(&mut trail, caller, &mut outcome).await;
         self.shared.audit.close(&trail, &outcome).await;
         let ending = outcome.as_ref().map(Ending::is_error).map_err(Error::code);
         self.shared.telemetry.call_ended(ending, trail.elapsed());
@@ -158,7 +165,8 @@ impl Gateway {
         trail.validated(schemas.output.is_some());
         param_header::check(&target.headers, request)?;
         let context = request.context.map(|context| context.text(message));
-        let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context };
+        let key = request.meta.idempotency_key()?;
+        let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context, key };
         let round = rounds::open(&self.shared, &invocation, request.retry)?;
         let invocation = round.as_deref().map_or(invocation, |round| round.goes_on(trail, invocation));
         // Has a person stopped it? May it be called by this agent, after what it has met, this often, without asking a person?
@@ -167,7 +175,12 @@ impl Gateway {
         let admission = limit::admit(&self.limits, permit)?;
         // Is it only to be seen whether it would be called? Nothing is done for it from here on.
         dry_run::ends(&admission)?;
-        let approved = match self.approve(trail, admission, round.as_deref(), request.retry).await? {
+        // Is it a repeat of a call that was made already, or is under way?
+        let fresh = match self.replay(trail, admission, request, downstream).await? {
+            Ok(fresh) => fresh,
+            Err(stored) => return Ok(*stored),
+        };
+        let approved = match self.approve(trail, fresh, round.as_deref(), request.retry).await? {
             Ok(approved) => approved,
             Err(question) => return Ok(*question),
         };
@@ -176,8 +189,9 @@ impl Gateway {
         let (upstream, slot) = self.reserve(&invocation, request, downstream).await?;
         self.still_current(&invocation, request)?;
         // What the call brings, its agent has met from here on: before anything of it can come.
-        self.gather(trail, &approved, request).await?;
+        self.gather(trail, approved.permit(), request).await?;
         // The record first, then the call: `forward` takes nothing but what was recorded. An approval is used up with it.
+        self.leave(trail, &approved).await?;
         let cleared = self.spend(trail, approved).await?;
         let recorded = match rounds::spend(&self.shared, &caller.principal.id, round.as_deref())? {
             None => self.shared.audit.intent(trail, cleared).await?,
@@ -195,17 +209,4 @@ impl Gateway {
         };
         rounds::wrap(&self.shared, trail, &invocation, ending)
     }
-}
-
-fn withheld(target: &Target, standing: &Standing) -> Error {
-    Error::new(Code::ToolWithheld, format!("`{}` is {standing}", target.name)).because(standing.reason())
-}
-
-/// A panic in a stage ends its own call, with a record, and no other.
-async fn survive<T>(mut stages: Pin<&mut impl Future<Output = Result<T, Error>>>) -> Result<T, Error> {
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| stages.as_mut().poll(context))) {
-        Ok(poll) => poll,
-        Err(_) => Poll::Ready(Err(Error::new(Code::Internal, "the gateway failed on this call"))),
-    })
-    .await
 }

@@ -65,6 +65,8 @@ pub struct Invocation<'d> {
     pub arguments: Arguments<'d>,
     /// The JSON text of the `context` of `completion/complete`.
     pub context: Option<&'d [u8]>,
+    /// The key by which its caller tells it from others: with the same key it is the same call.
+    pub key: Option<&'d str>,
 }
 
 /// Who a message is from, and how it came: for the path and for the record.

@@ -15,7 +15,7 @@
 //! | [`sandbox`] | what the process of a tool server may open, reach and use up |
 //! | [`identity`] | who is calling |
 //! | [`run`] | what an agent has met and made before: labels and counts |
-//! | [`policy`], [`freeze`], [`limit`], [`approval`] | may they, has a person stopped it, how often, does a person have to say yes |
+//! | [`policy`], [`freeze`], [`limit`], [`replay`], [`approval`] | may they, has a person stopped it, how often, was it made already, does a person have to say yes |
 //! | [`audit`] | the record, before anything is done |
 //! | [`upstream`], [`inspect`] | the tool server, and what it answered |
 //! | [`gateway`] | the path itself, and the exit |
@@ -26,7 +26,7 @@
 //!
 //! 1. `listen/http.rs` checks where the request comes from, [`gateway::Gateway::authenticate`] who sent it, and only then the
 //!    body is read. `mcp/json.rs` parses it once; `listen/dispatch.rs` finds a `tools/call` in it.
-//! 2. `gateway.rs` begins a trail and runs the stages: resolve, sees, validate, decide, admit, approve, reserve, still current,
+//! 2. `gateway.rs` begins a trail and runs the stages: resolve, sees, validate, decide, admit, replay, approve, reserve, still current,
 //!    **store the intent** (and before it use the approval up), forward, inspect. Each refuses with an [`error::Error`], and none can be left out: what is
 //!    forwarded is [`audit::trail::Recorded`], which only the stage before it makes.
 //! 3. The trail is closed once: an outcome for an intent, a refusal otherwise. `mcp/respond.rs` writes the answer.
@@ -35,6 +35,7 @@
 //!
 //! - No record, no call. One intent, one end.
 //! - What was validated is what is forwarded: the bytes of the same span.
+//! - A call with a key acts once: its repeat gets the stored result, or the truth.
 //! - Without a rule the answer is no.
 //! - A fault in a file leaves what is in force in force.
 
@@ -59,6 +60,7 @@ pub mod approval;
 pub mod freeze;
 pub mod limit;
 pub mod policy;
+pub mod replay;
 
 pub mod audit;
 pub mod gateway;

@@ -1,14 +1,15 @@
 //! The state database: what must outlive the process and is no file that people write. SQLite, in the state folder.
 //!
 //! Owns: API keys that `doorward agent add` made, freezes, the protocol era each upstream was last found to speak, calls that wait for a
-//! person's yes (`approvals`) and of whom it is to be told (`webhook`), and what agents have met (`met`). But for these it is never on the request
-//! path: what a call needs is read into a snapshot.
+//! person's yes (`approvals`) and of whom it is to be told (`webhook`), what agents have met (`met`), and calls whose repeats must not act again
+//! (`replays`). But for these it is never on the request path: what a call needs is read into a snapshot.
 //!
 //! INVARIANT: the database has a schema version; an older one is migrated step by step, a newer one is refused.
 
 mod approvals;
 mod freeze;
 mod met;
+mod replays;
 mod webhook;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -20,6 +21,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 pub use self::approvals::{Begun, NewApproval, Stands, StoredApproval};
 pub use self::freeze::StoredFreeze;
 pub use self::met::{Counting, MAX_MADE, MAX_WITHIN_S, Met, MetReader, Note, Whose};
+pub use self::replays::{BegunReplay, NewReplay, ReplayEnd, ReplayStands, Room, StoredReplay};
 pub use self::webhook::Owed;
 
 /// The file in the state folder.
@@ -39,6 +41,7 @@ const MIGRATIONS: &[&str] = &[
      CREATE TABLE approval_yes (approval TEXT NOT NULL, who TEXT NOT NULL, UNIQUE (approval, who));",
     met::TABLES,
     webhook::TABLE,
+    replays::TABLES,
 ];
 
 /// Why the state cannot be used.
@@ -96,8 +99,8 @@ impl State {
         let mut database = Connection::open(folder.join(DATABASE))?;
         database.busy_timeout(std::time::Duration::from_secs(5))?;
         database.pragma_update(None, "journal_mode", "WAL")?;
-        // What was revoked or used up must not come back after a power loss. Writes are rare: none but approvals' and those of what an agent
-        // meets for the first time in a while are on a path.
+        // What was revoked or used up must not come back after a power loss. Writes are rare: none but approvals', those of what an agent
+        // meets for the first time in a while, and those of calls with a key are on a path.
         database.pragma_update(None, "synchronous", "FULL")?;
         migrate(&mut database)?;
         Ok(Self { folder: folder.to_owned(), database: Mutex::new(database) })

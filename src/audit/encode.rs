@@ -118,6 +118,7 @@ impl Record<'_> {
         out.text("protocol_version", &self.protocol_version);
         out.number("queue_us", self.queue_us);
         out.text("reason", &self.reason);
+        out.text("replay_of", &self.replay_of);
         out.number("result_bytes", self.result_bytes);
         out.text("result_hash", &self.result_hash);
         out.number("retry_after_ms", self.retry_after_ms);

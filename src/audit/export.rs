@@ -198,6 +198,7 @@ fn ocsf(stored: &Stored, leaf: &str) -> Value {
         "payload_keys",
         "policy_version",
         "reason",
+        "replay_of",
         "rule_ids",
         "subject",
         "tier",

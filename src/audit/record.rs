@@ -26,6 +26,8 @@ pub enum Kind {
     Refusal,
     /// A call that goes on under the intent that it has: its server `asked` something, its agent `answered`, or it was `resent`.
     Round,
+    /// A repeat that was answered with the stored result of an earlier call: nothing was forwarded.
+    Replay,
     /// What becomes of a call that needs a person's yes: `requested`, `asked`, `approved`, `denied`, `refused`, `expired`, `used`, `shown`;
     /// and what the webhook was told of it: `told`, `not_told`.
     Approval,
@@ -57,6 +59,7 @@ impl Kind {
         Self::Outcome,
         Self::Refusal,
         Self::Round,
+        Self::Replay,
         Self::Approval,
         Self::PolicyChange,
         Self::CatalogChange,
@@ -76,6 +79,7 @@ impl Kind {
             Self::Outcome => "outcome",
             Self::Refusal => "refusal",
             Self::Round => "round",
+            Self::Replay => "replay",
             Self::Approval => "approval",
             Self::PolicyChange => "policy_change",
             Self::CatalogChange => "catalog_change",
@@ -127,8 +131,8 @@ pub struct Record<'a> {
     /// Which attempt of the call this is, from 1; absent for the first.
     #[schemars(schema_with = "schema::number")]
     pub attempt: Option<u64>,
-    /// The hash of the value by which the agent tells this call from others, where the manifest says which argument that is: a
-    /// call with the same is the same call again.
+    /// The hash of the value by which the agent tells this call from others: of the argument that the manifest names, else of its idempotency
+    /// key. A call with the same is the same call again.
     #[schemars(extend("pattern" = schema::HASH))]
     pub idempotency_key: Text<'a>,
     /// The JSON text of the request's id.
@@ -232,6 +236,8 @@ pub struct Record<'a> {
     pub policy_version: Text<'a>,
     /// The limit that refused.
     pub limit: Text<'a>,
+    /// In a replay: the invocation whose stored result was given.
+    pub replay_of: Text<'a>,
     /// The wait that the agent was told.
     #[serde(deserialize_with = "integer")]
     #[schemars(schema_with = "schema::number")]

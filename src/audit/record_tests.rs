@@ -58,6 +58,7 @@ fn full() -> Record<'static> {
         policy_version: text("policy"),
         limit: text("limit"),
         log_key: text("key"),
+        replay_of: text("earlier"),
         retry_after_ms: Some(12),
         details: vec!["type /path".into()],
         outcome: text("outcome"),

@@ -61,9 +61,9 @@ impl Call {
         self.records.iter().find(|stored| stored.record.kind == Kind::Intent).or(self.records.first())
     }
 
-    /// The record of its end: the last outcome or refusal.
+    /// The record of its end: the last outcome, replay or refusal.
     pub fn end(&self) -> Option<&Stored> {
-        self.records.iter().rfind(|stored| matches!(stored.record.kind, Kind::Outcome | Kind::Refusal | Kind::Coalesced))
+        self.records.iter().rfind(|stored| matches!(stored.record.kind, Kind::Outcome | Kind::Replay | Kind::Refusal | Kind::Coalesced))
     }
 
     /// How many requests went to the upstream.

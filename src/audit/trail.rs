@@ -9,6 +9,7 @@ mod floods;
 mod parked;
 mod payloads;
 mod refused;
+mod replays;
 mod resent;
 mod steps;
 mod watches;
@@ -34,7 +35,6 @@ use super::values::ValueKeys;
 use crate::approval::Cleared;
 use crate::catalog::Target;
 use crate::catalog::label::Label;
-use crate::catalog::manifest::Idempotency;
 use crate::catalog::tier::Tier;
 use crate::clock::Clock;
 use crate::config::{self, DurabilityByTier};
@@ -47,6 +47,7 @@ use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Meta, Retry};
 use crate::mcp::respond::Ending;
 use crate::policy::{Obliged, Permit, RuleId};
+use crate::replay::Held;
 
 /// Characters of a name that a caller chose which a record keeps.
 const MAX_NAME: usize = 128;
@@ -116,6 +117,8 @@ pub struct Trail<'d> {
     jsonrpc_id: Option<&'d Id>,
     run: Option<&'d str>,
     trace: Option<(&'d str, &'d str)>,
+    /// The caller's idempotency key.
+    key: Option<&'d str>,
     named: Option<&'d str>,
     tool: Option<&'d Target>,
     arguments: Option<(&'d Node<'d>, usize)>,
@@ -139,6 +142,8 @@ pub struct Trail<'d> {
     approval: Option<Box<str>>,
     /// What is kept sealed of this message, where the call's payloads are.
     payload: Option<Box<str>>,
+    /// The name that the call holds, where it has one.
+    held: Option<Box<Held>>,
 }
 
 impl<'d> Trail<'d> {
@@ -274,12 +279,6 @@ impl<'d> Trail<'d> {
         }
         record
     }
-
-    fn idempotency_key(&self, tool: &Target, key: &ValueKey) -> Option<String> {
-        let Idempotency::Key(pointer) = &tool.idempotency else { return None };
-        let value = self.arguments?.0.pointer(pointer)?;
-        Some(redact::hash(value, key))
-    }
 }
 
 impl Audit {
@@ -319,6 +318,7 @@ impl Audit {
             jsonrpc_id,
             run: meta.run(),
             trace: meta.trace(),
+            key: meta.idempotency_key().ok().flatten(),
             named: None,
             tool: None,
             arguments: None,
@@ -338,6 +338,7 @@ impl Audit {
             parked: false,
             approval: None,
             payload: None,
+            held: None,
         }
     }
 
@@ -385,7 +386,7 @@ impl Audit {
             (Some((seq, since)), _) => self.close_intent(trail, (seq, since), outcome, payload).await,
             (None, Err(error)) => self.refuse(trail, error).await,
             (None, Ok(Ending::Asks(questions))) => self.note_asked(trail, questions),
-            // No result comes without an intent: forwarding takes `Recorded`.
+            // No result comes without an intent, since forwarding takes `Recorded`, but a stored one: its record is there already.
             (None, Ok(Ending::Complete(_))) => {}
         }
     }

@@ -118,7 +118,13 @@ pub struct Defaults {
     pub formats: Formats,
     /// What all that the server has does to the flow of data: tools, prompts and resources. Default nothing.
     pub labels: Vec<Label>,
+    /// How long a repeat of a call is answered with its stored result, in seconds from its end: 1 to 2592000. Default 86400; 600 where calls are
+    /// told apart by their arguments alone.
+    pub idempotency_window_s: Option<Window>,
 }
+
+/// How long a repeat is known, in seconds.
+pub type Window = Bound<86_400, 1, 2_592_000>;
 
 /// What the operator says of all prompts, or of all resources.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -147,10 +153,14 @@ pub struct ToolEntry {
     /// two add up. Default false.
     #[serde(default)]
     pub record_payload: bool,
-    /// Whether a repeat of the same call is harmless: `none`, `by_arguments` or `key:POINTER`. Default `none`.
+    /// Which calls are the same call, a repeat of which does no harm: `none`, `by_arguments` (equal arguments) or `key:POINTER` (equal values at that
+    /// place of the arguments, such as `key:/order`). A repeat is answered with the stored result. Default `none`.
     #[serde(default)]
     pub idempotency: Idempotency,
-    /// The public name of a tool that undoes this one.
+    /// In place of the default, in seconds.
+    #[serde(default)]
+    pub idempotency_window_s: Option<Window>,
+    /// The public name of a tool that undoes this one; an agent is told of it where a call of this one failed after it may have taken effect.
     #[serde(default)]
     pub compensation: Option<String>,
     /// The scope that an agent's access token needs for it, such as `files.write`; API keys have no scopes. Default none.

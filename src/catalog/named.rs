@@ -125,6 +125,8 @@ fn by_name(kind: Kind, at: usize, source: &Source, (name, own): (&str, &str), po
         record_payload: false,
         argument_names: Vec::new(),
         idempotency: Idempotency::None,
+        idempotency_window_s: None,
+        voids_repeats: false,
         compensation: None,
         cost: Cost::default().value(),
         scope: None,

@@ -153,6 +153,10 @@ pub struct Target {
     pub argument_names: Vec<Box<str>>,
     /// What makes two calls the same.
     pub idempotency: Idempotency,
+    /// How long a repeat is known, in seconds, where the manifest says so.
+    pub idempotency_window_s: Option<u64>,
+    /// Whether its calls change what its server answered to calls that are told apart by their arguments alone.
+    pub voids_repeats: bool,
     /// A tool that undoes this one.
     pub compensation: Option<String>,
     /// Cost units of one call.
@@ -251,6 +255,11 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         fields: fields(entry),
         record_payload: entry.is_some_and(|entry| entry.record_payload),
         idempotency: entry.map(|entry| entry.idempotency.clone()).unwrap_or_default(),
+        idempotency_window_s: entry
+            .and_then(|entry| entry.idempotency_window_s)
+            .or(defaults.idempotency_window_s)
+            .map(super::manifest::Window::value),
+        voids_repeats: tier != Tier::Read && manifest.tools.values().any(|entry| entry.idempotency == Idempotency::ByArguments),
         compensation: entry.and_then(|entry| entry.compensation.clone()),
         cost: entry.map(|entry| entry.cost).unwrap_or_default().value(),
         scope: entry.and_then(|entry| entry.scope.as_deref()).map(Box::from),

@@ -33,6 +33,9 @@ pub struct Args {
     /// The agent to call as.
     #[arg(long = "as", value_name = "AGENT")]
     agent: String,
+    /// The call's key, 1 to 255 bytes: sent again with the same key and arguments it does not act again, and prints the stored result.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// All arguments as one JSON object, in place of the single ones.
     #[arg(long, value_name = "JSON", conflicts_with = "arguments")]
     arguments_json: Option<String>,
@@ -103,11 +106,14 @@ fn request(args: &Args) -> Result<String, Failure> {
         },
         None => together(&args.arguments)?,
     };
-    let meta = json!({
+    let mut meta = json!({
         "io.modelcontextprotocol/protocolVersion": Revision::NEWEST.as_str(),
         "io.modelcontextprotocol/clientInfo": { "name": "doorward call", "version": env!("CARGO_PKG_VERSION") },
         "io.modelcontextprotocol/clientCapabilities": {},
     });
+    if let Some(key) = &args.idempotency_key {
+        meta["dev.doorward/idempotencyKey"] = key.as_str().into();
+    }
     // A message is one line; in a sound text no string holds a line break.
     let (name, arguments) = (Value::String(args.tool.clone()), arguments.replace(['\n', '\r'], " "));
     Ok(format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":{name},"arguments":{arguments},"_meta":{meta}}}}}"#))
@@ -184,6 +190,9 @@ fn tell(body: &Value) {
 }
 
 fn tell_content(result: &Value, failed: bool) {
+    if let Some(call) = result.pointer("/_meta/dev.doorward~1replayed/invocation").and_then(Value::as_str) {
+        eprintln!("doorward: not called again; this is the result of invocation {}", table::safe(call));
+    }
     let mut out = String::new();
     for block in result.get("content").and_then(Value::as_array).into_iter().flatten() {
         match block.get("text").and_then(Value::as_str) {

@@ -7,6 +7,7 @@
 //! it says nothing of the files.
 
 mod confined;
+mod manifests;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -66,6 +67,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
             Ok(_) => {}
         }
     }
+    warnings.extend(manifests::odd(&config, &catalog).iter().map(ToString::to_string));
     warnings.extend(exposed::exposed(&config, &catalog, &Ground::of(&config).base));
     if args.live {
         warnings.extend(ask_servers(&config, &catalog).await);
@@ -265,6 +267,7 @@ fn json(tool: &Target, rules: &[String], limits: &Limits) -> serde_json::Value {
         "withheld": tool.withheld.as_ref().map(ToString::to_string), "rules": rules, "limits": limits.ids_for(&tool.policy_name).collect::<Vec<_>>(),
         "timeout_ms": tool.timeout_ms, "max_timeout_ms": tool.max_timeout_ms, "first_byte_timeout_ms": tool.first_byte_timeout_ms,
         "queue_timeout_ms": tool.queue_timeout_ms, "retries": tool.retries, "max_result_bytes": tool.max_result_bytes, "compensation": tool.compensation,
+        "idempotency": tool.idempotency, "idempotency_window_s": tool.idempotency_window_s,
     })
 }
 

@@ -14,6 +14,7 @@ mod freeze;
 mod local;
 mod person;
 mod policy;
+mod replays;
 mod schema;
 mod serve;
 mod status;
@@ -89,6 +90,9 @@ enum Verb {
     Freeze(freeze::Verb),
     /// Show how the running gateway stands: tool servers and their sandboxes, breakers, queues, retries, the audit log.
     Status(status::Args),
+    /// Look at calls with a key whose end nobody knows, and let them be made again.
+    #[command(subcommand)]
+    Replays(replays::Verb),
     /// Print every error code and what it means.
     Errors(errors::Args),
     /// Print the JSON Schema of a file that people write.
@@ -231,6 +235,7 @@ fn run(context: &Context, verb: Verb, demo: Demo) -> Result<u8, Failure> {
         Verb::Agent(verb) => block_on(agent::run(context, &verb)),
         Verb::Freeze(verb) => block_on(freeze::run(context, &verb)),
         Verb::Status(args) => block_on(status::run(context, &args)),
+        Verb::Replays(verb) => block_on(replays::run(context, &verb)),
         Verb::Errors(args) => errors::run(context, &args),
         Verb::Schema(args) => schema::run(&args),
         Verb::DemoServer(args) => Ok(demo(&args.folder, &args.outbox).map(|()| 0)?),

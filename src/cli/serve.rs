@@ -142,10 +142,13 @@ impl Running {
         });
     }
 
-    /// Ends calls that have waited too long for a person's yes.
-    pub(super) async fn expire_approvals(&self) {
+    /// Ends calls that have waited too long for a person's yes, and forgets stored results whose time is over.
+    pub(super) async fn expire(&self) {
         if let Err(error) = self.assembly.shared().expire_approvals().await {
             tracing::error!(error = error.detail(), "approvals that are too late could not be ended");
+        }
+        if let Err(error) = self.assembly.shared().forget_replays().await {
+            tracing::error!(error = error.detail(), "stored results whose time is over could not be forgotten");
         }
     }
 
@@ -365,7 +368,7 @@ async fn attend(
             _ = counted.tick() => {
                 running.assembly.shared().audit.store_counted();
                 running.assembly.look_for_freezes();
-                running.expire_approvals().await;
+                running.expire().await;
                 attended.orphans.reap();
             }
         }

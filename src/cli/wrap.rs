@@ -152,6 +152,7 @@ impl Wrapped {
             fields: BTreeMap::new(),
             record_payload: false,
             idempotency: Idempotency::None,
+            idempotency_window_s: None,
             compensation: None,
             scope: None,
             cost: Bound::default(),

@@ -24,6 +24,7 @@ use crate::mcp::messages::{Method, Retry};
 use crate::mcp::plain::plain;
 use crate::mcp::respond::Ending;
 use crate::mcp::revision::Revision;
+use crate::replay::Fresh;
 use crate::state::StateError;
 
 /// How soon a call that waits may be sent again, in milliseconds.
@@ -37,23 +38,23 @@ impl Gateway {
     pub(super) async fn approve<'d>(
         &self,
         trail: &mut Trail<'d>,
-        admission: Admission<'d>,
+        fresh: Fresh<'d>,
         round: Option<&Round>,
         retry: Option<Retry<'_>>,
     ) -> Result<Approval<'d>, Error> {
-        match approval::asks(&admission) {
+        match approval::asks(fresh.admission()) {
             false => {
-                brings_no_answers(&admission, round, retry)?;
-                approval::approve(admission, None).map(Ok)
+                brings_no_answers(fresh.admission(), round, retry)?;
+                approval::approve(fresh, None).map(Ok)
             }
-            true => Box::pin(self.asked(trail, admission, round, retry)).await,
+            true => Box::pin(self.asked(trail, fresh, round, retry)).await,
         }
     }
 
     async fn asked<'d>(
         &self,
         trail: &mut Trail<'d>,
-        admission: Admission<'d>,
+        fresh: Fresh<'d>,
         round: Option<&Round>,
         retry: Option<Retry<'_>>,
     ) -> Result<Approval<'d>, Error> {
@@ -63,7 +64,7 @@ impl Gateway {
         }
         // What answers our own question is for the user's yes, and never leaves.
         let answers = retry.and_then(|retry| retry.responses).filter(|_| round.is_some_and(|round| round.approval.is_none()));
-        let asked = Asked::of(&admission, self.policy.version(), round.is_some(), answers).ok_or_else(too_long)?;
+        let asked = Asked::of(fresh.admission(), self.policy.version(), round.is_some(), answers).ok_or_else(too_long)?;
         let asked = Arc::new(asked);
         let rules: Vec<String> = asked.asks.iter().map(|ask| ask.rule.clone()).collect();
         let mut answer = self.shared.answer(&asked).await?;
@@ -75,19 +76,20 @@ impl Gateway {
             self.shared.relayed(id, yes).await?;
             answer = self.shared.answer(&asked).await?;
         }
-        let target = &admission.invocation().target.name;
+        let invocation = *fresh.admission().invocation();
+        let target = &invocation.target.name;
         match answer {
             Answer::Given(given) => {
                 trail.approval(given.id());
-                approval::approve(admission, Some(given)).map(Ok)
+                approval::approve(fresh, Some(given)).map(Ok)
             }
             Answer::Waits(waiting) => {
                 trail.approval(&waiting.id);
                 self.shared.requested(trail, &waiting).await?;
                 let is_answered = round.is_some_and(|round| round.approval.as_deref() == Some(&waiting.id));
-                if !is_answered && is_for_user(&waiting) && can_be_asked(admission.invocation()) {
+                if !is_answered && is_for_user(&waiting) && can_be_asked(&invocation) {
                     let question = question(&asked, &waiting.id);
-                    let asked = rounds::ask(&self.shared, trail, admission.invocation(), (&waiting.id, waiting.expires), question)?;
+                    let asked = rounds::ask(&self.shared, trail, &invocation, (&waiting.id, waiting.expires), question)?;
                     return Ok(Err(Box::new(asked)));
                 }
                 Err(required(target, &waiting).rules(rules))

@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::change::{self, Change};
+use super::compensating::Undoable;
 use super::folders::bundles::{Bundles, Files};
 use super::listing::Listings;
 use super::recording::open_log;
@@ -36,6 +37,7 @@ use crate::identity::{Identity, People};
 use crate::limit::Limits;
 use crate::mcp::json;
 use crate::policy::{Policy, TargetFacts, Warning};
+use crate::replay::Replays;
 use crate::run::Runs;
 use crate::sandbox::Ground;
 use crate::schema::Schemas;
@@ -161,6 +163,7 @@ impl Assembly {
             return Err(fault.into());
         }
         let seal = Arc::new(Seal::new(&seal::key(&state.keys_folder(), "seal.key")?).ok_or(StartError::Crypto)?);
+        let replays = Replays::open(Arc::clone(&state), Arc::clone(&seal), clock.clone(), config.idempotency.clone(), log.origin())?;
         let shared = Shared {
             freezes: Freezes::load(&state, clock.clone())?,
             runs: Arc::new(Runs::open(&state, clock.clone(), config.labels.clone())?),
@@ -174,6 +177,8 @@ impl Assembly {
             telemetry: Telemetry::default(),
             seal,
             rounds: Rounds::default(),
+            replays: Arc::new(replays),
+            undoable: Undoable::default(),
             changes: broadcast::Sender::new(change::MAX_BEHIND),
         };
         let (events, received) = mpsc::channel(256);

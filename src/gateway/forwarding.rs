@@ -4,17 +4,21 @@
 //! INVARIANT: a call goes out a second time only where nothing of the first had left, or its target is declared idempotent; each further
 //! attempt is decided anew with what its agent has met meanwhile and stored before it leaves, and none is made after the call's deadline or beyond the server's budget of retries.
 //! INVARIANT: what is told of the effect is the most that any attempt may have done.
+//! INVARIANT: a call whose agent gave it a key goes on when the connection is lost; it is bounded by its deadline.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+use tokio_util::sync::CancellationToken;
+
 use super::Gateway;
 use crate::audit::trail::{Recorded, Trail};
 use crate::error::{Code, Effect, Error};
 use crate::invocation::Invocation;
-use crate::mcp::messages::{Downstream, Kind, Request};
+use crate::mcp::messages::{Downstream, Kind, Method, Request};
+use crate::mcp::revision::Revision;
 use crate::upstream::{Asked, Backoff, Forwarded, Slot, Upstream, Wanted, may_pass};
 
 /// The first and the longest pause before a call is sent again.
@@ -57,6 +61,8 @@ impl Gateway {
         asked: Asked<'_, '_>,
     ) -> Result<Forwarded, Error> {
         let call = recorded.invocation();
+        let lasting = outlives_its_connection(call).then(|| Lasting { downstream: asked.downstream, never: CancellationToken::new() });
+        let asked = Asked { downstream: lasting.as_ref().map_or(asked.downstream, |lasting| lasting as &dyn Downstream), ..asked };
         upstream.earn_retry();
         let deadline = Instant::now() + Duration::from_millis(call.target.max_timeout_ms);
         let deadline = asked.request.deadline.map_or(deadline, |theirs| theirs.min(deadline));
@@ -129,6 +135,31 @@ fn may_be_sent_again(recorded: &Recorded<'_>, asked: Asked<'_, '_>, failed: &Err
             Effect::Unknown => recorded.invocation().target.is_idempotent() && asked.resume.is_none() && failed.wait_ms().is_none(),
             Effect::Done => false,
         }
+}
+
+/// Whether a lost connection leaves the call alone: its agent has a key to ask for the result by. In this revision there is no other word for a
+/// cancellation on HTTP than to hang up, and a key says which of the two it was.
+fn outlives_its_connection(call: &Invocation<'_>) -> bool {
+    call.key.is_some()
+        && call.method == Method::CallTool
+        && call.caller.transport == "http"
+        && call.caller.revision.is_some_and(Revision::is_modern)
+}
+
+/// The agent of a call that nobody cancels.
+struct Lasting<'a> {
+    downstream: &'a dyn Downstream,
+    never: CancellationToken,
+}
+
+impl Downstream for Lasting<'_> {
+    fn notify(&self, method: &str, params: &[u8]) {
+        self.downstream.notify(method, params);
+    }
+
+    fn cancelled(&self) -> &CancellationToken {
+        &self.never
+    }
 }
 
 /// Ends a call that asks though its result is redacted: one that had been asked before there was such a row goes on, and may ask again.

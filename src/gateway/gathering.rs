@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use super::Gateway;
-use crate::approval::Approved;
 use crate::audit::trail::{Recorded, Trail};
 use crate::error::{Code, Error};
 use crate::invocation::Invocation;
@@ -47,13 +46,13 @@ impl Gateway {
     ///
     /// # Errors
     /// `internal` where it cannot be stored, so that nothing may be brought; `policy_denied` where another call was counted meanwhile.
-    pub(super) async fn gather(&self, trail: &mut Trail<'_>, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
-        let target = approved.invocation().target;
-        let brings_nothing = target.labels.is_empty() && approved.permit().counts().0.is_empty() && !self.policy.guards(target);
+    pub(super) async fn gather(&self, trail: &mut Trail<'_>, permit: &Permit<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
+        let target = permit.invocation().target;
+        let brings_nothing = target.labels.is_empty() && permit.counts().0.is_empty() && !self.policy.guards(target);
         match self.shadow.as_ref().is_some_and(|shadow| shadow.counting(target).next().is_some()) {
-            _ if !brings_nothing => Box::pin(self.gathered(trail, approved, request)).await,
+            _ if !brings_nothing => Box::pin(self.gathered(trail, permit, request)).await,
             true => {
-                Box::pin(self.counted_beside(approved, request)).await;
+                Box::pin(self.counted_beside(permit, request)).await;
                 Ok(())
             }
             false => Ok(()),
@@ -61,15 +60,39 @@ impl Gateway {
     }
 
     /// Counts a call that the candidate alone counts. Nothing that befalls it may become the call's.
-    async fn counted_beside(&self, approved: &Approved<'_>, request: &Request<'_, '_>) {
-        if let Err(error) = self.note(self.leaves(approved.permit(), &[], request)).await {
+    async fn counted_beside(&self, permit: &Permit<'_>, request: &Request<'_, '_>) {
+        if let Err(error) = self.note(self.leaves(permit, &[], request)).await {
             tracing::warn!(?error, "a call that the candidate of the policy counts could not be counted");
         }
     }
 
-    async fn gathered(&self, trail: &mut Trail<'_>, approved: &Approved<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
+    /// Adds what a stored result brings, as the call did that had it. It is no call, and so not counted.
+    ///
+    /// # Errors
+    /// `internal` where it cannot be stored, so that the result may not be given.
+    pub(super) async fn gather_again(&self, trail: &mut Trail<'_>, permit: &Permit<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
+        let Invocation { caller, target, .. } = permit.invocation();
+        if target.labels.is_empty() {
+            return Ok(());
+        }
+        let leaves = {
+            let identity = self.shared.identity.load();
+            let whose = (&caller.principal, request.meta.run());
+            self.shared.runs.leaves(whose, &|id| identity.has_agent(id), &target.labels, (&[], &[]))
+        };
+        let noted = match self.shared.runs.known(&leaves) {
+            Some(noted) => noted,
+            None => self.note(leaves).await?,
+        };
+        if let Noted::Labels(before, after) = noted {
+            trail.met(before, after);
+        }
+        Ok(())
+    }
+
+    async fn gathered(&self, trail: &mut Trail<'_>, permit: &Permit<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
         // What the agent has met while the call waited for its server counts too.
-        let (permit, is_guarded) = (approved.permit(), self.policy.guards(approved.invocation().target));
+        let is_guarded = self.policy.guards(permit.invocation().target);
         let mut leaves = if is_guarded { self.again(permit, request, &[])? } else { self.leaves(permit, permit.counts().1, request) };
         for _ in 0..MAX_TRIES {
             let noted = match self.shared.runs.known(&leaves) {
@@ -81,7 +104,7 @@ impl Gateway {
                     trail.met(before, after);
                     return Ok(());
                 }
-                Noted::Changed => leaves = self.again(approved.permit(), request, &[])?,
+                Noted::Changed => leaves = self.again(permit, request, &[])?,
             }
         }
         Err(Error::new(Code::Overloaded, "the agent's calls are counted faster than this one could be decided").retry_after_ms(100))

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{Gateway, withheld};
+use super::Gateway;
 use crate::audit::trail::Trail;
 use crate::catalog::{Standing, Target};
 use crate::error::{Code, Error};
@@ -125,10 +125,14 @@ fn no_resource(revision: Option<Revision>, uri: &str) -> Error {
     error.suggest("list the resources and their templates").data("uri", String::from_utf8_lossy(&quoted).into_owned())
 }
 
-fn is_seen(policy: &Policy, caller: &Caller, target: &Target) -> bool {
+pub(super) fn is_seen(policy: &Policy, caller: &Caller, target: &Target) -> bool {
     let class = policy.class(&caller.principal.id);
     match target.index {
         Some(index) => policy.sees(class, index),
         None => policy.sees_by_name(class, &target.policy_name),
     }
+}
+
+pub(super) fn withheld(target: &Target, standing: &Standing) -> Error {
+    Error::new(Code::ToolWithheld, format!("`{}` is {standing}", target.name)).because(standing.reason())
 }

@@ -262,6 +262,7 @@ pub(super) fn park<'d>(
         tokio::time::sleep(patience).await;
         if let Some(waiting) = shared.rounds.take(id, &name) {
             shared.audit.end(waiting.open).await;
+            shared.lose(id.to_string(), Code::InteractionLost).await;
         }
         upstream.end_parked(&name);
     });
@@ -288,9 +289,10 @@ impl Shared {
     /// Ends every call that waits for an agent's answer, each with its record: nobody can answer any more.
     pub async fn end_waiting(&self) {
         let waiting = std::mem::take(&mut *self.rounds.waiting());
-        for (_, waiting) in waiting {
+        for (id, waiting) in waiting {
             waiting.upstream.end_parked(&waiting.name);
             self.audit.end(waiting.open).await;
+            self.lose(id.to_string(), Code::InteractionLost).await;
         }
     }
 }
@@ -310,6 +312,7 @@ impl Gateway {
         trail.answered(request.retry);
         if let Some(waited) = waited {
             trail.continues(waited, 1);
+            self.shared.lose(waited.to_string(), error.code()).await;
         }
         self.shared.telemetry.refused(error.code());
         let outcome = Err(error);
@@ -338,7 +341,9 @@ fn unsound(what: &'static str) -> Error {
 fn binding(invocation: &Invocation<'_>) -> [u8; 32] {
     let target = invocation.target;
     let mut text = Vec::new();
-    for part in [&*invocation.caller.principal.bound(), invocation.method.as_str(), &target.upstream_id, &target.policy_name] {
+    // What goes on with a call that has a key has the same key: it is one call under it.
+    let key = invocation.key.unwrap_or_default();
+    for part in [&*invocation.caller.principal.bound(), invocation.method.as_str(), &target.upstream_id, &target.policy_name, key] {
         write_string(part, &mut text);
     }
     match json::parse(invocation.arguments.text(), LIMITS) {

@@ -19,6 +19,8 @@ pub const VENDOR: &str = "dev.doorward/";
 pub const TIMEOUT: &str = "dev.doorward/timeoutMs";
 /// The longest such time that is looked at, in milliseconds: a day. The operator's bounds are shorter.
 const MAX_TIMEOUT_MS: u64 = 86_400_000;
+/// Longest idempotency key, in bytes.
+pub const MAX_KEY_BYTES: usize = 255;
 /// Longest `requestState` that is looked at, in bytes; ours are shorter.
 const MAX_STATE_BYTES: usize = 128 << 10;
 
@@ -84,6 +86,17 @@ impl<'d, 'a> Meta<'d, 'a> {
     /// How long the agent waits for the answer, as it says: a whole number of milliseconds. What is none counts for nothing.
     pub fn timeout(self) -> Option<Duration> {
         timeout(self.get(TIMEOUT).and_then(Node::as_u64)?)
+    }
+
+    /// The key by which the agent tells the call from others: a repeat has the same.
+    ///
+    /// # Errors
+    /// `malformed_request` for what is no text of 1 to [`MAX_KEY_BYTES`] bytes: taken for none, a repeat would run again.
+    pub fn idempotency_key(self) -> Result<Option<&'d str>, Error> {
+        let Some(node) = self.get("dev.doorward/idempotencyKey") else { return Ok(None) };
+        let key = node.as_str().filter(|key| (1..=MAX_KEY_BYTES).contains(&key.len()));
+        let wrong = || invalid_params("`dev.doorward/idempotencyKey` is not a text of 1 to 255 bytes");
+        key.map(Some).ok_or_else(wrong)
     }
 
     /// The members that go on to the next hop, with the text that they were parsed from.

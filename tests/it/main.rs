@@ -62,6 +62,8 @@ mod rates;
 mod redactions;
 mod refused_heads;
 mod reload;
+mod replays;
+mod replays_model;
 mod retries;
 mod samples_load;
 mod sandboxes;

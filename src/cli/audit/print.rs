@@ -75,6 +75,7 @@ impl Printer {
         say("effect", record.effect.as_deref());
         say("targets", (record.targets.len() > 1).then(|| record.targets.join(",")).as_deref());
         say("count", record.count.map(|count| count.to_string()).as_deref());
+        say("replay_of", record.replay_of.as_deref());
         say("call", record.call_id.as_deref());
         say("record", Some(&format!("{}:{}", stored.origin, stored.seq)));
         // A sentence, and so the last: whatever it quotes, nothing of ours stands behind it.

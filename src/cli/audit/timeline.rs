@@ -232,6 +232,7 @@ fn part(stored: &Stored) -> String {
     let facts = [
         text(&record.actor).map(|actor| format!("by {actor}")),
         text(&record.subject),
+        text(&record.replay_of).map(|call| format!("the result of {call}")),
         record.attempt.map(|attempt| format!("attempt {attempt}")),
         words("answers ", &record.answers),
         text(&record.tier).filter(|_| record.kind == Kind::Intent),
