@@ -51,7 +51,7 @@ use crate::approval::Approvals;
 use crate::audit::anchor::Standings;
 use crate::audit::filler::Indexed;
 use crate::audit::trail::{Audit, Trail};
-use crate::catalog::{Catalog, Target, param_header};
+use crate::catalog::{Catalog, param_header};
 use crate::error::{Code, Effect, Error};
 use crate::freeze::Freezes;
 use crate::identity::Identity;

@@ -72,8 +72,7 @@ impl Upstream {
         let wanted = if is_open && !is_lifted { wanted(invocation) } else { Capabilities::default() };
         let headers = param_headers(target, asked, is_bare);
         let log_level = invocation.caller.log_level.filter(|_| is_open && self.offers().is_some_and(|offers| offers.logging));
-        let is_agents = asked.deadline.is_some_and(|theirs| theirs <= deadline);
-        let patience = Patience { is_agents, ..patience(target, deadline) };
+        let patience = patience(target, asked, deadline);
         let listens = token.is_some() || log_level.is_some() || patience.first_byte.is_some() || patience.silence.is_some();
         let (notices, mut told) = listens.then(|| mpsc::channel(MAX_NOTICES)).unzip();
         let request = Request {
@@ -153,14 +152,16 @@ impl Upstream {
 }
 
 /// How long the answer to a call of the target is waited for.
-fn patience(target: &Target, deadline: Instant) -> Patience {
+fn patience(target: &Target, asked: &mcp::Request<'_, '_>, deadline: Instant) -> Patience {
+    let is_agents = asked.deadline.is_some_and(|theirs| theirs <= deadline);
+    let whole = Patience { is_agents, ..Patience::until(deadline) };
     let can_last = target.max_timeout_ms > target.timeout_ms;
     if !can_last && target.first_byte_timeout_ms.is_none() {
-        return Patience::until(deadline);
+        return whole;
     }
     let (now, ms) = (Instant::now(), Duration::from_millis);
     let first_byte = target.first_byte_timeout_ms.map(|wait| now + ms(wait));
-    Patience { first_byte, silence: can_last.then(|| (now, ms(target.timeout_ms))), ..Patience::until(deadline) }
+    Patience { first_byte, silence: can_last.then(|| (now, ms(target.timeout_ms))), ..whole }
 }
 
 /// The headers that repeat arguments: those of the schema made of the arguments as they are forwarded, then those that it does

@@ -422,7 +422,7 @@ impl Upstream {
             biased;
             () = request.cancel.cancelled() => Err(Error::new(Code::Cancelled, "the call was cancelled")),
             own = apart::own(&self.0, &live.link, request.session_key) => own,
-            () = tokio::time::sleep_until(request.deadline) => {
+            () = tokio::time::sleep_until(request.patience.deadline) => {
                 Err(self.unavailable(Duration::from_secs(1)).operator("no process of its own was ready in time"))
             }
         }
