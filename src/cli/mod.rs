@@ -66,7 +66,7 @@ enum Verb {
     /// Be an MCP server on standard input and output, for clients that start a command.
     Stdio(stdio::Args),
     /// Put the whole gateway in front of one server, with no files to write.
-    Wrap(wrap::Args),
+    Wrap(Box<wrap::Args>),
     /// Load everything, print each tool's resolved chain, and exit non-zero on any fault.
     Check(check::Args),
     /// Make one call through the whole gateway.
