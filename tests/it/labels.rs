@@ -173,7 +173,7 @@ fn deaf_at_first(site: &Site) -> Value {
         wait
         exec sleep 600
     "#;
-    json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), site.path("journal")] } })
+    json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), site.path("journal")], "sandbox": "none" } })
 }
 
 #[tokio::test]
