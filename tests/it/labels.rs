@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::asking::{definitions, journal, program};
+use crate::support::asking::{definitions, journal, kept, program};
 use crate::support::{Answer, Ask, Client, Does, Issuer, Serving, Site, Upstream, until};
 
 /// What must not leave.
@@ -173,7 +173,7 @@ fn deaf_at_first(site: &Site) -> Value {
         wait
         exec sleep 600
     "#;
-    json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), site.path("journal")], "sandbox": "none" } })
+    json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), kept(site)], "sandbox": "none" } })
 }
 
 #[tokio::test]
@@ -187,10 +187,10 @@ async fn a_second_try_after_a_lost_connection_is_decided_with_what_was_met_meanw
         let site = site.manifest("out", &manifest).pinned("out", &definitions());
         let site = site.policy(&format!("{ROWS}p, R5, role:any, out__echo, reversible, few, allow\n"));
         site.write("policies/conditions.yaml", "conditions:\n  few: { count_below: { calls: 1, of: \"out__*\", within_s: 3600 } }\n");
-        assert!(std::process::Command::new("mkfifo").arg(site.path("journal.go")).status().unwrap().success());
+        assert!(std::process::Command::new("mkfifo").arg(site.path("work/journal.go")).status().unwrap().success());
         let gateway = site.serve().await;
         let is_there = |name: &str| site.path(name).exists();
-        until("the end of the input", async || (is_there("journal.deaf") && is_there("journal.left")).then_some(())).await;
+        until("the end of the input", async || (is_there("work/journal.deaf") && is_there("work/journal.left")).then_some(())).await;
 
         let waits = gateway.client().open(&Ask::call("out__echo", json!({}))).await;
         site.recorded("intent", "target", "out__echo").await;
@@ -198,7 +198,7 @@ async fn a_second_try_after_a_lost_connection_is_decided_with_what_was_met_meanw
             assert_eq!(does(&gateway.client(), tool).await, "ok", "{tool}");
         }
         // Open for both, a pipe waits for nobody.
-        let mut go = std::fs::OpenOptions::new().read(true).write(true).open(site.path("journal.go")).unwrap();
+        let mut go = std::fs::OpenOptions::new().read(true).write(true).open(site.path("work/journal.go")).unwrap();
         go.write_all(b"\n").unwrap();
 
         let answer = waits.answer().await;
