@@ -23,6 +23,7 @@ mod recording;
 mod replaying;
 mod resolve;
 mod rounds;
+mod shared;
 mod starts;
 mod status;
 mod survive;
@@ -33,9 +34,6 @@ mod watching;
 use std::pin::pin;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use tokio::sync::broadcast;
-
 pub use self::assembly::{Assembly, Loaded, LogOrigin, Plan, StartError, carried, heard, targets};
 pub use self::change::Change;
 pub use self::deciding::{Decided, Undone};
@@ -43,18 +41,14 @@ pub use self::entrance::needed_scopes;
 pub use self::folders::{Folders, bundles, shadow, signed};
 pub use self::listing::{Listed, Page};
 use self::resolve::{Made, withheld};
+pub use self::shared::Shared;
 use self::survive::survive;
 pub use self::telling::Teller;
 pub use self::versions::{Versions, config_version};
 pub use self::watching::{Topic, Watchable, Watching};
-use crate::approval::Approvals;
-use crate::audit::anchor::Standings;
-use crate::audit::filler::Indexed;
-use crate::audit::trail::{Audit, Trail};
+use crate::audit::trail::Trail;
 use crate::catalog::{Catalog, param_header};
 use crate::error::{Code, Effect, Error};
-use crate::freeze::Freezes;
-use crate::identity::Identity;
 use crate::inspect::inspect;
 use crate::invocation::{Arguments, Caller, Invocation};
 use crate::limit::{self, Limits};
@@ -62,11 +56,6 @@ use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Downstream, Request};
 use crate::mcp::respond::Ending;
 use crate::policy::Policy;
-use crate::replay::Replays;
-use crate::run::Runs;
-use crate::schema::Schemas;
-use crate::seal::Seal;
-use crate::telemetry::Telemetry;
 use crate::upstream::{Asked, Forwarded, Upstream};
 
 /// One snapshot of everything that decides.
@@ -79,40 +68,6 @@ pub struct Gateway {
     upstreams: Vec<Upstream>,
     listings: listing::Listings,
     shared: Arc<Shared>,
-}
-
-/// What carries over from one snapshot to the next.
-pub struct Shared {
-    /// The log.
-    pub audit: Audit,
-    /// How the anchors of the audit log stand.
-    pub anchored: Standings,
-    /// How the index of the audit logs stands.
-    pub indexed: Indexed,
-    /// What people have stopped for a while.
-    pub freezes: Freezes,
-    /// What agents have met.
-    pub runs: Arc<Runs>,
-    /// Who is let in; swapped by itself, so that a revoked key is gone at once.
-    pub identity: ArcSwap<Identity>,
-    /// Compiled schemas.
-    pub schemas: Schemas,
-    /// Counters.
-    pub telemetry: Telemetry,
-    /// What is handed out and wanted back unchanged.
-    pub seal: Arc<Seal>,
-    /// Calls that go on with an agent's answers.
-    pub rounds: rounds::Rounds,
-    /// Calls that wait for a person's yes.
-    pub approvals: Approvals,
-    /// How the webhook stands that is told of them.
-    pub told: telling::Standings,
-    /// Calls with a key, whose repeats do not act again.
-    pub replays: Arc<Replays>,
-    /// Calls that their agents can take back.
-    pub undoable: compensating::Undoable,
-    /// Where changes of lists and resources are told; whoever listens subscribes.
-    pub changes: broadcast::Sender<Change>,
 }
 
 /// How a call ended, and under which id it is recorded.
