@@ -69,21 +69,6 @@ pub fn time_passes(site: &Site) {
     assert!(database.execute("UPDATE approval SET expires = 1 WHERE standing = 'open'", []).unwrap() > 0);
 }
 
-fn holds(site: &Site, words: &str) -> Vec<PathBuf> {
-    let (mut found, mut folders) = (Vec::new(), vec![site.path("var")]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if std::fs::read(&path).is_ok_and(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes())) {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
-
 #[tokio::test]
 async fn a_call_waits_for_a_persons_yes_runs_once_and_leaves_every_step_on_record() {
     let (upstream, site) = site().await;
@@ -100,7 +85,7 @@ async fn a_call_waits_for_a_persons_yes_runs_once_and_leaves_every_step_on_recor
         (&json!(["O1"]), &json!(true), &json!(["a person with the role `oncall`"]))
     );
     assert_eq!(wanted(&pay(&gateway, SECRET).await), id, "asking again does not pile up");
-    assert_eq!((upstream.calls().len(), holds(&site, SECRET)), (0, Vec::new()));
+    assert_eq!((upstream.calls().len(), site.holding(SECRET)), (0, Vec::new()));
 
     let listed = site.run(&["--json", "approvals", "list"]).await.json();
     assert_eq!((listed.as_array().unwrap().len(), &listed[0]["id"], &listed[0]["standing"]), (1, &json!(id), &json!("waiting")));
@@ -134,7 +119,7 @@ async fn a_call_waits_for_a_persons_yes_runs_once_and_leaves_every_step_on_recor
     );
     let approved = site.recorded("approval", "action", "approved").await;
     assert_eq!((&approved["note"], &approved["after"], &approved["agent"]), (&json!("ticket 17"), &json!("approved"), &json!("demo")));
-    assert_eq!(holds(&site, SECRET), Vec::<PathBuf>::new());
+    assert_eq!(site.holding(SECRET), Vec::<PathBuf>::new());
     assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
 }
 
@@ -661,7 +646,7 @@ async fn the_context_of_a_completion_is_shown_and_is_another_call() {
     assert_eq!(shown["arguments"], json!({ "arguments": { "name": "who", "value": "a" }, "context": { "arguments": { "how": SECRET } } }));
     assert!(site.run(&["approvals", "show", &id]).await.out.contains(SECRET));
     assert_eq!(site.run(&["--json", "approvals", "show", &bare]).await.json()["arguments"], json!({ "name": "who", "value": "a" }));
-    assert_eq!(holds(&site, SECRET), Vec::<PathBuf>::new());
+    assert_eq!(site.holding(SECRET), Vec::<PathBuf>::new());
     approve(&site, &id, "alice").await;
     assert_ne!(wanted(&complete(json!({ "how": "otherwise" })).await), id);
     assert_eq!(complete(json!({ "how": SECRET })).await.code(), "ok");

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::asking::{definitions, journal, kept, program};
+use crate::support::asking::{deaf_at_first, definitions, is_deaf, journal};
 use crate::support::{Answer, Ask, Client, Does, Issuer, Serving, Site, Upstream, until};
 
 /// What must not leave.
@@ -161,27 +161,13 @@ async fn what_a_call_brings_counts_from_when_it_leaves_however_calls_race() {
     assert_eq!(sent(&upstream), ["up__send"]);
 }
 
-/// A server on pipes whose first process is deaf after the handshake and one list, so that only who writes finds out; the next one waits until
-/// somebody writes to the pipe `go`.
-fn deaf_at_first(site: &Site) -> Value {
-    let shell = r#"
-        if ! mkdir "$1.first" 2>/dev/null; then read _ < "$1.go"; exec "$0" "$1"; fi
-        exec 3<&0 0</dev/null
-        { sed -u 4q <&3; exec 3<&-; : > "$1.deaf"; } | "$0" "$1" 3<&- &
-        exec 3<&-
-        : > "$1.left"
-        wait
-        exec sleep 600
-    "#;
-    json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), kept(site)], "sandbox": "none" } })
-}
-
 #[tokio::test]
 async fn a_second_try_after_a_lost_connection_is_decided_with_what_was_met_meanwhile() {
     for (read, told) in [(&["up__notes", "up__inbox"][..], "policy_denied none"), (&["up__inbox"], "ok")] {
         let upstream = upstream().await;
         let site = site(&upstream, "");
-        let pipes = deaf_at_first(&site);
+        // Until somebody writes to the pipe.
+        let pipes = deaf_at_first(&site, "read _ < \"$1.go\";");
         let tools = "  echo: { tier: reversible, labels: [outward, \"team:ours\"] }\n";
         let manifest = format!("transport: {pipes}\ndefaults: {{ connect_grace_ms: 60000 }}\ntools:\n{tools}");
         let site = site.manifest("out", &manifest).pinned("out", &definitions());
@@ -189,8 +175,7 @@ async fn a_second_try_after_a_lost_connection_is_decided_with_what_was_met_meanw
         site.write("policies/conditions.yaml", "conditions:\n  few: { count_below: { calls: 1, of: \"out__*\", within_s: 3600 } }\n");
         assert!(std::process::Command::new("mkfifo").arg(site.path("work/journal.go")).status().unwrap().success());
         let gateway = site.serve().await;
-        let is_there = |name: &str| site.path(name).exists();
-        until("the end of the input", async || (is_there("work/journal.deaf") && is_there("work/journal.left")).then_some(())).await;
+        is_deaf(&site).await;
 
         let waits = gateway.client().open(&Ask::call("out__echo", json!({}))).await;
         site.recorded("intent", "target", "out__echo").await;

@@ -60,22 +60,6 @@ fn payloads(site: &Site) -> Vec<PathBuf> {
     files
 }
 
-fn holds(site: &Site, words: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![site.path("var")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if fs::read(&path).is_ok_and(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes())) {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
-
 #[tokio::test]
 async fn what_a_call_said_and_got_is_sealed_and_two_people_open_it_together_on_record() {
     let (upstream, site) = site("").await;
@@ -86,7 +70,7 @@ async fn what_a_call_said_and_got_is_sealed_and_two_people_open_it_together_on_r
     site.ends(1).await;
 
     for canary in [SECRET, WORDS] {
-        assert_eq!(holds(&site, canary), Vec::<PathBuf>::new());
+        assert_eq!(site.holding(canary), Vec::<PathBuf>::new());
     }
     let files = payloads(&site);
     assert_eq!(files.len(), 3, "{files:?}");
@@ -107,7 +91,7 @@ async fn what_a_call_said_and_got_is_sealed_and_two_people_open_it_together_on_r
     assert!(raw.out.contains(&text), "{raw:?}");
     let told = raw.json();
     assert_eq!(told["payloads"][1]["payload"]["result"]["content"][0]["text"], WORDS, "{told}");
-    assert_eq!(holds(&site, SECRET), Vec::<PathBuf>::new());
+    assert_eq!(site.holding(SECRET), Vec::<PathBuf>::new());
     assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
 }
 
@@ -425,7 +409,7 @@ async fn a_row_of_the_policy_demands_it_of_whom_it_names_and_is_refused_where_no
         let done = reveal(&site, &what, &["--key", "alice.key"]).await;
         assert_eq!((done.code, done.out.contains(words)), (0, true), "{done:?}");
     }
-    assert_eq!(holds(&site, SECRET), Vec::<PathBuf>::new());
+    assert_eq!(site.holding(SECRET), Vec::<PathBuf>::new());
 }
 
 #[tokio::test]
@@ -483,7 +467,7 @@ async fn answers_to_a_servers_questions_are_kept_too() {
     let again = json!({ "name": "up__save", "arguments": { "text": "a" }, "inputResponses": answers, "requestState": state });
     assert_eq!(gateway.client().send(&ask(again)).await.code(), "ok");
     site.ends(2).await;
-    assert_eq!(holds(&site, SECRET), Vec::<PathBuf>::new());
+    assert_eq!(site.holding(SECRET), Vec::<PathBuf>::new());
     let done = reveal(&site, &intent(&site), &["--key", "alice.key"]).await;
     assert_eq!((done.code, done.out.contains(SECRET), done.out.contains("canary-question")), (0, true, true), "{done:?}");
 }

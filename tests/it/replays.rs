@@ -53,21 +53,6 @@ fn earlier(answer: &Answer) -> String {
     answer.error()["earlier"]["invocation"].as_str().unwrap_or_else(|| panic!("{}", answer.text())).to_owned()
 }
 
-fn holds(site: &Site, words: &str) -> Vec<PathBuf> {
-    let (mut found, mut folders) = (Vec::new(), vec![site.path("var")]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if std::fs::read(&path).is_ok_and(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes())) {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
-
 fn database(site: &Site, sql: &str) {
     assert!(Connection::open(site.path("var/state.db")).unwrap().execute(sql, []).unwrap() > 0, "{sql}");
 }
@@ -121,7 +106,7 @@ async fn a_repeat_gets_the_stored_result_across_a_restart_and_is_on_record() {
         assert_ne!(record["call_id"], intent["call_id"]);
     }
     assert!(intent["idempotency_key"].as_str().unwrap().starts_with("hmac:"), "{intent}");
-    assert_eq!(holds(&site, SECRET), Vec::<PathBuf>::new());
+    assert_eq!(site.holding(SECRET), Vec::<PathBuf>::new());
     assert_eq!(site.run(&["audit", "verify"]).await.code, 0);
     let shown = site.run(&["audit", "show", &call]).await;
     assert!(shown.code == 0 && shown.out.contains("replay"), "{shown:?}");

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::interop_regressions::shell_server;
 use crate::mcp_checklist::upstreams::on_pipes;
-use crate::support::asking::{in_front_of, journal, kept, program};
+use crate::support::asking::{deaf_at_first, in_front_of, is_deaf, journal};
 use crate::support::old_sse::OldServer;
 use crate::support::{Ask, Does, Site, Upstream, until};
 
@@ -146,22 +146,10 @@ async fn what_a_server_left_behind_ends_with_the_gateway() {
 #[tokio::test]
 async fn a_call_that_finds_its_server_gone_waits_for_the_next_one() {
     let site = Site::empty();
-    // The first process stops to read after the handshake and one list, and does not end: only who writes finds out.
-    let shell = r#"
-        if ! mkdir "$1.first" 2>/dev/null; then exec "$0" "$1"; fi
-        exec 3<&0 0</dev/null
-        { sed -u 4q <&3; exec 3<&-; : > "$1.deaf"; } | "$0" "$1" 3<&- &
-        exec 3<&-
-        : > "$1.left"
-        wait
-        exec sleep 600
-    "#;
-    let transport =
-        json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), kept(&site)], "sandbox": { "write": ["work"] } } });
+    let transport = deaf_at_first(&site, "");
     let site = in_front_of(site, &transport, "", "");
     let gateway = site.serve().await;
-    let is_there = |name: &str| site.path("work").join(name).exists();
-    until("the end of the input", async || (is_there("journal.deaf") && is_there("journal.left")).then_some(())).await;
+    is_deaf(&site).await;
 
     let answer = gateway.client().call("up__echo", json!({})).await;
 

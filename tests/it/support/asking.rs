@@ -55,6 +55,28 @@ pub fn kept(site: &Site) -> PathBuf {
     site.path("work/journal")
 }
 
+/// A server whose first process is deaf after the handshake and one list, and does not end, so that only who writes finds out: `work/journal.deaf`
+/// and `work/journal.left` say when. The next one begins with `then`, a line of shell.
+pub fn deaf_at_first(site: &Site, then: &str) -> Value {
+    let shell = r#"
+        if ! mkdir "$1.first" 2>/dev/null; then THEN exec "$0" "$1"; fi
+        exec 3<&0 0</dev/null
+        { sed -u 4q <&3; exec 3<&-; : > "$1.deaf"; } | "$0" "$1" 3<&- &
+        exec 3<&-
+        : > "$1.left"
+        wait
+        exec sleep 600
+    "#;
+    let shell = shell.replace("THEN", then);
+    json!({ "stdio": { "command": "/bin/sh", "args": ["-c", shell, program(), kept(site)], "sandbox": { "write": ["work"] } } })
+}
+
+/// Waits until the first process of such a server is deaf.
+pub async fn is_deaf(site: &Site) {
+    let is_there = |name: &str| site.path(name).exists();
+    until("the end of the input", async || (is_there("work/journal.deaf") && is_there("work/journal.left")).then_some(())).await;
+}
+
 /// A site in front of a server with the tools of `asking_server`.
 pub fn in_front_of(site: Site, transport: &Value, may_ask: &str, defaults: &str) -> Site {
     let tools: String = TOOLS.map(|tool| format!("  {tool}: {{ tier: reversible }}\n")).concat();

@@ -163,6 +163,22 @@ impl Site {
         self.home.path().join(path)
     }
 
+    /// The files of the state folder that have these words in them.
+    pub fn holding(&self, words: &str) -> Vec<PathBuf> {
+        let (mut found, mut folders) = (Vec::new(), vec![self.path("var")]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if fs::read(&path).is_ok_and(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes())) {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    }
+
     /// Writes a file as an editor does: whole, or not at all.
     pub fn write(&self, path: &str, text: &str) {
         let partial = self.path("partial");
