@@ -178,7 +178,8 @@ impl Storage for Disk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn SegmentFile>> {
         let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(self.segments.join(name))?;
         sync_folder(&self.segments)?;
-        Ok(Arc::new(OpenSegment { file, folder: self.segments.clone() }))
+        let ours = file.metadata()?;
+        Ok(Arc::new(OpenSegment { file, id: (ours.dev(), ours.ino()), folder: self.segments.clone() }))
     }
 
     fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
@@ -286,6 +287,8 @@ impl Storage for Disk {
 
 struct OpenSegment {
     file: File,
+    /// Device and number of the file, which are its own for as long as it is open: asked for once, and not with each write.
+    id: (u64, u64),
     folder: PathBuf,
 }
 
@@ -303,9 +306,8 @@ impl SegmentFile for OpenSegment {
     }
 
     fn size_at(&self, name: &str) -> io::Result<Option<u64>> {
-        let (ours, there) = (self.file.metadata()?, fs::symlink_metadata(self.folder.join(name)));
-        match there {
-            Ok(there) => Ok(((ours.dev(), ours.ino()) == (there.dev(), there.ino())).then_some(there.len())),
+        match fs::symlink_metadata(self.folder.join(name)) {
+            Ok(there) => Ok((self.id == (there.dev(), there.ino())).then_some(there.len())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -1,8 +1,9 @@
 //! Keeps the index behind a log that is being written, so that a question finds it nearly complete.
 //!
 //! A thread of its own, of low priority, works in turns: each opens the index anew, takes in some chunks, and ends within a bound; then it rests for as
-//! long as it worked, or until enough records have come. So a call does not feel it, and an index that was deleted, replaced or is filled by
-//! somebody else meanwhile is nothing special.
+//! long as it worked, or until enough records have come. In a burst of calls it leaves the machine to them, until it is far behind; questions read
+//! the rest from the log. So a call does not feel it, and an index that was deleted, replaced or is filled by somebody else meanwhile is nothing
+//! special.
 //!
 //! Owns: when the gateway fills the index, and how that stands. Leaves to others: filling (`index`), and answers, which need no index.
 //!
@@ -148,16 +149,18 @@ impl Source {
         }
     }
 
-    /// Rests until there is a chunk to take in, or for long; whether the end has come.
-    fn rest_until_grown(&self, ending: &Ending, records: u64) -> bool {
-        let began = Instant::now();
+    /// Rests until there is something to take in, or for long; whether the end has come.
+    fn rest_until_grown(&self, ending: &Ending, known: u64) -> bool {
+        let (began, mut before) = (Instant::now(), known);
         loop {
             if ending.rest(LOOK_EVERY) {
                 return true;
             }
-            if (self.records)().saturating_sub(records) >= CHUNK as u64 || began.elapsed() >= LONG {
+            let now = (self.records)();
+            if is_due(known, before, now) || began.elapsed() >= LONG {
                 return false;
             }
+            before = now;
         }
     }
 
@@ -178,12 +181,24 @@ impl Source {
     }
 }
 
+/// Whether a log that had `known` records when the index took them in, `before` at the last look and has `now` is to be looked into: there is a
+/// chunk and no burst, or too much has come to wait for its end.
+fn is_due(known: u64, before: u64, now: u64) -> bool {
+    let (behind, grown) = (now.saturating_sub(known), now.saturating_sub(before));
+    behind >= FAR || (behind >= CHUNK as u64 && grown < BURST)
+}
+
 /// The free space that is left to the log, in bytes: four times what it keeps for the ends of running calls.
 pub const SPARE_BYTES: u64 = 256 << 20;
 /// How long a turn takes in chunks: it ends with the one that is under way then.
 const TURN: Duration = Duration::from_millis(100);
 /// How often the log is looked at, which costs next to nothing while it does not grow.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A burst: so many records or more from one look to the next, some thousand calls a second.
+const BURST: u64 = 2_000;
+/// So many records are taken in whatever the machine does: what is stored in one transaction. Questions read as many from the log in a third of a
+/// second.
+const FAR: u64 = 16 * CHUNK as u64;
 /// Between two turns, though this process wrote nothing: others may have, and segments may be gone.
 const LONG: Duration = Duration::from_secs(600);
 const AFTER_FAILURE: Duration = Duration::from_secs(30);

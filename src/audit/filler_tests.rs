@@ -109,6 +109,17 @@ fn while_another_fills_it_the_filler_waits_and_that_is_no_fault() {
     assert_eq!(source.turn().unwrap().records, 300);
 }
 
+#[test]
+fn a_burst_is_left_alone_until_its_end_or_until_too_much_has_come() {
+    let chunk = CHUNK as u64;
+    assert!(!is_due(0, 0, chunk - 1), "no chunk yet");
+    assert!(is_due(0, chunk, chunk + BURST - 1), "a chunk, and it is quiet");
+    assert!(!is_due(0, chunk, chunk + BURST), "a chunk, in a burst");
+    assert!(!is_due(0, FAR - 1 - BURST, FAR - 1));
+    assert!(is_due(0, FAR - BURST, FAR), "a burst without an end");
+    assert!(!is_due(9, 9, 3), "a log that begins anew");
+}
+
 #[tokio::test]
 async fn the_thread_fills_as_the_log_grows_and_ends_with_its_handle() {
     let dir = begun(6);
