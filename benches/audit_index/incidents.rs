@@ -73,8 +73,12 @@ fn fill(logs: &Logs) -> Result<BTreeMap<&'static str, String>> {
 
 fn time(dir: &Path, command: &str, fill: &BTreeMap<&'static str, String>) -> Result<()> {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("doorward.yaml");
-    let filled = |word: &str| fill.get(word).cloned().unwrap_or_else(|| word.to_owned());
-    let mut words: Vec<PathBuf> = command.split(' ').skip(1).map(|word| filled(word).into()).collect();
+    let file = dir.join("packed");
+    let filled = |word: &str| match word {
+        "FILE" => file.clone(),
+        _ => fill.get(word).unwrap_or(&word.to_owned()).into(),
+    };
+    let mut words: Vec<PathBuf> = command.split(' ').skip(1).map(filled).collect();
     words.extend(["--dir".into(), dir.join("audit"), "--keys".into(), dir.join("keys"), "--config".into(), config]);
     let (mut times, mut lines) = (Vec::new(), 0);
     for _ in 0..ROUNDS {
@@ -82,7 +86,9 @@ fn time(dir: &Path, command: &str, fill: &BTreeMap<&'static str, String>) -> Res
         let done = Command::new(env!("CARGO_BIN_EXE_doorward")).args(&words).stdin(Stdio::null()).output()?;
         times.push(since.elapsed().as_secs_f64());
         lines = memchr::memchr_iter(b'\n', &done.stdout).count();
-        if !done.status.success() {
+        // The log was written without signatures, as `pack` tells whoever gets its file.
+        let is_packed = std::fs::remove_file(&file).is_ok();
+        if !(done.status.success() || is_packed && done.status.code() == Some(4)) {
             return Err(format!("{command}: {}", String::from_utf8_lossy(&done.stderr)).into());
         }
     }
