@@ -301,6 +301,13 @@ impl Error {
         self
     }
 
+    /// The wait after which the very same call can succeed, in milliseconds, though mostly one that ended in this code cannot.
+    #[must_use]
+    pub fn again_after_ms(mut self, wait: u64) -> Self {
+        self.0.retryable = true;
+        self.retry_after_ms(wait)
+    }
+
     /// Why, where the code does not tell: a stable word for the record, never sent.
     #[must_use]
     pub fn because(mut self, reason: &'static str) -> Self {

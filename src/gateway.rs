@@ -28,6 +28,7 @@ mod starts;
 mod status;
 mod survive;
 mod telling;
+mod usage;
 mod versions;
 mod watching;
 
@@ -51,7 +52,7 @@ use crate::catalog::{Catalog, param_header};
 use crate::error::{Code, Effect, Error};
 use crate::inspect::inspect;
 use crate::invocation::{Arguments, Caller, Invocation};
-use crate::limit::{self, Limits};
+use crate::limit::Limits;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Downstream, Request};
 use crate::mcp::respond::Ending;
@@ -124,10 +125,10 @@ impl Gateway {
         let invocation = Invocation { id: trail.id(), caller, method: request.method, target, arguments, context, key };
         let round = rounds::open(&self.shared, &invocation, request.retry)?;
         let invocation = round.as_deref().map_or(invocation, |round| round.goes_on(trail, invocation));
-        // Has a person stopped it? May it be called by this agent, after what it has met, this often, without asking a person?
+        // Has a person stopped it? May it be called by this agent, after what it has met, this often, again, and so much?
         self.shared.freezes.check(&invocation, request.meta.run())?;
         let permit = self.authorize(trail, invocation, request)?;
-        let admission = limit::admit(&self.limits, permit)?;
+        let admission = self.admit(trail, permit, request, round.as_deref())?;
         // Is it only to be seen whether it would be called? Nothing is done for it from here on.
         dry_run::ends(&admission)?;
         // Is it a repeat of a call that was made already, or is under way?

@@ -84,8 +84,7 @@ impl Runs {
         let subject = token.and_then(|token| token.on_behalf_of.as_deref()).map(|subject| format!("agent:{subject}"));
         let subject = subject.filter(|subject| is_agent(subject));
         // A run that an agent chooses, and may choose otherwise, says nothing of those that it acts for either.
-        let keeps_runs =
-            |agent: &str| agent.strip_prefix("agent:").is_some_and(|name| self.bounds.runs_of.iter().any(|known| known == name));
+        let keeps_runs = |agent: &str| self.keeps_runs(agent);
         let run = run.filter(|_| keeps_runs(&principal.id));
         let mut whose: Vec<Whose> = Vec::new();
         for agent in std::iter::once(principal.id.to_string()).chain(actors).chain(subject) {
@@ -96,6 +95,15 @@ impl Runs {
             whose.push(Whose { agent: agent.into(), run });
         }
         whose
+    }
+
+    /// The run that the call says it belongs to, where somebody else than its agent chooses it.
+    pub fn trusted<'r>(&self, principal: &Principal, run: Option<&'r str>) -> Option<&'r str> {
+        run.filter(|_| self.keeps_runs(&principal.id))
+    }
+
+    fn keeps_runs(&self, agent: &str) -> bool {
+        agent.strip_prefix("agent:").is_some_and(|name| self.bounds.runs_of.iter().any(|known| known == name))
     }
 
     /// What a call leaves behind that goes on.

@@ -1,12 +1,13 @@
 //! The state database: what must outlive the process and is no file that people write. SQLite, in the state folder.
 //!
 //! Owns: API keys that `doorward agent add` made, freezes, the protocol era each upstream was last found to speak, calls that wait for a
-//! person's yes (`approvals`) and of whom it is to be told (`webhook`), what agents have met (`met`), and calls whose repeats must not act again
-//! (`replays`). But for these it is never on the request path: what a call needs is read into a snapshot.
+//! person's yes (`approvals`) and of whom it is to be told (`webhook`), what agents have met (`met`), calls whose repeats must not act again
+//! (`replays`), and what is spent of budgets (`budgets`). But for these it is never on the request path: what a call needs is read into a snapshot.
 //!
 //! INVARIANT: the database has a schema version; an older one is migrated step by step, a newer one is refused.
 
 mod approvals;
+mod budgets;
 mod freeze;
 mod met;
 mod replays;
@@ -19,6 +20,7 @@ use std::sync::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 pub use self::approvals::{Begun, NewApproval, Stands, StoredApproval};
+pub use self::budgets::{Kept as KeptSpending, Spending, Spent, SpentAt, SpentTarget};
 pub use self::freeze::StoredFreeze;
 pub use self::met::{Counting, MAX_MADE, MAX_WITHIN_S, Met, MetReader, Note, Whose};
 pub use self::replays::{BegunReplay, NewReplay, ReplayEnd, ReplayStands, Room, StoredReplay};
@@ -42,6 +44,7 @@ const MIGRATIONS: &[&str] = &[
     met::TABLES,
     webhook::TABLE,
     replays::TABLES,
+    budgets::TABLES,
 ];
 
 /// Why the state cannot be used.

@@ -27,6 +27,13 @@ const LOADS: [(&str, &str); 5] = [
     ("upstream_retries_refused", "Calls not sent again since the budget did not allow it"),
 ];
 
+/// What is told of each loop rule and budget.
+const COUNTING: [(&str, &str); 3] = [
+    ("limit_warned", "Calls since the start that went on with a warning of the loop rule or budget"),
+    ("limit_refused", "Calls since the start that the loop rule or budget refused"),
+    ("budget_used_percent", "How much is spent of the budget by who has spent most of it, in percent"),
+];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ending {
     outcome: &'static str,
@@ -40,6 +47,11 @@ struct OfUpstream {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfTool {
     tool: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRule {
+    rule: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,6 +82,8 @@ pub struct Telemetry {
     /// In the order of [`LOADS`].
     loads: [Family<OfUpstream, Gauge<u64, AtomicU64>>; LOADS.len()],
     tool_breakers: Family<OfTool, Gauge<u64, AtomicU64>>,
+    /// In the order of [`COUNTING`].
+    counting: [Family<OfRule, Gauge<u64, AtomicU64>>; COUNTING.len()],
     anchored: Family<OfAnchor, Gauge<u64, AtomicU64>>,
     anchored_at: Family<OfAnchor, Gauge>,
 }
@@ -97,6 +111,10 @@ pub struct Readings {
     pub upstreams: Vec<OfOneUpstream>,
     /// Each anchor of the log: the last record that it covers, and when it took that, in seconds since 1970.
     pub anchors: Vec<(String, u64, i64)>,
+    /// Each loop rule and budget: calls that it warned of, and calls that it refused.
+    pub counting: Vec<(String, u64, u64)>,
+    /// What is spent of budgets, in percent, the fullest first: only the first of each is shown.
+    pub budgets: Vec<(String, u64)>,
 }
 
 /// What is looked up of one upstream.
@@ -165,6 +183,11 @@ impl Default for Telemetry {
             registry.register(name, help, Family::clone(&load));
             load
         });
+        let counting = COUNTING.map(|(name, help)| {
+            let family = Family::default();
+            registry.register(name, help, Family::clone(&family));
+            family
+        });
         let tool_breakers = Family::default();
         let help = "The breaker of a tool that has failed and not worked since: 0 closed, 1 half open, 2 open";
         registry.register("tool_breaker", help, Family::clone(&tool_breakers));
@@ -187,6 +210,7 @@ impl Default for Telemetry {
             connected,
             loads,
             tool_breakers,
+            counting,
             anchored,
             anchored_at,
         }
@@ -233,6 +257,19 @@ impl Telemetry {
         }
     }
 
+    fn count(&self, readings: &Readings) {
+        self.counting.iter().for_each(Family::clear);
+        let [warned, refused, used] = &self.counting;
+        let of = |rule: &str| OfRule { rule: rule.to_owned() };
+        for (rule, times_warned, times_refused) in &readings.counting {
+            warned.get_or_create(&of(rule)).set(*times_warned);
+            refused.get_or_create(&of(rule)).set(*times_refused);
+        }
+        for (budget, percent) in readings.budgets.iter().rev() {
+            used.get_or_create(&of(budget)).set(*percent);
+        }
+    }
+
     /// All metrics in the OpenMetrics text format.
     pub fn render(&self, readings: &Readings) -> String {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -246,6 +283,7 @@ impl Telemetry {
         self.webhook_waiting.set(readings.webhook.0);
         self.webhook_failed.set(readings.webhook.1);
         self.load(&readings.upstreams);
+        self.count(readings);
         for (anchor, records, at) in &readings.anchors {
             let anchor = OfAnchor { anchor: anchor.clone() };
             self.anchored.get_or_create(&anchor).set(*records);

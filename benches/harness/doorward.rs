@@ -132,6 +132,12 @@ const LIMITS: &str = "limits:
   - { id: L1, per: [agent], of: \"*\", rate: 1000000/s, burst: 1000000 }
   - { id: L2, per: [agent, target], of: \"bench__*\", rate: 1000000/s, burst: 1000000 }
   - { id: L3, per: [], of: \"*\", rate: 1000000/s, burst: 1000000 }
+loops:
+  - { id: P1, of: \"*\", when: same_call, warn: 1000000, window: 10min }
+  - { id: P2, of: \"*\", tiers: [irreversible], when: same_call, block: 1000000, window: 10min }
+  - { id: P3, of: \"*\", tiers: [read], when: same_result, block: 1000000, window: 10min }
+  - { id: P4, of: \"*\", when: alternation, block: 1000000, window: 10min }
+  - { id: P5, of: \"*\", when: failures, block: 1000000, window: 10min }
 requests: { per_agent: 1000000/s, failures_per_peer: 5/s }
 ";
 /// Ten thousand tools take a while to fetch and pin.

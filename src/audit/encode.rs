@@ -145,6 +145,7 @@ impl Record<'_> {
         out.number("upstream_us", self.upstream_us);
         out.number("v", Some(VERSION));
         out.text("waiver", &self.waiver);
+        out.list("warnings", &self.warnings);
         out.number("window_us", self.window_us);
     }
 }

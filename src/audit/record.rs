@@ -234,7 +234,7 @@ pub struct Record<'a> {
     pub obligations: Vec<Cow<'a, str>>,
     /// The policy in force: the hash of its model, rows, targets and limits.
     pub policy_version: Text<'a>,
-    /// The limit that refused.
+    /// The limit, the budget or the loop rule that refused.
     pub limit: Text<'a>,
     /// In a replay: the invocation whose stored result was given.
     pub replay_of: Text<'a>,
@@ -301,6 +301,8 @@ pub struct Record<'a> {
     pub after: Text<'a>,
     /// Why a rule was set aside.
     pub waiver: Text<'a>,
+    /// What the agent was warned of: `ID FIGURE PERCENT%` of a budget that is nearly used up, `ID LOOP TIMES` of a loop that it may be in.
+    pub warnings: Vec<Cow<'a, str>>,
     /// In the first record of a segment: the key that signs checkpoints while it is written, in print.
     pub log_key: Text<'a>,
     /// In the first record of a segment: the smallest `seq` of an intent that has no end yet.

@@ -5,6 +5,7 @@
 
 mod answers;
 mod approvals;
+mod counted;
 mod floods;
 mod parked;
 mod payloads;
@@ -40,8 +41,8 @@ use crate::clock::Clock;
 use crate::config::{self, DurabilityByTier};
 use crate::error::{Code, Effect, Error};
 use crate::invocation::{Caller, Invocation};
-use crate::limit::Floods;
 use crate::limit::flood::Coalescer;
+use crate::limit::{Charge, Floods};
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Meta, Retry};
@@ -144,6 +145,10 @@ pub struct Trail<'d> {
     payload: Option<Box<str>>,
     /// The name that the call holds, where it has one.
     held: Option<Box<Held>>,
+    /// What was counted of the call, to be told how it ended.
+    charge: Option<Charge<'d>>,
+    /// What its agent is warned of.
+    warnings: Vec<String>,
 }
 
 impl<'d> Trail<'d> {
@@ -263,6 +268,7 @@ impl<'d> Trail<'d> {
         record.labels_after = self.met.1.iter().map(|label| text(label)).collect();
         record.obligations = self.obligations.iter().map(|obliged| Cow::Owned(obliged.to_string())).collect();
         record.shadow = self.shadow.as_deref().map(text);
+        record.warnings = self.warnings.iter().map(|warning| text(warning)).collect();
         record.payload = self.payload.as_deref().map(text);
         record.approval_id = self.approval.as_deref().map(text);
         record.answers = self.answers.map(|responses| answers::shown(responses, key)).unwrap_or_default();
@@ -339,6 +345,8 @@ impl Audit {
             approval: None,
             payload: None,
             held: None,
+            charge: None,
+            warnings: Vec::new(),
         }
     }
 

@@ -83,8 +83,9 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
         let drift: Vec<_> = drift.iter().map(|(target, why)| serde_json::json!({ "tool": target, "withheld": why })).collect();
         let offered: Vec<_> = offered(&catalog)
             .map(|target| {
-                let (rules, limits) = (policy.rules_about_name(&target, Tier::Read), limits.ids_for(&target).collect::<Vec<_>>());
-                serde_json::json!({ "target": target, "tier": Tier::Read.as_str(), "rules": rules, "limits": limits })
+                let (rules, (_, budgets)) = (policy.rules_about_name(&target, Tier::Read), limits.counting(&target, Tier::Read));
+                let limits = limits.ids_for(&target).collect::<Vec<_>>();
+                serde_json::json!({ "target": target, "tier": Tier::Read.as_str(), "rules": rules, "limits": limits, "budgets": budgets })
             })
             .collect();
         let version = policy.version();
@@ -182,7 +183,7 @@ fn chains(catalog: &Catalog, policy: &Policy, limits: &Limits) -> String {
     let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(" ") };
     let by_name = |target: String| {
         let rules = list(policy.rules_about_name(&target, Tier::Read));
-        let limits = list(limits.ids_for(&target).map(str::to_owned).collect());
+        let limits = list(limits_of(limits, &target, None));
         vec![target, Tier::Read.to_string(), "-".to_owned(), "-".to_owned(), rules, limits]
     };
     let line = |(tool, rules): (&Target, Vec<String>)| {
@@ -192,11 +193,18 @@ fn chains(catalog: &Catalog, policy: &Policy, limits: &Limits) -> String {
             list(tool.labels.iter().map(ToString::to_string).collect()),
             schema(tool),
             list(rules),
-            list(limits.ids_for(&tool.policy_name).map(str::to_owned).collect()),
+            list(limits_of(limits, &tool.policy_name, Some(tool.tier))),
         ]
     };
     let rows: Vec<_> = rows(catalog, policy).map(line).chain(offered(catalog).map(by_name)).collect();
     table::render(&["TARGET", "TIER", "LABELS", "SCHEMA", "RULES", "LIMITS"], &rows)
+}
+
+/// The ids of all that counts a target's calls; loops are of tools.
+fn limits_of(limits: &Limits, target: &str, tool: Option<Tier>) -> Vec<String> {
+    let (loops, budgets) = limits.counting(target, tool.unwrap_or(Tier::Read));
+    let loops = loops.into_iter().filter(|_| tool.is_some());
+    limits.ids_for(target).chain(loops).chain(budgets).map(str::to_owned).collect()
 }
 
 /// What becomes of a call that the built-in rule is about, and which calls those are.
@@ -261,10 +269,11 @@ fn schema(tool: &Target) -> String {
 }
 
 fn json(tool: &Target, rules: &[String], limits: &Limits) -> serde_json::Value {
+    let (loops, budgets) = limits.counting(&tool.policy_name, tool.tier);
     serde_json::json!({
         "tool": tool.policy_name, "name": tool.name, "upstream": tool.upstream_id, "tier": tool.tier.as_str(), "tier_claimed": tool.tier_claimed,
         "labels": tool.labels, "record_payload": tool.record_payload, "scope": tool.scope, "definition": format!("sha256:{}", crate::seal::hex(&tool.hash)),
-        "withheld": tool.withheld.as_ref().map(ToString::to_string), "rules": rules, "limits": limits.ids_for(&tool.policy_name).collect::<Vec<_>>(),
+        "withheld": tool.withheld.as_ref().map(ToString::to_string), "rules": rules, "limits": limits.ids_for(&tool.policy_name).collect::<Vec<_>>(), "loops": loops, "budgets": budgets,
         "timeout_ms": tool.timeout_ms, "max_timeout_ms": tool.max_timeout_ms, "first_byte_timeout_ms": tool.first_byte_timeout_ms,
         "queue_timeout_ms": tool.queue_timeout_ms, "retries": tool.retries, "max_result_bytes": tool.max_result_bytes, "compensation": tool.compensation,
         "idempotency": tool.idempotency, "idempotency_window_s": tool.idempotency_window_s,

@@ -48,6 +48,7 @@ pub(super) async fn serve(
             _ = counted.tick() => {
                 running.assembly.shared().audit.store_counted();
                 running.assembly.look_for_freezes();
+                running.assembly.keep_spent();
                 running.expire().await;
             }
         }

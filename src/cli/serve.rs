@@ -368,6 +368,7 @@ async fn attend(
             _ = counted.tick() => {
                 running.assembly.shared().audit.store_counted();
                 running.assembly.look_for_freezes();
+                running.assembly.keep_spent();
                 running.expire().await;
                 attended.orphans.reap();
             }

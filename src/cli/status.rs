@@ -2,6 +2,8 @@
 //!
 //! Owns: what is asked of the gateway, and how it is shown. Leaves to others: the numbers themselves.
 
+mod counted;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -26,6 +28,10 @@ pub(super) struct Status {
     upstreams: Vec<Upstream>,
     /// What runs as a child, and how it is confined.
     processes: Vec<Value>,
+    /// The loop rules, and what they have done.
+    loops: Vec<counted::Loop>,
+    /// What is spent of budgets, the fullest first.
+    budgets: Vec<counted::Budget>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -137,7 +143,7 @@ fn shown(status: &Status) -> String {
         out.push('\n');
         out += &table::render(&["PROCESS OF", "PROGRAM", "SANDBOX", "GRANTED"], &processes);
     }
-    out
+    out + &*counted::shown(&status.loops, &status.budgets)
 }
 
 fn row(upstream: &Upstream) -> Vec<String> {
@@ -183,6 +189,7 @@ pub(super) fn of(running: &Running) -> Status {
         Webhook { host: to.host(), waiting: told.waiting, taken: told.taken, failed: told.failed, failing: told.failing }
     });
     let index = running.assembly.shared().indexed.standing().borrow().clone();
+    let (loops, budgets) = counted::of(gateway.limits());
     Status {
         policy_version: gateway.policy().version().to_owned(),
         calls_under_way: running.service.calls_under_way(),
@@ -199,6 +206,8 @@ pub(super) fn of(running: &Running) -> Status {
         webhook,
         upstreams: gateway.loads().into_iter().map(|(id, state, load)| upstream(&id, state.to_string(), load)).collect(),
         processes: gateway.processes(),
+        loops,
+        budgets,
     }
 }
 

@@ -257,6 +257,7 @@ async fn listen(
             _ = counted.tick() => {
                 running.assembly.shared().audit.store_counted();
                 running.assembly.look_for_freezes();
+                running.assembly.keep_spent();
             }
         }
     }

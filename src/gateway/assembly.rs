@@ -136,7 +136,7 @@ pub struct Assembly {
     lives: Mutex<HashMap<String, Arc<Live>>>,
     running: Mutex<HashMap<String, (String, Upstream)>>,
     drifted: Mutex<HashSet<String>>,
-    limits: Mutex<Option<Arc<Limits>>>,
+    pub(super) limits: Mutex<Option<Arc<Limits>>>,
     events: mpsc::Sender<Report>,
     starts: Starts,
     stop: CancellationToken,
@@ -206,7 +206,7 @@ impl Assembly {
     }
 
     /// The state database.
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &Arc<State> {
         &self.state
     }
 
@@ -218,7 +218,7 @@ impl Assembly {
         let previous = lock(&self.limits).clone();
         let identity = self.shared.identity.load_full();
         let loaded = self.plan.load(&|id| self.live(id), &self.shared.schemas, previous.as_deref(), identity.people())?;
-        let limits = Arc::new(loaded.limits);
+        let limits = Arc::new(self.restored(loaded.limits));
         let upstreams = self.connect(&loaded.catalog)?;
         *lock(&self.limits) = Some(Arc::clone(&limits));
         self.shared.audit.count_by(limits.floods());
@@ -450,6 +450,7 @@ impl Assembly {
             let _ = stop.await;
         }
         self.starts.finish().await;
+        self.keep_spent_now().await;
     }
 }
 

@@ -126,6 +126,10 @@ impl Folders {
         signed::vouched(&self.policies, &self.signed, &policy.written(&options.limits)).map_err(|fault| vec![fault])?;
         obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy, people)?;
         let shadow = shadow::load(&self.state, &names, &options);
+        let for_nobody = limits.for_nobody(policy.rows());
+        if !for_nobody.is_empty() {
+            return Err(for_nobody);
+        }
         let limits = carried(limits.with_rows(policy.rows()), previous, &targets);
         drop(targets);
         recording::opened_by_somebody(self, &catalog, &policy)?;

@@ -157,6 +157,8 @@ impl Gateway {
         if let Some(held) = trail.release().filter(|held| held.has_left()) {
             Box::pin(self.settled(&held, outcome)).await;
         }
+        // A stored result says nothing of how much its first agent could still spend.
+        self.count_end(trail, outcome);
         self.compensate(trail, caller, outcome);
     }
 

@@ -1,6 +1,7 @@
 //! How the gateway stands: for the console and for `doorward` on the admin socket.
 
 use super::Gateway;
+use crate::limit::Limits;
 use crate::telemetry::{OfOneUpstream, Readings};
 use crate::upstream::{Load, Standing, State};
 
@@ -24,6 +25,11 @@ impl Gateway {
         told.collect()
     }
 
+    /// How often and how much: what each loop rule has done, and what is spent of budgets.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// All metrics as text.
     pub fn metrics(&self) -> String {
         let health = self.shared.audit.log().health();
@@ -40,6 +46,8 @@ impl Gateway {
             webhook: (told.waiting, told.failed),
             upstreams: self.loads().into_iter().map(reading).collect(),
             anchors: anchors.collect(),
+            counting: self.limits.counts(),
+            budgets: self.limits.budgets().into_iter().map(|(_, standing)| (standing.budget.to_string(), standing.percent)).collect(),
         })
     }
 

@@ -57,6 +57,11 @@ pub struct Token {
 }
 
 impl Token {
+    /// The authorization server that issued it.
+    pub fn issuer(&self) -> &str {
+        &self.entry.issuer
+    }
+
     /// Whether it grants the scope.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.iter().any(|own| &**own == scope)

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::{LimitRefusal, Limits};
+use super::{Charge, Coming, LimitRefusal, Limits, Spared};
 use crate::error::{Code, Error};
 use crate::identity::Principal;
 use crate::invocation::Invocation;
 use crate::policy::Permit;
 
-/// Proof that every limit admits a permitted call; its tokens are spent. Only [`admit`] makes one.
+/// Proof that every limit, loop rule and budget admits a permitted call; its tokens are spent. Only [`admit`] makes one.
 #[derive(Debug)]
 pub struct Admission<'d>(Permit<'d>);
 
@@ -24,20 +24,34 @@ impl<'d> Admission<'d> {
     }
 }
 
-/// Spends a token of every limit that matches the call, or none.
+/// What does not admit a call.
+#[derive(Debug)]
+pub enum Refusal {
+    /// A rate: the error says all.
+    Rate(Error),
+    /// A loop rule or a budget.
+    Spared(Spared),
+}
+
+/// Counts the call for every loop rule and budget that it is asked about, and spends a token of every limit that matches it; or does none of it.
+/// What was counted is for [`Limits::ended`].
 ///
 /// # Errors
-/// `rate_limited` with the limit's id and the exact wait.
-pub fn admit<'d>(limits: &Limits, permit: Permit<'d>) -> Result<Admission<'d>, Error> {
+/// The loop, the budget, or `rate_limited` with the limit's id and the exact wait.
+pub fn admit<'d>(limits: &Limits, permit: Permit<'d>, coming: Coming<'_>) -> Result<(Admission<'d>, Option<Charge<'d>>), Refusal> {
     let invocation = permit.invocation();
     let agent = limits.agent(&invocation.caller.principal.id);
+    let charge = limits.usage.enter(agent, invocation, coming, &limits.hasher).map_err(Refusal::Spared)?;
     let admitted = match invocation.target.index {
         Some(index) => limits.admit_obliged(agent, index, permit.obligations()),
         // By the plain name: another spelling does not come with tokens of its own.
         None => limits.admit_by_name(agent, invocation.target.policy_names().last().unwrap_or_default(), permit.obligations()),
     };
-    admitted.map_err(|refusal| limited(&refusal))?;
-    Ok(Admission(permit))
+    if let Err(refusal) = admitted {
+        charge.iter().for_each(|charge| limits.usage.take_back(charge));
+        return Err(Refusal::Rate(limited(&refusal)));
+    }
+    Ok((Admission(permit), charge))
 }
 
 /// Spends a token of the agent's messages, before one is parsed.

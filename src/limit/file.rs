@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::Error as _;
 use serde_saphyr::Spanned;
 
+use super::SHIPPED;
+use super::written::{self, BudgetRow, LoopRow, MAX_LOOPS, at};
 use crate::config::{Bound, Fault, MAX_COUNT, Rate, parse_yaml};
 use crate::policy::suggest::{did_you_mean, skeleton};
 use crate::policy::{Names, Pattern, parse_pattern, upstream_and_name};
@@ -21,9 +23,22 @@ const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
     pub limits: Vec<Row>,
+    /// Left out, those of the shipped file: an agent that goes round in circles is stopped unless somebody has said otherwise.
+    loops: Option<Vec<LoopRow>>,
+    budgets: Vec<BudgetRow>,
     pub requests: Requests,
     pub floods: Floods,
     pub max_keys: Bound<100_000, 16, 10_000_000>,
+}
+
+/// What was read, with the patterns of each row.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub path: PathBuf,
+    pub file: File,
+    pub patterns: Vec<Pattern>,
+    pub loops: Vec<(LoopRow, Pattern, Vec<Pattern>)>,
+    pub budgets: Vec<(BudgetRow, Pattern)>,
 }
 
 /// One limit as written.
@@ -102,6 +117,8 @@ pub fn schema() -> serde_json::Value {
                     "burst": { "type": "integer", "minimum": 1, "maximum": MAX_COUNT },
                 },
             } },
+            "loops": written::loops_schema(),
+            "budgets": written::budgets_schema(),
             "requests": { "type": "object", "additionalProperties": false, "properties": { "per_agent": rate, "failures_per_peer": rate } },
             "floods": { "type": "object", "additionalProperties": false, "properties": {
                 "first": { "type": "integer", "minimum": 1, "maximum": 1000, "default": 5 },
@@ -113,43 +130,91 @@ pub fn schema() -> serde_json::Value {
 }
 
 impl File {
-    /// Reads the text; each limit comes with its pattern.
-    pub fn read(file: &Path, text: &str, names: &Names<'_>) -> Result<(Self, Vec<Pattern>), Vec<Fault>> {
-        let read: Self = parse_yaml(file, text).map_err(|fault| vec![fault])?;
-        let (mut faults, mut patterns, mut ids) = (Vec::new(), Vec::new(), HashMap::new());
-        for row in &read.limits {
-            let fault = |of: &Spanned<String>, message: String| Fault::at(file, of.referenced.line(), of.referenced.column(), message);
-            let id = &row.id.value;
-            let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-            if id.is_empty() || id.len() > 64 || !id.bytes().all(sound) {
-                let message = format!("`{}` is not an id", id.escape_default());
-                faults.push(fault(&row.id, message).help("write 1 to 64 letters, digits, `-`, `_` or `.`, such as `L1`"));
-            }
-            if id.starts_with("requests.") {
-                faults.push(fault(&row.id, format!("`{id}` is taken")).help("ids that begin with `requests.` name what stands there"));
-            }
-            if let Some(other) = ids.insert(skeleton(id), id) {
-                faults.push(
-                    fault(&row.id, format!("the id `{id}` is taken, or looks like another (`{other}`)"))
-                        .help("give the limit an id of its own"),
-                );
-            }
-            if row.per.len() == 2 && row.per[0] == row.per[1] || row.per.len() > 2 {
-                faults.push(
-                    fault(&row.id, format!("`per` of `{id}` says the same twice")).help("write [agent], [target], [agent, target] or []"),
-                );
-            }
-            let burst = row.burst.map_or(row.rate.burst(), |burst| burst.0);
-            if row.rate.interval().saturating_mul(burst.get()) > LONGEST {
-                let message = format!("`{id}` takes longer than a year to fill: a burst of {burst} at {}", row.rate);
-                faults.push(fault(&row.id, message).help("lower the burst or raise the rate"));
-            }
-            match pattern(&row.of.value, names) {
-                Ok(pattern) => patterns.push(pattern),
-                Err((message, help)) => faults.push(fault(&row.of, message).help(help)),
+    /// Reads the text; each row comes with its patterns.
+    pub fn read(path: &Path, text: &str, names: &Names<'_>) -> Result<Read, Vec<Fault>> {
+        let mut file: Self = parse_yaml(path, text).map_err(|fault| vec![fault])?;
+        if file.loops.is_none() {
+            let shipped: Self = parse_yaml(path, SHIPPED).map_err(|fault| vec![fault])?;
+            file.loops = shipped.loops;
+        }
+        let mut reader = Reader { path, names, ids: HashMap::new(), faults: Vec::new() };
+        let patterns: Vec<_> = file.limits.iter().filter_map(|row| reader.limit(row)).collect();
+        let rows = file.loops.take().unwrap_or_default();
+        if let Some(beyond) = rows.get(MAX_LOOPS) {
+            reader
+                .faults
+                .push(at(path, &beyond.id, format!("more than {MAX_LOOPS} loop rules")).help("join some, with patterns and `except`"));
+        }
+        let loops: Vec<_> = rows.into_iter().filter_map(|row| reader.loop_rule(row)).collect();
+        let budgets: Vec<_> = std::mem::take(&mut file.budgets).into_iter().filter_map(|row| reader.budget(row)).collect();
+        let read = Read { path: path.to_owned(), file, patterns, loops, budgets };
+        if reader.faults.is_empty() { Ok(read) } else { Err(reader.faults) }
+    }
+}
+
+/// Looks at one row after another, and remembers what is wrong.
+struct Reader<'r> {
+    path: &'r Path,
+    names: &'r Names<'r>,
+    ids: HashMap<String, String>,
+    faults: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn limit(&mut self, row: &Row) -> Option<Pattern> {
+        self.id(&row.id);
+        let id = &row.id.value;
+        if row.per.len() == 2 && row.per[0] == row.per[1] || row.per.len() > 2 {
+            let fault = at(self.path, &row.id, format!("`per` of `{id}` says the same twice"));
+            self.faults.push(fault.help("write [agent], [target], [agent, target] or []"));
+        }
+        let burst = row.burst.map_or(row.rate.burst(), |burst| burst.0);
+        if row.rate.interval().saturating_mul(burst.get()) > LONGEST {
+            let message = format!("`{id}` takes longer than a year to fill: a burst of {burst} at {}", row.rate);
+            self.faults.push(at(self.path, &row.id, message).help("lower the burst or raise the rate"));
+        }
+        self.pattern(&row.of)
+    }
+
+    fn loop_rule(&mut self, row: LoopRow) -> Option<(LoopRow, Pattern, Vec<Pattern>)> {
+        self.id(&row.id);
+        self.faults.extend(row.fault(self.path));
+        let except: Vec<_> = row.except.iter().filter_map(|text| self.pattern(text)).collect();
+        let pattern = self.pattern(&row.of)?;
+        Some((row, pattern, except))
+    }
+
+    fn budget(&mut self, row: BudgetRow) -> Option<(BudgetRow, Pattern)> {
+        self.id(&row.id);
+        self.faults.extend(row.fault(self.path));
+        let pattern = self.pattern(&row.of)?;
+        Some((row, pattern))
+    }
+
+    /// An id names one thing of the whole file, since errors and records name no more.
+    fn id(&mut self, written: &Spanned<String>) {
+        let id = &written.value;
+        let mut fault = |message: String, help| self.faults.push(at(self.path, written, message).help(help));
+        let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if id.is_empty() || id.len() > 64 || !id.bytes().all(sound) {
+            fault(format!("`{}` is not an id", id.escape_default()), "write 1 to 64 letters, digits, `-`, `_` or `.`, such as `L1`");
+        }
+        if id.starts_with("requests.") {
+            fault(format!("`{id}` is taken"), "ids that begin with `requests.` name what stands there");
+        }
+        if let Some(other) = self.ids.insert(skeleton(id), id.clone()) {
+            fault(format!("the id `{id}` is taken, or looks like another (`{other}`)"), "give each an id of its own");
+        }
+    }
+
+    fn pattern(&mut self, written: &Spanned<String>) -> Option<Pattern> {
+        match pattern(&written.value, self.names) {
+            Ok(pattern) => Some(pattern),
+            Err((message, help)) => {
+                self.faults.push(at(self.path, written, message).help(help));
+                None
             }
         }
-        if faults.is_empty() { Ok((read, patterns)) } else { Err(faults) }
     }
 }
 

@@ -1,16 +1,23 @@
-//! How often: the limits of `policies/limits.yaml`, spent before a call goes on.
+//! How often and how much: the limits, loop rules and budgets of `policies/limits.yaml`, asked before a call goes on.
 //!
-//! Owns: the file, the buckets, the exact time after which a refused call can succeed. Leaves to others: who may call at
+//! Owns: the file, the buckets, what is counted of loops and budgets, the exact time after which a refused call can succeed. Leaves to others: who may call at
 //! all (`policy`), what is done in the places that `slots` counts (`upstream`, `listen`), what the refusal looks like (`gateway`).
 //! INVARIANT: every matching limit admits a call or none is charged for it.
-//! INVARIANT: memory is bounded: buckets by `max_keys` a limit, and a name that is not in the catalogue makes no bucket.
+//! INVARIANT: memory is bounded: buckets by `max_keys` a limit, a loop rule and a budget, and a name that is not in the catalogue makes no bucket.
 
 mod admit;
 mod bucket;
+mod budget;
 pub mod bulkhead;
+mod digest;
 mod file;
 pub mod flood;
+mod loops;
 pub mod slots;
+mod span;
+mod timeline;
+mod usage;
+mod written;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,15 +28,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use admit::{Admission, admit, count_failure, screen};
+pub use admit::{Admission, Refusal, admit, count_failure, screen};
 pub use bucket::Time;
+pub use budget::{Exhausted, Figure, Standing};
 pub use file::{Floods, schema};
+pub use loops::{LoopStanding, Repeats, When};
+pub use usage::{Charge, Coming, Ended, Spared, Warned};
 
+use crate::catalog::tier::Tier;
+use crate::clock::Moment;
 use crate::config::{Fault, Rate, read_text};
 use crate::identity::network;
 use crate::policy::{Names, Obligation, Obliged, Pattern, Rows, RuleId, TargetFacts, TargetIndex};
+use crate::state::{State, StateError};
 use bucket::{Buckets, Empty, SWEEP_EVERY};
 use file::{File, Per};
+use usage::Usage;
 
 /// The file that is in force where a folder has none.
 pub const SHIPPED: &str = include_str!("../../policies/limits.yaml");
@@ -112,6 +126,7 @@ pub struct Limits {
     failures_per_peer: Limit,
     /// One bucket for all addresses that find no room above.
     other_peers: Limit,
+    usage: Usage,
     floods: Floods,
     hasher: RandomState,
     time: Time,
@@ -137,7 +152,9 @@ impl Limits {
     /// # Errors
     /// Every fault of the text with its place.
     pub fn parse(file: &Path, text: &str, names: &Names<'_>, time: &Time) -> Result<Self, Vec<Fault>> {
-        let (read, patterns) = File::read(file, text, names)?;
+        let mut read = File::read(file, text, names)?;
+        let usage = Usage::new(&mut read, time);
+        let (read, patterns) = (read.file, read.patterns);
         let (hasher, max_keys) = (RandomState::new(), read.max_keys.size());
         let identity = |id: &str, per: &[Per], rate: Rate, burst: Option<file::Burst>| {
             let mut per = per.to_vec();
@@ -174,6 +191,7 @@ impl Limits {
             of_rows: HashMap::new(),
             of_target: Vec::new(),
             lists: Vec::new(),
+            usage,
             floods: read.floods,
             hasher,
             time: time.clone(),
@@ -195,6 +213,7 @@ impl Limits {
             }
             self.of_target.push((number, self.hasher.hash_one(target.name)));
         }
+        self.usage.match_targets(targets, &self.hasher);
     }
 
     fn matching(&self, target: &str) -> Box<[u32]> {
@@ -214,13 +233,15 @@ impl Limits {
                 limit.buckets = Arc::clone(&same.buckets);
             }
         }
+        self.usage.carry(&previous.usage);
         self.of_target.clear();
         self.lists.clear();
         self.match_targets(targets);
         self
     }
 
-    /// Adds the limits that `o` rows of the policy ask for: each agent has a bucket for each such row, as large as the row's number.
+    /// Adds the limits that `o` rows of the policy ask for: each agent has a bucket for each such row, as large as the row's number. Whom a
+    /// budget is for follows from the `g` rows.
     #[must_use]
     pub fn with_rows(mut self, rows: &Rows) -> Self {
         for rule in &rows.rules {
@@ -231,6 +252,7 @@ impl Limits {
             let identity = Identity { id, per: vec![Per::Agent], interval, burst, max_keys, of_row: true };
             self.of_rows.insert(rule.id.clone(), Limit::new(identity, rule.pattern.clone(), &self.hasher, &self.time));
         }
+        self.usage.resolve(rows);
         self
     }
 
@@ -288,6 +310,50 @@ impl Limits {
         Ok(())
     }
 
+    /// Takes in how a call ended that was let on; `None` where it never left, so that nothing of it counts.
+    pub fn ended(&self, charge: &Charge<'_>, ended: Option<Ended<'_>>) {
+        match ended {
+            Some(ended) => self.usage.ended(charge, ended, &self.hasher),
+            None => self.usage.take_back(charge),
+        }
+    }
+
+    /// What each loop rule has done since the start.
+    pub fn loops(&self) -> Vec<LoopStanding> {
+        self.usage.loops()
+    }
+
+    /// What is spent of each budget: its keys with their fullest figures, the fullest first.
+    pub fn budgets(&self) -> Vec<(String, Standing)> {
+        self.usage.budgets()
+    }
+
+    /// Each loop rule and budget with the calls that it warned of and those that it refused, since the start.
+    pub fn counts(&self) -> Vec<(String, u64, u64)> {
+        self.usage.counts()
+    }
+
+    /// The budgets that are for a role that nobody can have.
+    pub fn for_nobody(&self, rows: &Rows) -> Vec<Fault> {
+        self.usage.for_nobody(rows)
+    }
+
+    /// Takes over what the database has of budgets that have nothing yet.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn restore(&self, state: &State, now: &Moment) -> Result<(), StateError> {
+        self.usage.restore(state, now, &self.hasher)
+    }
+
+    /// Stores what was spent since the last time. Blocks: not for a runtime's worker.
+    ///
+    /// # Errors
+    /// The database's: it is tried again the next time.
+    pub fn store(&self, state: &State, now: &Moment) -> Result<(), StateError> {
+        self.usage.store(state, now, &self.hasher)
+    }
+
     /// Charges one message of an agent, before it is parsed.
     ///
     /// # Errors
@@ -325,6 +391,7 @@ impl Limits {
     /// Drops the buckets that are full again; for a task that runs every minute or so.
     pub fn sweep(&self) {
         self.every().for_each(|limit| limit.buckets.sweep());
+        self.usage.sweep();
     }
 
     /// How many buckets there are, for metrics.
@@ -335,6 +402,11 @@ impl Limits {
     /// The ids of the limits that match a target, in the order in which they are asked.
     pub fn ids_for(&self, target: &str) -> impl Iterator<Item = &str> {
         self.matching(target).into_iter().map(|number| &*self.limits[number as usize].identity.id)
+    }
+
+    /// The ids of the loop rules and of the budgets that a target's calls are asked about.
+    pub fn counting(&self, target: &str, tier: Tier) -> (Vec<&str>, Vec<&str>) {
+        self.usage.ids_for(target, tier)
     }
 
     /// When repeated refusals become one record.

@@ -33,7 +33,9 @@ impl Audit {
         let named = || error.rule_ids().iter().map(|rule| Cow::Borrowed(rule.as_str())).collect();
         match (error.code(), error.reason()) {
             // What permitted it stays beside what refused it.
-            (Code::RateLimited, _) => record.limit = error.rule_ids().first().map(|limit| Cow::Borrowed(limit.as_str())),
+            (Code::RateLimited | Code::BudgetExhausted | Code::LoopDetected, _) => {
+                record.limit = error.rule_ids().first().map(|limit| Cow::Borrowed(limit.as_str()))
+            }
             (_, Some(DEFAULT_DENY)) => record.near_rules = named(),
             // The rows that ask stand in `obligations`.
             (Code::DryRun | Code::ApprovalRequired | Code::ApprovalDenied | Code::ApprovalExpired, _) => {}

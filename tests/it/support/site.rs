@@ -59,7 +59,7 @@ impl Site {
         for folder in ["policies", "tool-manifests"] {
             fs::create_dir(site.path(folder)).unwrap();
         }
-        let generous = "limits: []\nrequests: { per_agent: 100000/s, failures_per_peer: 1000/s }\n";
+        let generous = "limits: []\nloops: []\nrequests: { per_agent: 100000/s, failures_per_peer: 1000/s }\n";
         site.written().policy("").limits(generous)
     }
 
