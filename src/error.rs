@@ -147,10 +147,10 @@ codes! {
     /// A rate limit of `limits.yaml`.
     RateLimited = "rate_limited", Capacity, -31030, 200, exit 4, Safe,
         "wait for `retry_after_ms`, then send the same call again";
-    /// A budget of `limits.yaml` is used up.
+    /// A budget of `limits.yaml` is used up. With `retry_after_ms`, the same call may be sent again after it.
     BudgetExhausted = "budget_exhausted", Capacity, -31031, 200, exit 4, Never,
         "finish without this tool; the budget is used up";
-    /// The same call again and again.
+    /// The same call again and again, or another loop of `limits.yaml`. With `retry_after_ms`, the same call may be sent again after it.
     LoopDetected = "loop_detected", Capacity, -31032, 200, exit 4, Never,
         "change the arguments or the approach; repeating the call will not help";
     /// Too many calls to this server at once.

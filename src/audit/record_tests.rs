@@ -78,6 +78,7 @@ fn full() -> Record<'static> {
         before: text("before"),
         after: text("after"),
         waiver: text("waiver"),
+        warnings: vec!["B1 calls 70%".into()],
         open_from: Some(5),
         bytes: Some(6),
         sha256: text("sha"),

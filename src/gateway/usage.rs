@@ -85,9 +85,9 @@ impl Assembly {
 
     /// Stores what was spent of budgets since the last time, off the runtime's workers. To be called every second or so.
     pub fn keep_spent(&self) {
-        let (Some(limits), state) = (self.built(), Arc::clone(self.state())) else { return };
-        let clock = self.shared().audit.clock().clone();
-        let _none_waits = tokio::task::spawn_blocking(move || store(&limits, &state, &clock));
+        let Some(limits) = self.built().filter(|limits| limits.has_unkept()) else { return };
+        let (state, clock) = (Arc::clone(self.state()), self.shared().audit.clock().clone());
+        let _nobody_waits = tokio::task::spawn_blocking(move || store(&limits, &state, &clock));
     }
 
     /// The same for the last time.

@@ -346,6 +346,11 @@ impl Limits {
         self.usage.restore(state, now, &self.hasher)
     }
 
+    /// Whether something was spent since the last time.
+    pub fn has_unkept(&self) -> bool {
+        self.usage.has_unkept()
+    }
+
     /// Stores what was spent since the last time. Blocks: not for a runtime's worker.
     ///
     /// # Errors

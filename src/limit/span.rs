@@ -14,6 +14,7 @@ pub(super) struct Span(u64);
 
 impl Span {
     /// So many seconds.
+    #[cfg(test)]
     pub const fn seconds(seconds: u64) -> Self {
         Self(seconds)
     }

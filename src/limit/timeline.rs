@@ -4,6 +4,7 @@
 //! since boot, or after a reboot by the wall clock, of which a step back counts for nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use governor::clock::{Clock as _, Reference};
 use governor::nanos::Nanos;
@@ -18,12 +19,19 @@ pub(super) struct Timeline {
     time: Time,
     began: Nanos,
     base_ms: AtomicU64,
+    /// Held while a batch is being stored: what is under way is not sent twice.
+    storing: Mutex<()>,
 }
 
 impl Timeline {
     /// Begins now, at nothing.
     pub fn new(time: &Time) -> Self {
-        Self { time: time.clone(), began: time.now(), base_ms: AtomicU64::new(0) }
+        Self { time: time.clone(), began: time.now(), base_ms: AtomicU64::new(0), storing: Mutex::default() }
+    }
+
+    /// The turn to store.
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        self.storing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time.

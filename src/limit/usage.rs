@@ -433,11 +433,17 @@ impl Usage {
         if gone.is_empty() { Ok(()) } else { state.forget_spent(&gone) }
     }
 
+    /// Whether the database lacks something.
+    pub fn has_unkept(&self) -> bool {
+        self.budgets.iter().any(|held| held.budget.spent.is_dirty())
+    }
+
     /// Stores what the database does not have yet. Blocks: not for a runtime's worker. One at a time.
     ///
     /// # Errors
     /// The database's: it is tried again the next time.
     pub fn store(&self, state: &State, now: &Moment, hasher: &RandomState) -> Result<(), StateError> {
+        let _turn = self.timeline.turn();
         let mut spending = Spending { at: self.timeline.kept(now), ..Spending::default() };
         let mut sent = Vec::new();
         for Held { budget, .. } in &self.budgets {

@@ -84,7 +84,7 @@ async fn every_figure_is_counted_by_whom_it_is_for() {
     let upstream = Upstream::start().await;
     let tools = "tools:\n  echo: { tier: read, cost: 3 }\n  save: { tier: reversible }\n  pay: { tier: irreversible }\n";
     let manifest = format!("transport: {{ http: {{ url: \"{}\" }} }}\n{tools}", upstream.url());
-    let rows = "  - { id: COST, per: [agent, target], of: \"up__*\", cost: 8, window: 24h }\n  - { id: SIZE, for: \"role:writer\", per: [], of: up__save, result_bytes: 60, window: 24h }\n  - { id: WIDE, for: \"agent:demo\", per: [tenant], of: \"*\", distinct_targets: 2, window: 24h }\n";
+    let rows = "  - { id: COST, per: [agent, target], of: \"up__*\", cost: 8, window: 24h }\n  - { id: SIZE, for: \"role:writer\", per: [], of: up__save, result_bytes: 50, window: 24h }\n  - { id: WIDE, for: \"agent:demo\", per: [tenant], of: \"*\", distinct_targets: 2, window: 24h }\n";
     let policy = "p, R1, role:any, up__*, irreversible, -, allow\ng, agent:other, role:editor\ng, role:editor, role:writer\n";
     let policy = policy.replace(
         "p, R1, role:any, up__*, irreversible, -, allow\n",
@@ -231,9 +231,9 @@ async fn what_is_wrong_in_the_file_is_told_with_its_place() {
     let rule = |row: &str| format!("loops:\n  - {{ {row} }}\n");
     for (text, expected) in [
         (budget("id: B, per: [agent], of: \"*\", window: 1h"), "limits.yaml:2:11: `B` has no amount"),
-        (budget("id: B, per: [agent], of: \"*\", calls: 1, window: 59s"), "limits.yaml:2:57: `59s` is not a window"),
-        (budget("id: B, per: [agent], of: \"*\", calls: 0, window: 1h"), "limits.yaml:2:46: 0 is out of bounds"),
-        (budget("id: B, per: [agent], of: \"*\", call: 1, window: 1h"), "limits.yaml:2:39: "),
+        (budget("id: B, per: [agent], of: \"*\", calls: 1, window: 59s"), "limits.yaml:2:55: `59s` is not a window"),
+        (budget("id: B, per: [agent], of: \"*\", calls: 0, window: 1h"), "limits.yaml:2:44: 0 is out of bounds"),
+        (budget("id: B, per: [agent], of: \"*\", call: 1, window: 1h"), "limits.yaml:2:37: "),
         (budget("id: B, per: [team], of: \"*\", calls: 1, window: 1h"), "limits.yaml:2:20: "),
         (budget("id: B, per: [run, run], of: \"*\", calls: 1, window: 1h"), "limits.yaml:2:11: `per` of `B` says the same twice"),
         (budget("id: B, per: [], of: \"up_*\", calls: 1, window: 1h"), "limits.yaml:2:27: "),
@@ -252,12 +252,12 @@ async fn what_is_wrong_in_the_file_is_told_with_its_place() {
         (rule("id: P, of: \"*\", when: same_call, slow: 5, pause: 2h, window: 1h"), "limits.yaml:2:11: the pause of `P` is longer"),
         (rule("id: P, of: \"*\", when: alternation, warn: 3, window: 1h"), "limits.yaml:2:11: `P` counts to fewer than 4"),
         (rule("id: P, of: \"*\", when: failures, results: any, warn: 3, window: 1h"), "limits.yaml:2:11: `results` of `P` has no meaning"),
-        (rule("id: P, of: \"*\", when: same_call, warn: 1, window: 1h"), "limits.yaml:2:50: 1 is out of bounds"),
+        (rule("id: P, of: \"*\", when: same_call, warn: 1, window: 1h"), "limits.yaml:2:46: 1 is out of bounds"),
         (
             rule("id: P, of: \"*\", except: [\"nobody__x\"], when: same_call, warn: 2, window: 1h"),
-            "limits.yaml:2:34: there is no upstream `nobody`",
+            "limits.yaml:2:32: there is no upstream `nobody`",
         ),
-        (rule("id: P, of: \"*\", when: same_calls, warn: 2, window: 1h"), "limits.yaml:2:32: "),
+        (rule("id: P, of: \"*\", when: same_calls, warn: 2, window: 1h"), "limits.yaml:2:29: "),
         (
             format!(
                 "limits: [ {{ id: A, per: [], of: \"*\", rate: 1/s }} ]\n{}",

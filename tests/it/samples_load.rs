@@ -145,7 +145,7 @@ fn every_yaml_of_the_documentation_is_what_it_looks_like() {
                 // Decided below.
                 "cases" => Ok(()),
                 "conditions" => Conditions::parse(&page, &block).map(drop),
-                "limits" | "requests" | "floods" => Limits::parse(&page, &block, &names, &Time::standing()).map(drop),
+                "limits" | "loops" | "budgets" | "requests" | "floods" => Limits::parse(&page, &block, &names, &Time::standing()).map(drop),
                 _ => parse_yaml::<Config>(&page, &block).map(drop).map_err(|fault| vec![fault]),
             };
             faults.unwrap_or_else(|faults| panic!("{}:{line}: {faults:?}", page.display()));
@@ -197,4 +197,14 @@ fn every_link_inside_the_documentation_leads_somewhere() {
             assert!(section.is_empty() || found.lines().any(heading), "{}: {link}", page.display());
         }
     }
+}
+
+#[test]
+fn the_budgets_that_the_shipped_limits_show_load() {
+    let text = fs::read_to_string(shipped("policies/limits.yaml")).unwrap();
+    let shown = text.replace("# budgets:", "budgets:").replace("#   - { id: B", "  - { id: B").replace("budgets: []\n", "");
+    let (upstreams, target) = (["demo".to_owned()], "demo__read_note");
+    let names = Names { upstreams: &upstreams, agents: None, targets: &[TargetFacts { name: target, tier: Tier::Read }] };
+    let limits = Limits::parse(Path::new("limits.yaml"), &shown, &names, &Time::standing()).unwrap_or_else(|faults| panic!("{faults:?}"));
+    assert_eq!(limits.counting(target, Tier::Read), (vec!["P1", "P3", "P4", "P5"], vec!["B1", "B2"]));
 }

@@ -9,6 +9,11 @@ use super::{BETWEEN, Budget, Called, Purse, SUMS, Spent};
 use crate::state::{Spent as Row, SpentTarget};
 
 impl Spent {
+    /// Whether the database lacks something.
+    pub fn is_dirty(&self) -> bool {
+        self.is_dirty.load(Ordering::Relaxed)
+    }
+
     /// What the database does not have yet, under the budget's name there; it is taken for kept once [`Spent::kept`] says so.
     pub fn unkept(&self, budget: &str) -> (Vec<Row>, Vec<SpentTarget>) {
         let (mut rows, mut targets) = (Vec::new(), Vec::new());

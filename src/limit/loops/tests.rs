@@ -65,7 +65,12 @@ fn naive(when: When, history: &[Made], call: Call, now: u64) -> (u32, u64) {
     };
     // Newest first, up to the first gap.
     let mut later = now;
-    row = row.into_iter().take_while(|made| later - std::mem::replace(&mut later, made.at) <= WINDOW).collect();
+    let in_window = |made: &Made| {
+        let gap = later - made.at;
+        later = made.at;
+        gap <= WINDOW
+    };
+    row = row.into_iter().take_while(in_window).collect();
     let Some(newest) = row.first().copied() else { return (1, 0) };
     let times = match when {
         When::SameCall => row.iter().take_while(|made| made.result == newest.result).count(),
