@@ -59,6 +59,10 @@ impl Gateway {
                 Ended { result: Some(&result.members), failed: result.is_error, result_bytes: result.members.len() as u64, took }
             }
             Ok(Ending::Asks(_)) => Ended { result: None, failed: false, result_bytes: 0, took },
+            // Who stops a call says nothing of how it goes.
+            Err(error) if matches!(error.code(), Code::Cancelled | Code::Frozen) => {
+                Ended { result: None, failed: false, result_bytes: 0, took }
+            }
             Err(error) => Ended { result: Some(error.facts().code.as_bytes()), failed: true, result_bytes: 0, took },
         });
         self.limits.ended(&charge, ended);
@@ -139,7 +143,10 @@ fn change(when: When) -> &'static str {
 fn used_up(exhausted: &Exhausted) -> Error {
     let Exhausted { standing: Standing { budget, figure, used, of, .. }, retry_after_ms } = exhausted;
     let what = figure.as_str();
-    let message = format!("budget `{budget}` is used up: {used} of {of} `{what}`");
+    let message = match of {
+        0 => format!("budget `{budget}` keeps as many amounts as it may, and none for this caller"),
+        _ => format!("budget `{budget}` is used up: {used} of {of} `{what}`"),
+    };
     let data = json!({ "id": &**budget, "figure": what, "used": used, "of": of, "again": retry_after_ms.map_or("never", |_| "later") });
     let error = Error::new(Code::BudgetExhausted, message).rules(vec![budget.to_string()]).data("budget", data.to_string());
     match retry_after_ms {

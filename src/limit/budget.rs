@@ -140,7 +140,7 @@ pub struct Standing {
     pub figure: Figure,
     /// What is spent of it, in the units of the file.
     pub used: u64,
-    /// Of how much.
+    /// Of how much; 0 where the budget has no room for another key.
     pub of: u64,
     /// The share, in percent.
     pub percent: u64,
@@ -318,7 +318,8 @@ impl Budget {
         let (number, oldest) = (self.spent.number(now), self.spent.oldest(now));
         if !self.spent.has_room(key, now) {
             self.spent.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Exhausted { standing: self.standing(Figure::Calls, 0), retry_after_ms: Some(1_000) });
+            let standing = Standing { of: 0, ..self.standing(Figure::Calls, 0) };
+            return Err(Exhausted { standing, retry_after_ms: Some(1_000) });
         }
         let mut purse = match self.spent.purses.entry(key) {
             Entry::Occupied(purse) => purse.into_ref(),

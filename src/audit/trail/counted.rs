@@ -17,8 +17,8 @@ impl<'d> Trail<'d> {
         self.charge.take()
     }
 
-    /// The time since the intent was stored, if it was.
+    /// The time that the server has had the call, if its intent is stored. What somebody took to answer it is none of its time.
     pub fn at_server(&self) -> Option<Duration> {
-        self.intent.map(|(_, since)| since.elapsed())
+        self.intent.map(|(_, since)| since.max(self.started).elapsed())
     }
 }

@@ -30,7 +30,7 @@ p, R3, role:tester, demo__delete_note, irreversible, -, allow
 o, O1, role:tester, demo__share_note, any, -, approve:oncall
 o, O2, role:tester, demo__delete_note, any, -, approve:user
 """
-LIMITS = "limits: []\nrequests: { per_agent: 10000/s, failures_per_peer: 1000/s }\n"
+LIMITS = "limits: []\nloops: []\nrequests: { per_agent: 10000/s, failures_per_peer: 1000/s }\n"
 TIERS = {"write_note": "reversible", "share_note": "irreversible", "delete_note": "irreversible"}
 
 Told = dict[str, Any]

@@ -32,6 +32,7 @@ g, agent:local, role:tester
 """
 # The suite asks as fast as it can.
 LIMITS = """\
+loops: []
 limits:
   - { id: L1, per: [], of: "*", rate: 100000/s }
 requests: { per_agent: 100000/s, failures_per_peer: 1000/s }

@@ -18,6 +18,13 @@ agents:   [ { name: local } ]
 identity: { anonymous: { agent: local, from: loopback } }
 """
 
+# Clients that are compared make the same calls again and again.
+LIMITS = """\
+loops: []
+limits:
+  - { id: L1, per: [agent], of: "*", rate: 50/s, burst: 100 }
+"""
+
 POLICY = """\
 p, R1, role:tester, *, reversible, -, allow
 p, D1, role:tester, everything__get-structured-content, any, -, deny
@@ -39,15 +46,14 @@ class Named(Protocol):
 class Folder:
     """One operator's folder, its tools pinned."""
 
-    def __init__(self, at: Path, upstreams: list[Named], policy: str = POLICY, limits: str | None = None, config: str = CONFIG) -> None:
+    def __init__(self, at: Path, upstreams: list[Named], policy: str = POLICY, limits: str = LIMITS, config: str = CONFIG) -> None:
         self.at = at
         self.config = str(at / "doorward.yaml")
         for folder in ("tool-manifests", "policies"):
             (at / folder).mkdir(parents=True)
         (at / "doorward.yaml").write_text(config)
         (at / "policies" / "policy.csv").write_text(policy)
-        if limits:
-            (at / "policies" / "limits.yaml").write_text(limits)
+        (at / "policies" / "limits.yaml").write_text(limits)
         for upstream in upstreams:
             self.name(upstream)
         self.run("tools", "pin")
