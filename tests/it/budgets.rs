@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::asking::{accepts, again, asked, forms, relaying};
 use crate::support::{Answer, Ask, Issuer, Serving, Site, Upstream, until};
 
 fn limits(rows: &str) -> String {
@@ -180,6 +181,28 @@ async fn what_is_spent_outlives_a_restart_and_a_raised_amount_forgives_nothing()
     let gateway = site.serve().await;
     assert_eq!(codes(&gateway, &["up__echo"]).await, ["budget_exhausted"]);
     assert_eq!(upstream.calls().len(), 4);
+}
+
+#[tokio::test]
+async fn a_call_that_goes_on_with_answers_is_counted_once() {
+    let wanted = json!({
+        "resultType": "input_required", "requestState": "theirs",
+        "inputRequests": { "q": { "method": "elicitation/create", "params": {
+            "mode": "form", "message": "Which?", "requestedSchema": { "type": "object", "properties": { "branch": { "type": "string" } } },
+        } } },
+    });
+    let (upstream, site) = relaying(wanted).await;
+    let rule = "loops:\n  - { id: P, of: \"*\", when: same_call, block: 2, window: 10min }\n";
+    let rows = limits("  - { id: B1, per: [agent], of: \"*\", calls: 1, window: 24h }\n").replace("loops: []\n", rule);
+    let site = site.limits(&rows);
+    let gateway = site.serve().await;
+    let first = asked(&gateway.client(), "save", &forms()).await;
+    let answers = json!({ "q": accepts(&json!({ "branch": "main" })) });
+
+    assert_eq!(gateway.client().send(&again("save", &forms(), &first, &answers)).await.code(), "ok");
+
+    assert_eq!((upstream.calls().len(), spent(&site).await), (2, vec!["agent:demo calls 1/1".to_owned()]));
+    assert_eq!(gateway.client().call("up__save", json!({ "text": "more" })).await.code(), "budget_exhausted");
 }
 
 #[tokio::test]
