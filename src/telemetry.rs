@@ -2,6 +2,8 @@
 //!
 //! INVARIANT: label sets are bounded: codes are ours, upstreams are the operator's; nothing a caller says is a label.
 
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -178,16 +180,7 @@ impl Default for Telemetry {
         );
         let connected = Family::default();
         registry.register("upstream_connected", "1 while the upstream is connected", connected.clone());
-        let loads = LOADS.map(|(name, help)| {
-            let load = Family::default();
-            registry.register(name, help, Family::clone(&load));
-            load
-        });
-        let counting = COUNTING.map(|(name, help)| {
-            let family = Family::default();
-            registry.register(name, help, Family::clone(&family));
-            family
-        });
+        let (loads, counting) = (families(&mut registry, LOADS), families(&mut registry, COUNTING));
         let tool_breakers = Family::default();
         let help = "The breaker of a tool that has failed and not worked since: 0 closed, 1 half open, 2 open";
         registry.register("tool_breaker", help, Family::clone(&tool_breakers));
@@ -215,6 +208,18 @@ impl Default for Telemetry {
             anchored_at,
         }
     }
+}
+
+/// Families of gauges with the same labels, registered.
+fn families<L, const N: usize>(registry: &mut Registry, told: [(&'static str, &'static str); N]) -> [Family<L, Gauge<u64, AtomicU64>>; N]
+where
+    L: EncodeLabelSet + Clone + Hash + Eq + Debug + Send + Sync + 'static,
+{
+    told.map(|(name, help)| {
+        let family = Family::default();
+        registry.register(name, help, Family::clone(&family));
+        family
+    })
 }
 
 impl Telemetry {

@@ -396,7 +396,7 @@ impl Usage {
     /// Each budget's keys with their fullest figure, the fullest first.
     pub fn budgets(&self) -> Vec<(String, Standing)> {
         let mut all: Vec<_> = self.budgets.iter().flat_map(|held| held.budget.purses()).collect();
-        all.sort_by(|one, other| other.1.percent.cmp(&one.1.percent));
+        all.sort_by_key(|(_, standing)| std::cmp::Reverse(standing.percent));
         all
     }
 
