@@ -132,7 +132,7 @@ async fn under_load_each_call_is_decided_by_the_policy_before_or_by_the_one_afte
         "p, R2, agent:demo, up__*, reversible, -, allow\np, D2, role:any, up__echo, any, -, deny\n",
     ];
     let upstream = Upstream::start().await;
-    let limits = "limits: []\nrequests: { per_agent: 1000000/s, failures_per_peer: 1000000/s }\n";
+    let limits = "limits: []\nloops: []\nrequests: { per_agent: 1000000/s, failures_per_peer: 1000000/s }\n";
     let site = Site::of(&upstream).policy(ROWS[0]).limits(limits);
     let gateway = site.serve().await;
     let done = tokio_util::sync::CancellationToken::new();
