@@ -65,7 +65,8 @@ fn relayed(reply: &Reply, text: Bytes, invocation: &Invocation<'_>, output: Opti
     if !result.is_object() {
         return Err(unsound(invocation, "the result is not an object"));
     }
-    match result.get("resultType").map(Node::as_str) {
+    // Before 2026-07-28 a result has no type: a server of those revisions has done the call, and to ask again would be to call again.
+    match result.get("resultType").filter(|_| reply.version.is_modern()).map(Node::as_str) {
         None | Some(Some("complete")) => {}
         Some(Some("input_required")) => return asks(&text, result, invocation).map(Ending::Asks),
         Some(_) => return Err(unsound(invocation, "the tool server answered with a result type that this gateway does not know")),

@@ -58,6 +58,16 @@ async fn n19_a_result_without_a_type_is_complete_and_of_an_unknown_type_is_inval
 }
 
 #[tokio::test]
+async fn n19_a_result_of_a_legacy_server_has_no_type_and_asks_for_nothing() {
+    let result = json!({ "content": [], "resultType": "input_required", "requestState": "theirs" });
+    let server = Server::legacy(move |asked| Answer::json(200, &asked.result(&result))).await;
+    let site = in_front_of(&server.transport(), &["echo"], "");
+    let gateway = site.serve().await;
+    let answer = gateway.client().call("up__echo", json!({})).await;
+    assert_eq!((answer.code().as_str(), &answer.result()["resultType"]), ("ok", &json!("complete")), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn n23_a_call_that_timed_out_is_cancelled_at_the_server_and_a_handshake_is_not() {
     for mode in ["modern", "legacy"] {
         let site = on_pipes(mode, &["never", "seen"], "timeout_ms: 200");
