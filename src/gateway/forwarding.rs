@@ -25,7 +25,8 @@ use crate::upstream::{Asked, Backoff, Forwarded, Slot, Upstream, Wanted, may_pas
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 impl Gateway {
-    /// Waits a bounded time for a connection, then for a place in the upstream's bulkhead.
+    /// Waits a bounded time for a connection, then for a place in the upstream's bulkhead. Nobody waits for either to be told that the breaker
+    /// is open.
     pub(super) async fn reserve(
         &self,
         call: &Invocation<'_>,
@@ -36,11 +37,15 @@ impl Gateway {
         let upstream = self.upstreams.get(target.upstream);
         let upstream = upstream.ok_or_else(|| Error::new(Code::Internal, "the target has no upstream"))?;
         let (grace, wait) = (Duration::from_millis(target.connect_grace_ms), Duration::from_millis(target.queue_timeout_ms));
+        let tool = (target.kind == Kind::Tool).then_some(&*target.own_name);
+        if let Some(open) = Some(upstream).filter(|upstream| !upstream.takes_calls()).and_then(|upstream| upstream.refusal(tool)) {
+            return Err(open);
+        }
         upstream.ready(request.deadline.map_or(grace, |deadline| grace.min(deadline.saturating_duration_since(Instant::now())))).await?;
         let slot = upstream.reserve(Wanted {
             agent: &call.caller.principal.id,
             only_agent: self.shared.identity.load().has_one_agent(),
-            tool: (target.kind == Kind::Tool).then_some(&*target.own_name),
+            tool,
             wait,
             deadline: request.deadline,
             cancel: downstream.cancelled(),

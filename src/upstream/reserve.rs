@@ -87,6 +87,11 @@ impl Upstream {
         Ok(Slot { _place: place, leave, is_tool, only_agent: wanted.only_agent })
     }
 
+    /// Why no call of the tool would be let in now, not even one that tries: told before anybody waits for a connection.
+    pub fn refusal(&self, tool: Option<&str>) -> Option<Error> {
+        self.0.breakers.refusal(tool)
+    }
+
     async fn wait(&self, mut wait: Wait, wanted: Wanted<'_>) -> Result<Place, Error> {
         // Nobody waits for a place at a server that takes no call.
         if let Some(refusal) = self.0.breakers.refusal(wanted.tool) {

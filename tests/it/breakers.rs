@@ -70,6 +70,14 @@ async fn the_same_holds_on_pipes() {
 }
 
 #[tokio::test]
+async fn an_open_breaker_refuses_before_anybody_waits_for_a_connection() {
+    let site = on_pipes("modern", &["die"], "connect_grace_ms: 60000, retries: 0");
+    let gateway = site.serve().await;
+    // After the fifth end the server is started again only when the breaker has let somebody try.
+    assert_eq!(until_open(&gateway, "up__die").await, ["upstream_disconnected"; 5]);
+}
+
+#[tokio::test]
 async fn a_server_at_which_every_tool_fails_is_left_alone() {
     let upstream = Upstream::start().await;
     let site = Site::of(&upstream).defaults(&upstream, "retries: 0");
