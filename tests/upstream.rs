@@ -9,10 +9,12 @@ mod http_eras;
 #[path = "upstream/http_faults.rs"]
 mod http_faults;
 #[path = "support/http_server.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod http_server;
 #[path = "upstream/independent.rs"]
 mod independent;
 #[path = "it/support/old_sse.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod old_server;
 #[path = "upstream/old_sse.rs"]
 mod old_sse;

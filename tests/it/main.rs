@@ -80,6 +80,7 @@ mod support;
 mod timeouts;
 mod tokens;
 mod tool_servers;
+mod upstream_faults;
 mod upstream_tokens;
 mod watch;
 mod withheld;

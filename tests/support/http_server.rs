@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -14,8 +15,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::{Interval, interval};
 
 use super::{Seen, echo_list};
 
@@ -53,7 +55,14 @@ pub enum End {
     Broken,
     /// It never does.
     Open,
+    /// It is whole, and each chunk lets wait for a moment.
+    Slow,
+    /// The last chunk comes again and again, a moment apart.
+    Endless,
 }
+
+/// The moment.
+pub const MOMENT: Duration = Duration::from_millis(10);
 
 /// What the server does.
 pub enum Answer {
@@ -105,6 +114,15 @@ impl Drop for Server {
 
 impl Server {
     pub async fn start(script: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        Self::ending(script, |_| {}).await
+    }
+
+    /// One whose connections end by being reset, whichever way they do.
+    pub async fn resetting(script: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        Self::ending(script, |stream| stream.set_zero_linger().unwrap()).await
+    }
+
+    async fn ending(script: impl Fn(&Asked) -> Answer + Send + Sync + 'static, prepare: fn(&TcpStream)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, asked) = (listener.local_addr().unwrap(), Seen::default());
         let (closing, closed) = mpsc::channel(64);
@@ -112,6 +130,7 @@ impl Server {
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                prepare(&stream);
                 let (script, seen, closing) = (Arc::clone(&script), Arc::clone(&seen), closing.clone());
                 let service = service_fn(move |request| answer(request, Arc::clone(&script), Arc::clone(&seen), closing.clone()));
                 connections.spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -201,7 +220,8 @@ async fn answer(
                 response = response.header(name, value);
             }
             let chunks = chunks.into_iter().map(Bytes::from).collect();
-            Ok(response.body(Scripted { chunks, end, _closing: closing }).unwrap())
+            let pace = matches!(end, End::Slow | End::Endless).then(|| interval(MOMENT));
+            Ok(response.body(Scripted { chunks, end, pace, _closing: closing }).unwrap())
         }
     }
 }
@@ -217,6 +237,7 @@ impl Drop for OnDrop {
 struct Scripted {
     chunks: VecDeque<Bytes>,
     end: End,
+    pace: Option<Interval>,
     _closing: Option<OnDrop>,
 }
 
@@ -224,12 +245,19 @@ impl Body for Scripted {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if let Some(pace) = &mut self.pace {
+            ready!(pace.poll_tick(context));
+        }
         match (self.chunks.pop_front(), self.end) {
+            (Some(chunk), End::Endless) if self.chunks.is_empty() => {
+                self.chunks.push_back(chunk.clone());
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
+            }
             (Some(chunk), _) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
-            (None, End::Whole) => Poll::Ready(None),
+            (None, End::Whole | End::Slow) => Poll::Ready(None),
             (None, End::Broken) => Poll::Ready(Some(Err(std::io::Error::other("broken, as scripted")))),
-            (None, End::Open) => Poll::Pending,
+            (None, End::Open | End::Endless) => Poll::Pending,
         }
     }
 }

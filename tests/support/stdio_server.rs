@@ -4,6 +4,7 @@
 //! nothing before it has been asked twice; `fragile` is legacy and ends over an unknown method; `stubborn` is modern and
 //! ignores SIGTERM and the end of its input; a `+` behind it says that there are prompts and resources too. A second argument
 //! names more tools to list, and has each call answered as text, so that it can be told through a gateway; `park PORT` only waits, on a connection that ends with it.
+//! With `FAULT` and `KEPT` in its environment, the tools `act` and `look` do what `faults` says.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "it is part of a test")]
 
@@ -13,14 +14,20 @@ use std::process::{Command, exit};
 
 use serde_json::{Value, json};
 
+#[path = "stdio_faults.rs"]
+mod faults;
+
+use faults::Fault;
+
 fn main() {
+    let fault = Fault::of_environment();
     let mode = std::env::args().nth(1).unwrap_or_default();
     if mode == "park" {
         let _connection = connect(&std::env::args().nth(2).unwrap_or_default());
         park();
     }
     let mut server =
-        Server { mode: mode.clone(), seen: Vec::new(), held: Vec::new(), listens: Value::Null, changed: false, prompts: 1, ill: 0 };
+        Server { mode: mode.clone(), seen: Vec::new(), held: Vec::new(), listens: Value::Null, changed: false, prompts: 1, ill: 0, fault };
     if mode == "stubborn" {
         ignore_sigterm();
     }
@@ -62,6 +69,8 @@ struct Server {
     prompts: u32,
     /// Calls that `ill` has left without an answer.
     ill: u32,
+    /// What `act` and `look` do.
+    fault: Option<Fault>,
 }
 
 impl Server {
@@ -120,7 +129,11 @@ impl Server {
         let mut tools = vec![json!({"name": "echo", "inputSchema": {"type": "object"}})];
         let more = std::env::args().nth(2).unwrap_or_default();
         for name in more.split(',').filter(|name| !name.is_empty()) {
-            tools.push(json!({"name": name, "inputSchema": {"type": "object"}}));
+            let mut tool = json!({"name": name, "inputSchema": {"type": "object"}});
+            if ["act", "look"].contains(&name) {
+                tool["outputSchema"] = json!({"type": "object", "properties": {"n": {"type": "string"}}});
+            }
+            tools.push(tool);
         }
         if self.changed {
             tools.push(json!({"name": "new", "inputSchema": {"type": "object"}}));
@@ -129,6 +142,9 @@ impl Server {
     }
 
     fn call(&mut self, id: &Value, params: &Value) {
+        if let (Some(fault), Some("act" | "look")) = (&self.fault, params["name"].as_str()) {
+            return fault.call(id, params);
+        }
         match params["name"].as_str().unwrap_or_default() {
             "die" => exit(5),
             "die_answering" => {

@@ -1,5 +1,6 @@
 //! Items of the checklist about what is sent to tool servers and taken from them.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -29,11 +30,16 @@ pub fn in_front_of(transport: &Value, tools: &[&str], defaults: &str) -> Site {
     Site::empty().manifest("up", &manifest).pinned("up", &definitions).policy(POLICY)
 }
 
-/// The server on pipes that misbehaves on purpose, in this mode.
-pub fn on_pipes(mode: &str, tools: &[&str], defaults: &str) -> Site {
+/// The program of the server on pipes that misbehaves on purpose.
+pub fn stdio_server() -> PathBuf {
     let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/stdio_server");
     assert!(program.exists(), "{} is missing: run the tests without a target filter, or build the examples", program.display());
-    in_front_of(&json!({ "stdio": { "command": program, "args": [mode, tools.join(",")] } }), tools, defaults)
+    program
+}
+
+/// This server, in this mode.
+pub fn on_pipes(mode: &str, tools: &[&str], defaults: &str) -> Site {
+    in_front_of(&json!({ "stdio": { "command": stdio_server(), "args": [mode, tools.join(",")] } }), tools, defaults)
 }
 
 /// The methods that the server on pipes has seen.

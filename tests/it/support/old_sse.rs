@@ -19,11 +19,36 @@ use tokio::sync::mpsc;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
+/// What it does over a message.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Sends this on the stream, as it is.
+    Says(String),
+    /// Sends this a byte at a time.
+    Drips(String),
+    /// Sends this again and again.
+    Repeats(String),
+    /// Ends the stream.
+    Ends,
+    /// Answers the POST with this status, whatever else it does.
+    Status(u16),
+    /// Never answers the POST.
+    Hangs,
+    /// Closes the connection of the POST.
+    Closes,
+}
+
+/// What it does over a message, where that is not the usual.
+type Script = dyn Fn(&Value) -> Option<Vec<Act>> + Send + Sync;
+
 struct Shared {
     endpoint: String,
+    tools: Vec<Value>,
+    script: Box<Script>,
     /// The stream, while one is open.
     stream: Mutex<Option<mpsc::UnboundedSender<Bytes>>>,
     seen: Mutex<Vec<String>>,
+    calls: Mutex<Vec<Value>>,
 }
 
 /// The server. Its tools: `echo`; `die` ends the stream in place of an answer; `babble` says what is no message; `tell` says first that `a:b` has changed.
@@ -41,8 +66,18 @@ impl OldServer {
 
     /// Starts it with another endpoint.
     pub async fn naming(endpoint: &str) -> Self {
+        Self::with(endpoint, Self::tools(), Box::new(|_| None)).await
+    }
+
+    /// Starts it with other tools and a script.
+    pub async fn acting(tools: Vec<Value>, script: impl Fn(&Value) -> Option<Vec<Act>> + Send + Sync + 'static) -> Self {
+        Self::with("/messages?session=1", tools, Box::new(script)).await
+    }
+
+    async fn with(endpoint: &str, tools: Vec<Value>, script: Box<Script>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let shared = Shared { endpoint: endpoint.to_owned(), stream: Mutex::default(), seen: Mutex::default() };
+        let (endpoint, stream, seen, calls) = (endpoint.to_owned(), Mutex::default(), Mutex::default(), Mutex::default());
+        let shared = Shared { endpoint, tools, script, stream, seen, calls };
         let server = Self { shared: Arc::new(shared), address: listener.local_addr().unwrap() };
         let serving = server.clone();
         tokio::spawn(async move {
@@ -60,6 +95,11 @@ impl OldServer {
         format!("http://{}/sse", self.address)
     }
 
+    /// The address of all of it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Its one tool of which a definition is worth pinning, and two more.
     pub fn tools() -> Vec<Value> {
         ["echo", "die", "tell"].map(|name| json!({ "name": name, "inputSchema": { "type": "object" } })).to_vec()
@@ -70,9 +110,14 @@ impl OldServer {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
+    /// The calls that it got.
+    pub fn calls(&self) -> Vec<Value> {
+        self.shared.calls.lock().unwrap().clone()
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
         let (parts, body) = request.into_parts();
-        let (path, body) = (parts.uri.path().to_owned(), body.collect().await?.to_bytes());
+        let (path, body) = (parts.uri.path().to_owned(), body.collect().await.map_err(std::io::Error::other)?.to_bytes());
         let note = |what: String| self.shared.seen.lock().unwrap().push(what);
         match (&parts.method, path.as_str()) {
             (&Method::GET, "/sse") => {
@@ -86,12 +131,53 @@ impl OldServer {
             (&Method::POST, "/messages") => {
                 let message: Value = serde_json::from_slice(&body).unwrap();
                 note(message["method"].as_str().unwrap_or("answer").to_owned());
-                self.message(&message);
+                if message["method"] == "tools/call" {
+                    self.shared.calls.lock().unwrap().push(message.clone());
+                }
+                match (self.shared.script)(&message) {
+                    Some(acts) => return self.act(acts).await,
+                    None => self.message(&message),
+                }
                 Ok(status(202))
             }
             (method, path) => {
                 note(format!("{method} {path}"));
                 Ok(status(405))
+            }
+        }
+    }
+
+    async fn act(&self, acts: Vec<Act>) -> Result<Response<Body>, std::io::Error> {
+        let mut code = 202;
+        for act in acts {
+            match act {
+                Act::Says(text) => self.send(text),
+                Act::Drips(text) => drop(tokio::spawn(self.clone().repeat(text.chars().map(String::from).collect(), false))),
+                Act::Repeats(text) => drop(tokio::spawn(self.clone().repeat(vec![text], true))),
+                Act::Ends => drop(self.shared.stream.lock().unwrap().take()),
+                Act::Status(status) => code = status,
+                Act::Hangs => std::future::pending().await,
+                Act::Closes => return Err(std::io::Error::other("closed, as scripted")),
+            }
+        }
+        Ok(status(code))
+    }
+
+    /// Sends these one after the other, a moment apart, as long as this stream is the one that is open.
+    async fn repeat(self, texts: Vec<String>, for_ever: bool) {
+        let stream = self.shared.stream.lock().unwrap().clone();
+        let Some(stream) = stream.map(|stream| stream.downgrade()) else { return };
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(10));
+        loop {
+            for text in &texts {
+                pace.tick().await;
+                let Some(stream) = stream.upgrade() else { return };
+                if stream.send(text.clone().into()).is_err() {
+                    return;
+                }
+            }
+            if !for_ever {
+                return;
             }
         }
     }
@@ -102,7 +188,7 @@ impl OldServer {
                 "protocolVersion": "2024-11-05", "serverInfo": { "name": "old", "version": "1" },
                 "capabilities": { "tools": {}, "resources": { "subscribe": true } },
             }),
-            ("tools/list", _) => json!({ "tools": Self::tools() }),
+            ("tools/list", _) => json!({ "tools": self.shared.tools }),
             ("resources/list", _) => json!({ "resources": [] }),
             ("resources/subscribe", _) => json!({}),
             ("tools/call", Some("die")) => return drop(self.shared.stream.lock().unwrap().take()),
