@@ -147,10 +147,9 @@ pub fn plain_result(text: &[u8]) -> Option<(u64, Range<usize>)> {
             result = Some(start..start + length);
             rest = &object[length..];
         }
-        rest = rest.trim_ascii_start();
-        match rest.split_first()? {
+        match spaced(rest).split_first()? {
             (b',', behind) => rest = behind,
-            (b'}', behind) if behind.trim_ascii().is_empty() && version => return id.zip(result),
+            (b'}', behind) if spaced(behind).is_empty() && version => return id.zip(result),
             _ => return None,
         }
     }
@@ -158,7 +157,13 @@ pub fn plain_result(text: &[u8]) -> Option<(u64, Range<usize>)> {
 
 /// What stands behind `token` and the white space around it.
 fn after<'t>(text: &'t [u8], token: &[u8]) -> Option<&'t [u8]> {
-    Some(text.trim_ascii_start().strip_prefix(token)?.trim_ascii_start())
+    Some(spaced(spaced(text).strip_prefix(token)?))
+}
+
+/// What stands behind the white space of JSON, which is less than that of ASCII (RFC 8259, section 2).
+fn spaced(text: &[u8]) -> &[u8] {
+    let length = text.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).unwrap_or(text.len());
+    &text[length..]
 }
 
 /// How long the object is that the text begins with: up to the brace that closes it. Braces in strings do not count.
@@ -248,6 +253,17 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":7,"result"#,
         ] {
             assert_eq!(plain_result(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn white_space_that_json_does_not_have_is_left_to_the_parser() {
+        let parts = ["", "{", "\"jsonrpc\"", ":\"2.0\"", ",\"id\":7", ",\"result\":", "{}", "}", ""];
+        for at in 0..parts.len() - 1 {
+            for (space, is_json) in [(" \t\r\n", true), ("\u{c}", false)] {
+                let text = parts[..=at].concat() + space + &parts[at + 1..].concat();
+                assert_eq!(plain_result(text.as_bytes()).is_some(), is_json, "{text:?}");
+            }
         }
     }
 }
