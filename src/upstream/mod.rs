@@ -58,7 +58,7 @@ mod resume;
 mod salvage;
 mod session;
 mod shared;
-mod sse;
+pub mod sse;
 mod stdio;
 mod supervise;
 mod tasks;

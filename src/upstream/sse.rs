@@ -7,20 +7,20 @@ use bytes::{Buf, Bytes, BytesMut};
 
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Event {
+pub struct Event {
     /// The type; `message` where the stream names none.
-    pub(super) kind: Option<Bytes>,
+    pub kind: Option<Bytes>,
     /// The data, its lines joined by line feeds.
-    pub(super) data: Bytes,
+    pub data: Bytes,
 }
 
 /// An event, or a line of it, beyond the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub struct TooLong;
 
 /// The parser of one stream.
 #[derive(Debug)]
-pub(super) struct Parser {
+pub struct Parser {
     buffer: BytesMut,
     /// How far `buffer` is known to have no line end.
     scanned: usize,
@@ -32,11 +32,11 @@ pub(super) struct Parser {
     data: Data,
     limit: usize,
     /// The reconnection time that the server last asked for, in milliseconds.
-    pub(super) retry_ms: Option<u64>,
+    pub retry_ms: Option<u64>,
     /// The last event id, for a resumption.
-    pub(super) last_id: Option<Bytes>,
+    pub last_id: Option<Bytes>,
     /// Lines without data, since somebody took their number: only those may go on for ever and come to no event.
-    pub(super) idle: u32,
+    pub idle: u32,
 }
 
 /// One line of data is a slice of what arrived; only more than one are copied together.
@@ -59,7 +59,7 @@ impl Data {
 
 impl Parser {
     /// A parser that keeps at most `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
+    pub fn new(limit: usize) -> Self {
         Self {
             buffer: BytesMut::new(),
             scanned: 0,
@@ -75,12 +75,12 @@ impl Parser {
     }
 
     /// A parser of the stream that goes on where this one broke off.
-    pub(super) fn resumed(&self) -> Self {
+    pub fn resumed(&self) -> Self {
         Self { retry_ms: self.retry_ms, last_id: self.last_id.clone(), ..Self::new(self.limit) }
     }
 
     /// Takes in what arrived; call [`Parser::event`] until it has none.
-    pub(super) fn push(&mut self, chunk: &[u8]) {
+    pub fn push(&mut self, chunk: &[u8]) {
         self.buffer.extend_from_slice(chunk);
     }
 
@@ -88,7 +88,7 @@ impl Parser {
     ///
     /// # Errors
     /// [`TooLong`] when the event under way exceeds the limit.
-    pub(super) fn event(&mut self) -> Result<Option<Event>, TooLong> {
+    pub fn event(&mut self) -> Result<Option<Event>, TooLong> {
         while let Some(line) = self.line() {
             if line.len() > self.limit {
                 return Err(TooLong);
@@ -108,7 +108,25 @@ impl Parser {
         if self.buffer.len() > self.limit { Err(TooLong) } else { Ok(None) }
     }
 
+    /// Takes the byte order mark off the beginning; false while it may still come.
+    fn begins(&mut self) -> bool {
+        const MARK: &[u8] = b"\xef\xbb\xbf";
+        if self.fresh {
+            if self.buffer.len() < MARK.len() && MARK.starts_with(&self.buffer) {
+                return false;
+            }
+            self.fresh = false;
+            if self.buffer.starts_with(MARK) {
+                self.buffer.advance(MARK.len());
+            }
+        }
+        true
+    }
+
     fn line(&mut self) -> Option<Bytes> {
+        if !self.begins() {
+            return None;
+        }
         if self.after_return && !self.buffer.is_empty() {
             self.after_return = false;
             if self.buffer.first() == Some(&b'\n') {
@@ -123,12 +141,9 @@ impl Parser {
         };
         let end = self.scanned + found;
         self.after_return = self.buffer.get(end) == Some(&b'\r');
-        let mut line = self.buffer.split_to(end).freeze();
+        let line = self.buffer.split_to(end).freeze();
         self.buffer.advance(1);
         self.scanned = 0;
-        if std::mem::take(&mut self.fresh) && line.starts_with(b"\xef\xbb\xbf") {
-            line.advance(3);
-        }
         Some(line)
     }
 
@@ -216,6 +231,19 @@ mod tests {
             parser.push(b"data: 12345678\n");
         }
         assert_eq!(parser.event(), Err(TooLong));
+    }
+
+    #[test]
+    fn a_byte_order_mark_counts_towards_no_limit_however_it_is_cut() {
+        let text = b"\xef\xbb\xbfdata: 12345\n\n";
+        for size in 1..text.len() {
+            let (mut parser, mut events) = (Parser::new(11), Vec::new());
+            for chunk in text.chunks(size) {
+                parser.push(chunk);
+                events.extend(all(&mut parser));
+            }
+            assert_eq!(events, ["12345"], "in pieces of {size}");
+        }
     }
 
     #[test]
