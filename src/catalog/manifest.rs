@@ -281,8 +281,16 @@ impl Manifest {
     /// A [`Fault`] with its place.
     pub fn load(file: &Path) -> Result<Self, Fault> {
         let text = read_text(file).map_err(|error| Fault::file(file, format!("cannot be read: {error}")))?;
-        let manifest: Self = parse_yaml(file, &text)?;
-        let fault = |path: &[&str], message: String| fault_at(file, &text, path, message);
+        Self::parse(file, &text)
+    }
+
+    /// Checks the text of one manifest, whose file is named so.
+    ///
+    /// # Errors
+    /// A [`Fault`] with its place.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Fault> {
+        let manifest: Self = parse_yaml(file, text)?;
+        let fault = |path: &[&str], message: String| fault_at(file, text, path, message);
         let id = &manifest.upstream;
         let sound = (1..=32).contains(&id.len()) && id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         if !sound {

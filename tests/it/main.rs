@@ -36,6 +36,7 @@ mod errors_golden;
 mod fault_table;
 mod framing;
 mod freezes;
+mod fuzz_corpus;
 mod headers;
 mod identity;
 #[path = "../incidents/mod.rs"]

@@ -1,0 +1,5 @@
+//! See `jsonrpc` of the library.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| doorward_fuzz::jsonrpc::check(data));

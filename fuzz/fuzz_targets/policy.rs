@@ -1,0 +1,5 @@
+//! See `policy` of the library.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| doorward_fuzz::policy::check(data));

@@ -1,0 +1,5 @@
+//! See `sse` of the library.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| doorward_fuzz::sse::check(data));
