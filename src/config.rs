@@ -17,6 +17,7 @@ mod place;
 mod rate;
 mod settled;
 mod signed;
+mod telemetry;
 mod webhook;
 
 use std::fmt;
@@ -40,6 +41,7 @@ pub use self::people::{Approvals, Person};
 pub use self::place::fault_at;
 pub use self::rate::{MAX_COUNT, Rate};
 pub use self::signed::Signed;
+pub use self::telemetry::{Otlp, Ratio, Telemetry};
 pub use self::webhook::{Along, Secret, Webhook};
 
 /// Something wrong in a file of the operator's, and where.
@@ -127,6 +129,8 @@ pub struct Config {
     pub state: Folder<State>,
     /// The audit log.
     pub audit: Audit,
+    /// What is told to collectors of traces.
+    pub telemetry: Telemetry,
     /// The file that all this was read from; none where it was made for one command.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -209,6 +213,7 @@ impl Config {
             .and_then(|()| self.check_signed())
             .and_then(|()| self.check_labels())
             .and_then(|()| self.check_webhook())
+            .and_then(|()| self.check_telemetry())
             .map_err(|wrong| {
                 let path: Vec<&str> = wrong.path.iter().map(String::as_str).collect();
                 fault(&path, wrong.message.clone()).help(wrong.help)

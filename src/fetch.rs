@@ -120,6 +120,15 @@ pub async fn post_json(url: &Uri, mut headers: HeaderMap, body: Bytes) -> Result
     exchange(url, Method::POST, headers, body, Reach::Machine).await
 }
 
+/// Posts a Protobuf message to an address that the operator named. The headers may hold a credential.
+///
+/// # Errors
+/// As [`get`].
+pub async fn post_protobuf(url: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<Document, String> {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    exchange(url, Method::POST, headers, body, Reach::Machine).await
+}
+
 async fn exchange(url: &Uri, method: Method, mut headers: HeaderMap, body: Bytes, least: Reach) -> Result<Document, String> {
     let authority = url.authority().ok_or("the URL names no host")?;
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| "the URL names no host")?;

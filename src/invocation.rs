@@ -86,6 +86,8 @@ pub struct Caller {
     pub log_level: Option<LogLevel>,
     /// How long the client waits, as a header of its HTTP request says.
     pub timeout: Option<Duration>,
+    /// The `traceparent` of its HTTP request; one in `_meta` stands above it, since a request can carry several messages.
+    pub trace: Option<Box<str>>,
     /// The socket's other end.
     pub peer: Option<Arc<str>>,
     /// The session of a handshake revision, shortened.

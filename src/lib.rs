@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`error`] | every code that an agent may be told, in one table |
 //! | [`clock`], [`telemetry`], [`config`], [`seal`], [`state`] | time, metrics, the operator's file, hashes and seals, the small database |
+//! | [`trace`] | which calls a collector of traces is told of, and what of them |
 //! | [`fetch`] | which addresses are fit for keys and credentials, and how small documents come from there |
 //! | [`mcp`] | the wire: JSON, JSON-RPC, messages, how outcomes are written |
 //! | [`schema`] | which schemas compile, and whether arguments match |
@@ -46,6 +47,7 @@ pub mod fetch;
 pub mod seal;
 pub mod state;
 pub mod telemetry;
+pub mod trace;
 
 pub mod mcp;
 pub mod schema;

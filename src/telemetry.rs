@@ -61,6 +61,22 @@ struct OfAnchor {
     anchor: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sent {
+    result: &'static str,
+}
+
+/// What became of the calls that a collector of traces is to be told of.
+#[derive(Clone, Debug, Default)]
+pub struct Exported {
+    /// It took them.
+    pub told: Counter,
+    /// There was no room for them.
+    pub dropped: Counter,
+    /// It did not take them.
+    pub failed: Counter,
+}
+
 /// What is counted. One for a process; carries over between snapshots.
 #[derive(Debug)]
 pub struct Telemetry {
@@ -71,6 +87,7 @@ pub struct Telemetry {
     codes: Vec<Counter>,
     duration: Histogram,
     connections_refused: Counter,
+    exported: Exported,
     running: Gauge,
     audit_open: Gauge,
     audit_records: Gauge<u64, AtomicU64>,
@@ -153,6 +170,11 @@ impl Default for Telemetry {
         let connections_refused = Counter::default();
         let help = "Connections closed at once because their address held its share of them";
         registry.register("connections_refused", help, connections_refused.clone());
+        let sent = Family::<Sent, Counter>::default();
+        let of = |result| sent.get_or_create(&Sent { result }).clone();
+        let exported = Exported { told: of("told"), dropped: of("dropped"), failed: of("failed") };
+        let help = "Calls for the collector of traces: told, dropped since too many waited, or failed since it did not take them";
+        registry.register("trace_calls", help, sent);
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::<i64>::default();
             registry.register(name, help, gauge.clone());
@@ -191,6 +213,7 @@ impl Default for Telemetry {
             codes,
             duration,
             connections_refused,
+            exported,
             running,
             audit_open,
             audit_records,
@@ -238,6 +261,11 @@ impl Telemetry {
         if let Some(counter) = Code::ALL.iter().position(|known| *known == code).and_then(|at| self.codes.get(at)) {
             counter.inc();
         }
+    }
+
+    /// The counters of what a collector of traces is told.
+    pub fn exported(&self) -> Exported {
+        self.exported.clone()
     }
 
     /// Counts a connection that was closed before it said anything.

@@ -12,6 +12,7 @@ mod payloads;
 mod refused;
 mod replays;
 mod resent;
+mod spans;
 mod steps;
 mod watches;
 
@@ -49,6 +50,7 @@ use crate::mcp::messages::{Meta, Retry};
 use crate::mcp::respond::Ending;
 use crate::policy::{Obliged, Permit, RuleId};
 use crate::replay::Held;
+use crate::trace::{Context, Marks, Stage, Traces};
 
 /// Characters of a name that a caller chose which a record keeps.
 const MAX_NAME: usize = 128;
@@ -64,13 +66,14 @@ pub struct Audit {
     floods: Coalescer,
     clock: Clock,
     steps: Steps,
+    traces: Traces,
 }
 
 /// Proof that a call's intent is stored. Only [`Audit::intent`] makes one, and [`Audit::round`] for a call that goes on:
 ///
 /// ```compile_fail,E0451
 /// fn forged(cleared: doorward::approval::Cleared<'_>) -> doorward::audit::trail::Recorded<'_> {
-///     doorward::audit::trail::Recorded { cleared, seq: 1, met: Vec::new() }
+///     doorward::audit::trail::Recorded { cleared, seq: 1, met: Vec::new(), trace: None }
 /// }
 /// ```
 #[derive(Debug)]
@@ -78,6 +81,7 @@ pub struct Recorded<'d> {
     cleared: Cleared<'d>,
     seq: u64,
     met: Vec<String>,
+    trace: Option<Box<str>>,
 }
 
 impl<'d> Recorded<'d> {
@@ -101,6 +105,11 @@ impl<'d> Recorded<'d> {
         &self.met
     }
 
+    /// The `traceparent` that goes on in place of the agent's, in quotes, where a collector is told of the call.
+    pub fn trace(&self) -> Option<&str> {
+        self.trace.as_deref()
+    }
+
     /// The place of the intent in the log.
     pub fn seq(&self) -> u64 {
         self.seq
@@ -117,7 +126,9 @@ pub struct Trail<'d> {
     method: &'d str,
     jsonrpc_id: Option<&'d Id>,
     run: Option<&'d str>,
-    trace: Option<(&'d str, &'d str)>,
+    trace: Option<Context<'d>>,
+    /// Its stages, where a collector is told of the call.
+    marks: Option<Box<Marks>>,
     /// The caller's idempotency key.
     key: Option<&'d str>,
     named: Option<&'d str>,
@@ -174,17 +185,20 @@ impl<'d> Trail<'d> {
 
     /// Notes the tool that the name resolved to, and what it is called with.
     pub fn resolved(&mut self, tool: &'d Target, arguments: Option<&'d Node<'d>>) {
+        self.enters(Stage::Validate);
         self.tool = Some(tool);
         self.arguments = arguments.map(|node| (node, node.span().len()));
     }
 
     /// Notes that the tool's schema accepts the arguments, and whether it `promises` a form of its results.
     pub fn validated(&mut self, promises: bool) {
+        self.enters(Stage::Decide);
         (self.valid, self.promises) = (true, promises);
     }
 
     /// Notes that nothing speaks against the call, and that it may have to wait from here on.
     pub fn waits(&mut self) {
+        self.enters(Stage::Reserve);
         self.waits = Some(Instant::now());
     }
 
@@ -200,6 +214,7 @@ impl<'d> Trail<'d> {
 
     /// Notes the rules that permitted it, and what they ask for beside it.
     pub fn permitted(&mut self, permit: &Permit<'_>) {
+        self.enters(Stage::Admit);
         (self.rules, self.obligations) = (permit.rules().to_vec(), permit.obligations().to_vec());
         self.conditions = truths(permit.conditions());
     }
@@ -259,8 +274,8 @@ impl<'d> Trail<'d> {
         record.session = self.caller.session.as_deref().map(text);
         record.transport = Some(text(self.caller.transport));
         record.protocol_version = self.caller.revision.map(|revision| text(revision.as_str()));
-        record.trace_id = self.trace.map(|(trace, _)| text(trace));
-        record.span_id = self.trace.map(|(_, span)| text(span));
+        record.trace_id = self.trace.map(|context| text(context.trace));
+        record.span_id = self.trace.map(|context| text(context.span));
         record.policy_version = Some(text(self.policy_version));
         record.rule_ids = self.rules.iter().map(|rule| text(rule.as_str())).collect();
         record.conditions = self.conditions.as_deref().map(text);
@@ -291,7 +306,18 @@ impl Audit {
     /// Writes to `log`; values are hashed under `keys`.
     pub fn new(log: Log, keys: impl Into<ValueKeys>, durability: DurabilityByTier, clock: Clock) -> Self {
         let floods = Coalescer::new(Floods::default(), MAX_FLOODS);
-        Self { log, keys: keys.into(), durability, payloads: None, floods, steps: Steps::new(clock.now()), clock }
+        Self { log, keys: keys.into(), durability, payloads: None, floods, steps: Steps::new(clock.now()), clock, traces: Traces::default() }
+    }
+
+    /// Tells a collector of calls, where there is one.
+    #[must_use]
+    pub fn telling(self, traces: Traces) -> Self {
+        Self { traces, ..self }
+    }
+
+    /// The way to the collector of traces.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
     }
 
     /// Keeps payloads with these, where a call's are to be kept.
@@ -315,6 +341,7 @@ impl Audit {
         policy_version: &'d str,
     ) -> Trail<'d> {
         let id = Uuid::now_v7();
+        let trace = meta.trace().or_else(|| caller.trace.as_deref().and_then(Context::parse));
         Trail {
             id,
             id_text: id.to_string(),
@@ -323,7 +350,8 @@ impl Audit {
             method,
             jsonrpc_id,
             run: meta.run(),
-            trace: meta.trace(),
+            trace,
+            marks: self.traced(id, method, trace),
             key: meta.idempotency_key().ok().flatten(),
             named: None,
             tool: None,
@@ -355,13 +383,15 @@ impl Audit {
     /// # Errors
     /// `audit_unavailable` when it could not be stored in time: nothing may be done then.
     pub async fn intent<'d>(&self, trail: &mut Trail<'_>, cleared: Cleared<'d>) -> Result<Recorded<'d>, Error> {
+        trail.enters(Stage::Intent);
         if cleared.records_payload() {
             Box::pin(self.keep_arguments(trail, Kind::Intent, cleared.invocation())).await?;
         }
         let stored = self.log.append(self.intent_entry(trail), self.durability_of(cleared.invocation().target)).await;
         let position = stored.map_err(|error| self.unrecorded(trail, error))?;
         trail.intent = Some((position.seq, Instant::now()));
-        Ok(Recorded { cleared, seq: position.seq, met: trail.met.1.clone() })
+        trail.enters(Stage::Forward);
+        Ok(Recorded { cleared, seq: position.seq, met: trail.met.1.clone(), trace: trail.onward() })
     }
 
     async fn store_end(&self, entry: Entry, is_irreversible: bool) -> Result<(), AppendError> {
@@ -397,6 +427,7 @@ impl Audit {
             // No result comes without an intent, since forwarding takes `Recorded`, but a stored one: its record is there already.
             (None, Ok(Ending::Complete(_))) => {}
         }
+        self.tell(trail, outcome);
     }
 
     fn outcome_entry(

@@ -32,6 +32,9 @@ const COUNTED_EVERY: Duration = Duration::from_secs(1);
 const LAST_CHECKPOINT: Duration = Duration::from_secs(2);
 /// How long the webhook may take for the last messages.
 pub(super) const LAST_MESSAGES: Duration = Duration::from_secs(2);
+/// How long a collector of traces may take for the last calls.
+#[cfg(feature = "otel")]
+const LAST_TRACES: Duration = Duration::from_secs(2);
 const PRUNED_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Arguments of `doorward serve`.
@@ -69,6 +72,8 @@ pub(super) struct Running {
     file: Option<PathBuf>,
     anchors: Anchors,
     teller: Option<Teller>,
+    #[cfg(feature = "otel")]
+    traces: Option<crate::trace::Exporter>,
 }
 
 impl Running {
@@ -86,8 +91,16 @@ impl Running {
             standings: assembly.shared().anchored.clone(),
         };
         let anchors = Anchors::start(&config.audit.anchors, &source);
+        #[cfg(feature = "otel")]
+        let traces = traces(&config, audit)?;
         let teller = Teller::start(assembly.shared(), config.audit.name.as_str());
-        Ok(Self { assembly: Arc::new(assembly), service, began: config.clone(), config, file, anchors, teller })
+        Ok(Self { assembly: Arc::new(assembly), service, began: config.clone(), config,
+            file,
+            anchors,
+            teller,
+            #[cfg(feature = "otel")]
+            traces,
+        })
     }
 
     /// Reads all files again and swaps the snapshot; with a fault anywhere the old one stays.
@@ -234,6 +247,10 @@ impl Running {
         if let Some(teller) = self.teller {
             teller.finish(LAST_MESSAGES).await;
         }
+        #[cfg(feature = "otel")]
+        if let Some(traces) = self.traces {
+            traces.finish(LAST_TRACES).await;
+        }
         let audit = &self.assembly.shared().audit;
         audit.store_all_counted();
         if let Err(error) = audit.log().clone().close(why).await {
@@ -241,6 +258,14 @@ impl Running {
         }
         self.anchors.finish(LAST_CHECKPOINT).await;
     }
+}
+
+/// Begins to tell the collector of traces, where there is one.
+#[cfg(feature = "otel")]
+fn traces(config: &Config, audit: &crate::audit::trail::Audit) -> Result<Option<crate::trace::Exporter>, Failure> {
+    let Some(otlp) = &config.telemetry.otlp else { return Ok(None) };
+    let instance = format!("{}/{}", config.audit.name.as_str(), audit.log().origin());
+    crate::trace::Exporter::start(otlp, audit.traces(), &instance).map_err(Failure::Other)
 }
 
 /// Tells what a start found in the log.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Config;
 
 /// The members of the file that a reload does not take up.
-const SETTLED: [&str; 9] = ["listen", "console", "approvals", "labels", "manifests", "policies", "policy", "state", "audit"];
+const SETTLED: [&str; 10] = ["listen", "console", "approvals", "labels", "manifests", "policies", "policy", "state", "audit", "telemetry"];
 
 impl Config {
     /// The settled fields that differ from those that the gateway began with, by name.

@@ -26,6 +26,7 @@ use crate::mcp::respond::Ending;
 use crate::mcp::revision::Revision;
 use crate::replay::Fresh;
 use crate::state::StateError;
+use crate::trace::Stage;
 
 /// How soon a call that waits may be sent again, in milliseconds.
 const AGAIN_MS: u64 = 5_000;
@@ -42,6 +43,7 @@ impl Gateway {
         round: Option<&Round>,
         retry: Option<Retry<'_>>,
     ) -> Result<Approval<'d>, Error> {
+        trail.enters(Stage::Approve);
         match approval::asks(fresh.admission()) {
             false => {
                 brings_no_answers(fresh.admission(), round, retry)?;

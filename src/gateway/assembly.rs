@@ -44,6 +44,7 @@ use crate::schema::Schemas;
 use crate::seal::{self, Seal};
 use crate::state::{State, StateError};
 use crate::telemetry::Telemetry;
+use crate::trace::Traces;
 use crate::upstream::{Asking, BadTransport, Dialect, Event, Report, Spec, Upstream};
 
 /// Which origin of the audit log a process writes.
@@ -164,6 +165,8 @@ impl Assembly {
         }
         let seal = Arc::new(Seal::new(&seal::key(&state.keys_folder(), "seal.key")?).ok_or(StartError::Crypto)?);
         let replays = Replays::open(Arc::clone(&state), Arc::clone(&seal), clock.clone(), config.idempotency.clone(), log.origin())?;
+        let telemetry = Telemetry::default();
+        let traces = Traces::new(config.telemetry.otlp.as_ref(), telemetry.exported());
         let shared = Shared {
             freezes: Freezes::load(&state, clock.clone())?,
             runs: Arc::new(Runs::open(&state, clock.clone(), config.labels.clone())?),
@@ -171,10 +174,10 @@ impl Assembly {
             told: Default::default(),
             anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin()), log.health().records),
             indexed: crate::audit::filler::Indexed::default(),
-            audit: Audit::new(log, values, config.audit.durability.clone(), clock).keeping(payloads),
+            audit: Audit::new(log, values, config.audit.durability.clone(), clock).keeping(payloads).telling(traces),
             identity: ArcSwap::from_pointee(identity),
             schemas: Schemas::default(),
-            telemetry: Telemetry::default(),
+            telemetry,
             seal,
             rounds: Rounds::default(),
             replays: Arc::new(replays),

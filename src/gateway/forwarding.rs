@@ -19,6 +19,7 @@ use crate::error::{Code, Effect, Error};
 use crate::invocation::Invocation;
 use crate::mcp::messages::{Downstream, Kind, Method, Request};
 use crate::mcp::revision::Revision;
+use crate::trace::Stage;
 use crate::upstream::{Asked, Backoff, Forwarded, Slot, Upstream, Wanted, may_pass};
 
 /// The first and the longest pause before a call is sent again.
@@ -77,6 +78,7 @@ impl Gateway {
             Err(error) if may_pass(&error) => Box::pin(self.repeat(trail, recorded, asked, (upstream, deadline), error)).await,
             forwarded => forwarded,
         };
+        trail.enters(Stage::Inspect);
         unless_it_asks(recorded, upstream, forwarded)
     }
 

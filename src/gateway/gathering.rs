@@ -15,6 +15,7 @@ use crate::mcp::messages::Request;
 use crate::policy::Permit;
 use crate::run::{Leaves, Noted};
 use crate::state::Counting;
+use crate::trace::Stage;
 
 /// A count that a decision stands on changes it at most once, and few conditions count.
 const MAX_TRIES: usize = 4;
@@ -47,6 +48,7 @@ impl Gateway {
     /// # Errors
     /// `internal` where it cannot be stored, so that nothing may be brought; `policy_denied` where another call was counted meanwhile.
     pub(super) async fn gather(&self, trail: &mut Trail<'_>, permit: &Permit<'_>, request: &Request<'_, '_>) -> Result<(), Error> {
+        trail.enters(Stage::Gather);
         let target = permit.invocation().target;
         let brings_nothing = target.labels.is_empty() && permit.counts().0.is_empty() && !self.policy.guards(target);
         match self.shadow.as_ref().is_some_and(|shadow| shadow.counting(target).next().is_some()) {

@@ -29,6 +29,7 @@ use crate::mcp::respond::{CallResult, Ending};
 use crate::policy::Obligation;
 use crate::replay::{self, By, Claim, Ended, Evidence, Found, Fresh, Held, Left, Named, Replays, Stored, Unkept};
 use crate::state::StateError;
+use crate::trace::Stage;
 
 /// How soon a repeat of a call that is under way may be sent again, in milliseconds.
 const AGAIN_MS: u64 = 1_000;
@@ -45,6 +46,7 @@ impl Gateway {
         request: &Request<'_, '_>,
         downstream: &dyn Downstream,
     ) -> Result<Repeat<'d>, Error> {
+        trail.enters(Stage::Replay);
         match replay::is_named(admission.invocation()) {
             false => replay::fresh(admission, None).map(Ok),
             true => Box::pin(self.named(trail, admission, request, downstream)).await,
@@ -154,6 +156,7 @@ impl Gateway {
 
     /// Says to the row of a named call how it ended, and to the agent what a repeat of it would come to and what it can take back.
     pub(super) async fn settle(&self, trail: &mut Trail<'_>, caller: &Caller, outcome: &mut Result<Ending, Error>) {
+        trail.enters(Stage::Outcome);
         if let Some(held) = trail.release().filter(|held| held.has_left()) {
             Box::pin(self.settled(&held, outcome)).await;
         }

@@ -24,6 +24,10 @@ const FORWARDING: [&str; 3] = ["forwarded", "x-real-ip", "via"];
 pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// Ours for how long a client waits, for one that does not write `_meta` itself.
 const TIMEOUT: HeaderName = HeaderName::from_static("doorward-timeout-ms");
+/// Where in a trace the request is (W3C Trace Context).
+const TRACE: HeaderName = HeaderName::from_static("traceparent");
+/// Longest one that is looked at, in bytes: twice that of the first version.
+const MAX_TRACE: usize = 110;
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
 const PARAM: &str = "mcp-param-";
@@ -41,6 +45,11 @@ pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
 /// How long the client waits for its answer: a whole number of milliseconds. What is none counts for nothing.
 pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     messages::timeout(text(headers, &TIMEOUT)?.parse().ok()?)
+}
+
+/// The `traceparent`, as long as one can be that is read.
+pub fn trace(headers: &HeaderMap) -> Option<Box<str>> {
+    text(headers, &TRACE).filter(|text| text.len() <= MAX_TRACE).map(Box::from)
 }
 
 /// The size of all headers as they came, in bytes.

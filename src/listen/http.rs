@@ -261,6 +261,7 @@ impl Exchange {
             capabilities: Capabilities::default(),
             log_level: None,
             timeout: headers::timeout(headers),
+            trace: headers::trace(headers),
             peer: Some(Arc::clone(&self.peer_text)),
             session: None,
         }

@@ -56,6 +56,7 @@ pub async fn serve(
             capabilities: Capabilities::default(),
             log_level: None,
             timeout: None,
+            trace: None,
             peer,
             session: Some(Arc::clone(&conversation)),
         },

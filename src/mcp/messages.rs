@@ -12,6 +12,7 @@ use super::json::{Node, Value};
 use super::jsonrpc::MAX_ID_BYTES;
 use super::log_level::LogLevel;
 use crate::error::{Code, Error};
+use crate::trace::Context;
 
 /// The prefix of our own `_meta` keys.
 pub const VENDOR: &str = "dev.doorward/";
@@ -69,13 +70,9 @@ impl<'d, 'a> Meta<'d, 'a> {
         self.get("io.modelcontextprotocol/logLevel").and_then(Node::as_str).and_then(LogLevel::parse)
     }
 
-    /// The trace that the agent is in and its span around the request: the second and third field of a W3C `traceparent`.
-    pub fn trace(self) -> Option<(&'d str, &'d str)> {
-        let mut fields = self.get("traceparent").and_then(Node::as_str)?.split('-').skip(1);
-        let is_id =
-            |id: &str, digits: usize| id.len() == digits && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        let (trace, span) = (fields.next()?, fields.next()?);
-        (is_id(trace, 32) && is_id(span, 16)).then_some((trace, span))
+    /// The trace that the agent is in, and its span around the request.
+    pub fn trace(self) -> Option<Context<'d>> {
+        self.get("traceparent").and_then(Node::as_str).and_then(Context::parse)
     }
 
     /// The run that the agent says the call belongs to; groups records and proves nothing.

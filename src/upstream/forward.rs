@@ -63,6 +63,11 @@ impl Upstream {
             // Traces differ each time, and no server acts on them.
             relayed.retain(|(key, _)| *key == TRACE);
         }
+        if let Some(trace) = recorded.trace() {
+            // The server's spans stand below ours, as ours below the agent's.
+            relayed.retain(|(key, _)| *key != TRACE);
+            relayed.push((TRACE, trace.as_bytes()));
+        }
         let left = self.left(asked, deadline);
         relayed.extend(left.as_ref().map(|left| (TIMEOUT, left.as_bytes())));
         // Of a result that is redacted, nothing else may tell: no progress, no message and no question, which a server words as it likes.

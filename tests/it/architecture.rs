@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// The modules in import order: each imports only what stands before it.
-const ORDER: [&str; 28] = [
+const ORDER: [&str; 29] = [
     "error",
     "clock",
     "telemetry",
     "fetch",
     "config",
+    "trace",
     "seal",
     "state",
     "mcp",

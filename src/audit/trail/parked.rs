@@ -14,6 +14,7 @@ use crate::approval::Cleared;
 use crate::catalog::tier::Tier;
 use crate::error::{Code, Effect, Error};
 use crate::mcp::respond::Questions;
+use crate::trace::Stage;
 
 /// An intent that has no end yet while its call waits for an agent's answers. It ends with [`Audit::round`] or [`Audit::end`].
 #[derive(Debug)]
@@ -59,6 +60,7 @@ impl Audit {
     /// # Errors
     /// `audit_unavailable` when it could not be stored in time. The call itself may have done anything by then.
     pub async fn round<'d>(&self, trail: &mut Trail<'_>, cleared: Cleared<'d>, open: Open) -> Result<Recorded<'d>, Error> {
+        trail.enters(Stage::Intent);
         trail.intent = Some((open.seq, open.since));
         if cleared.records_payload() {
             let kept = Box::pin(self.keep_arguments(trail, Kind::Round, cleared.invocation())).await;
@@ -71,7 +73,8 @@ impl Audit {
         let entry = self.log.encode(&record);
         let stored = self.log.append(entry, self.durability_of(cleared.invocation().target)).await;
         stored.map_err(|error| unavailable(error).after_effect(Effect::Unknown, false))?;
-        Ok(Recorded { cleared, seq: open.seq, met: trail.met.1.clone() })
+        trail.enters(Stage::Forward);
+        Ok(Recorded { cleared, seq: open.seq, met: trail.met.1.clone(), trace: trail.onward() })
     }
 
     /// Stores the end of a call that nobody will take up any more.
