@@ -81,6 +81,7 @@ mod support;
 mod timeouts;
 mod tokens;
 mod tool_servers;
+mod traces;
 mod upstream_faults;
 mod upstream_tokens;
 mod watch;
