@@ -12,11 +12,13 @@ mod change;
 mod compensating;
 mod deciding;
 mod dry_run;
+mod ended;
 mod entrance;
 mod folders;
 mod forwarding;
 mod frozen;
 mod gathering;
+mod heard;
 mod listing;
 mod obligations;
 mod recording;
@@ -35,11 +37,12 @@ mod watching;
 use std::pin::pin;
 use std::sync::Arc;
 
-pub use self::assembly::{Assembly, Loaded, LogOrigin, Plan, StartError, carried, heard, targets};
+pub use self::assembly::{Assembly, Loaded, LogOrigin, Plan, StartError, carried, targets};
 pub use self::change::Change;
 pub use self::deciding::{Decided, Undone};
 pub use self::entrance::needed_scopes;
 pub use self::folders::{Folders, bundles, shadow, signed};
+pub use self::heard::heard;
 pub use self::listing::{Listed, Page};
 use self::resolve::{Made, withheld};
 pub use self::shared::Shared;
@@ -94,8 +97,7 @@ impl Gateway {
         }
         self.settle(&mut trail, caller, &mut outcome).await;
         self.shared.audit.close(&trail, &outcome).await;
-        let ending = outcome.as_ref().map(Ending::is_error).map_err(Error::code);
-        self.shared.telemetry.call_ended(ending, trail.elapsed());
+        self.shared.ended(&trail, &outcome);
         Answer { invocation: trail.id_text().to_owned(), outcome }
     }
 

@@ -16,6 +16,7 @@
 //! | [`sandbox`] | what the process of a tool server may open, reach and use up |
 //! | [`identity`] | who is calling |
 //! | [`run`] | what an agent has met and made before: labels and counts |
+//! | [`objective`] | how often tools work, against how often they have to |
 //! | [`policy`], [`freeze`], [`limit`], [`replay`], [`approval`] | may they, has a person stopped it, how often, was it made already, does a person have to say yes |
 //! | [`audit`] | the record, before anything is done |
 //! | [`upstream`], [`inspect`] | the tool server, and what it answered |
@@ -55,6 +56,7 @@ pub mod schema;
 pub mod catalog;
 pub mod identity;
 pub mod invocation;
+pub mod objective;
 pub mod run;
 pub mod sandbox;
 

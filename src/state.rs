@@ -2,7 +2,8 @@
 //!
 //! Owns: API keys that `doorward agent add` made, freezes, the protocol era each upstream was last found to speak, calls that wait for a
 //! person's yes (`approvals`) and of whom it is to be told (`webhook`), what agents have met (`met`), calls whose repeats must not act again
-//! (`replays`), and what is spent of budgets (`budgets`). But for these it is never on the request path: what a call needs is read into a snapshot.
+//! (`replays`), what is spent of budgets (`budgets`), and how often tools failed (`objectives`). But for these, the last left out, it is never on the
+//! request path: what a call needs is read into a snapshot.
 //!
 //! INVARIANT: the database has a schema version; an older one is migrated step by step, a newer one is refused.
 
@@ -10,6 +11,7 @@ mod approvals;
 mod budgets;
 mod freeze;
 mod met;
+mod objectives;
 mod replays;
 mod webhook;
 
@@ -23,6 +25,7 @@ pub use self::approvals::{Begun, NewApproval, Stands, StoredApproval};
 pub use self::budgets::{Kept as KeptSpending, Spending, Spent, SpentAt, SpentTarget};
 pub use self::freeze::StoredFreeze;
 pub use self::met::{Counting, MAX_MADE, MAX_WITHIN_S, Met, MetReader, Note, Whose};
+pub use self::objectives::StoredCount;
 pub use self::replays::{BegunReplay, NewReplay, ReplayEnd, ReplayStands, Room, StoredReplay};
 pub use self::webhook::Owed;
 
@@ -45,6 +48,7 @@ const MIGRATIONS: &[&str] = &[
     webhook::TABLE,
     replays::TABLES,
     budgets::TABLES,
+    objectives::TABLE,
 ];
 
 /// Why the state cannot be used.

@@ -36,6 +36,13 @@ const COUNTING: [(&str, &str); 3] = [
     ("budget_used_percent", "How much is spent of the budget by who has spent most of it, in percent"),
 ];
 
+/// What is told of each tool with an objective, beside its burn rates.
+const SLOS: [(&str, &str); 3] = [
+    ("slo_target_ratio", "The share of its calls that has to work, of a tool with an objective"),
+    ("slo_budget_left_ratio", "The share of the tool's error budget that is left in its window; below 0 where it is overdrawn"),
+    ("slo_burning", "1 while the tool's error budget burns faster than its manifest allows"),
+];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ending {
     outcome: &'static str,
@@ -54,6 +61,12 @@ struct OfTool {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRule {
     rule: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfWindow {
+    tool: String,
+    window: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +99,8 @@ pub struct Telemetry {
     /// In the order of [`Code::ALL`].
     codes: Vec<Counter>,
     duration: Histogram,
+    /// Of waiting for the server, and of the server.
+    parts: [Histogram; 2],
     connections_refused: Counter,
     exported: Exported,
     running: Gauge,
@@ -103,6 +118,9 @@ pub struct Telemetry {
     tool_breakers: Family<OfTool, Gauge<u64, AtomicU64>>,
     /// In the order of [`COUNTING`].
     counting: [Family<OfRule, Gauge<u64, AtomicU64>>; COUNTING.len()],
+    burns: Family<OfWindow, Gauge<f64, AtomicU64>>,
+    /// In the order of [`SLOS`].
+    slos: [Family<OfTool, Gauge<f64, AtomicU64>>; SLOS.len()],
     anchored: Family<OfAnchor, Gauge<u64, AtomicU64>>,
     anchored_at: Family<OfAnchor, Gauge>,
 }
@@ -128,6 +146,8 @@ pub struct Readings {
     pub webhook: (u64, u64),
     /// Each upstream.
     pub upstreams: Vec<OfOneUpstream>,
+    /// Each tool with an objective.
+    pub objectives: Vec<OfObjective>,
     /// Each anchor of the log: the last record that it covers, and when it took that, in seconds since 1970.
     pub anchors: Vec<(String, u64, i64)>,
     /// Each loop rule and budget: calls that it warned of, and calls that it refused.
@@ -157,6 +177,21 @@ pub struct OfOneUpstream {
     pub retries_refused: u64,
 }
 
+/// What is looked up of a tool with an objective.
+#[derive(Clone, Debug, Default)]
+pub struct OfObjective {
+    /// Its name in policies.
+    pub tool: String,
+    /// The share of calls that has to work.
+    pub good: f64,
+    /// How fast its error budget burns: over the last hour, and over the last six.
+    pub burns: (f64, f64),
+    /// The share of the budget that is left.
+    pub left: f64,
+    /// Whether it burns too fast.
+    pub is_burning: bool,
+}
+
 impl Default for Telemetry {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("doorward");
@@ -167,6 +202,10 @@ impl Default for Telemetry {
         let duration = Histogram::new(DURATIONS);
         registry.register("calls", "Messages answered, by how they ended: ok, tool_error or an error code", calls);
         registry.register("call_duration_seconds", "Time from a tools/call to its answer", duration.clone());
+        let parts = [(); 2].map(|()| Histogram::new(DURATIONS));
+        let help = "Time from a call's wait for a place at its server to the stored intent, of calls that were recorded";
+        registry.register("call_wait_duration_seconds", help, parts[0].clone());
+        registry.register("call_upstream_duration_seconds", "Time from the stored intent to the end of the call", parts[1].clone());
         let connections_refused = Counter::default();
         let help = "Connections closed at once because their address held its share of them";
         registry.register("connections_refused", help, connections_refused.clone());
@@ -206,12 +245,21 @@ impl Default for Telemetry {
         let tool_breakers = Family::default();
         let help = "The breaker of a tool that has failed and not worked since: 0 closed, 1 half open, 2 open";
         registry.register("tool_breaker", help, Family::clone(&tool_breakers));
+        let burns = Family::default();
+        let help = "How fast the tool's error budget burns: at 1 it is used up at the end of its window; 0 for fewer than 5 failures";
+        registry.register("slo_burn_rate", help, Family::clone(&burns));
+        let slos = SLOS.map(|(name, help)| {
+            let family = Family::default();
+            registry.register(name, help, Family::clone(&family));
+            family
+        });
         Self {
             registry,
             ok,
             tool_error,
             codes,
             duration,
+            parts,
             connections_refused,
             exported,
             running,
@@ -227,6 +275,8 @@ impl Default for Telemetry {
             loads,
             tool_breakers,
             counting,
+            burns,
+            slos,
             anchored,
             anchored_at,
         }
@@ -247,8 +297,12 @@ where
 
 impl Telemetry {
     /// Counts a call's end.
-    pub fn call_ended(&self, ending: Result<bool, Code>, took: Duration) {
+    pub fn call_ended(&self, ending: Result<bool, Code>, took: Duration, parts: Option<(Duration, Duration)>) {
         self.duration.observe(took.as_secs_f64());
+        if let Some((waited, with_server)) = parts {
+            self.parts[0].observe(waited.as_secs_f64());
+            self.parts[1].observe(with_server.as_secs_f64());
+        }
         match ending {
             Ok(false) => drop(self.ok.inc()),
             Ok(true) => drop(self.tool_error.inc()),
@@ -303,6 +357,20 @@ impl Telemetry {
         }
     }
 
+    fn load_objectives(&self, objectives: &[OfObjective]) {
+        self.burns.clear();
+        self.slos.iter().for_each(Family::clear);
+        for of in objectives {
+            for (window, burn) in [("1h", of.burns.0), ("6h", of.burns.1)] {
+                self.burns.get_or_create(&OfWindow { tool: of.tool.clone(), window }).set(burn);
+            }
+            let numbers = [of.good, of.left, f64::from(u8::from(of.is_burning))];
+            for (family, number) in self.slos.iter().zip(numbers) {
+                family.get_or_create(&OfTool { tool: of.tool.clone() }).set(number);
+            }
+        }
+    }
+
     /// All metrics in the OpenMetrics text format.
     pub fn render(&self, readings: &Readings) -> String {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -317,6 +385,7 @@ impl Telemetry {
         self.webhook_failed.set(readings.webhook.1);
         self.load(&readings.upstreams);
         self.count(readings);
+        self.load_objectives(&readings.objectives);
         for (anchor, records, at) in &readings.anchors {
             let anchor = OfAnchor { anchor: anchor.clone() };
             self.anchored.get_or_create(&anchor).set(*records);

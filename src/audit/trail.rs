@@ -168,6 +168,12 @@ impl<'d> Trail<'d> {
         self.started.elapsed()
     }
 
+    /// How long the call waited for its server and its record, and how long since then it was with the server; where it came so far.
+    pub fn parts(&self) -> Option<(Duration, Duration)> {
+        let ((_, since), waits) = (self.intent?, self.waits?);
+        Some((since.saturating_duration_since(waits), since.elapsed()))
+    }
+
     /// The invocation's id.
     pub fn id(&self) -> Uuid {
         self.id

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::label::{Label, MAX_LABELS, MAX_TEAM_LABELS};
+use super::objective::{self, Burn, Goal, OnBurn};
 use super::tier::Tier;
 use super::transport::Transport;
 use crate::config::{Bound, Fault, fault_at, is_scope, parse_yaml, read_text};
@@ -121,6 +122,16 @@ pub struct Defaults {
     /// How long a repeat of a call is answered with its stored result, in seconds from its end: 1 to 2592000. Default 86400; 600 where calls are
     /// told apart by their arguments alone.
     pub idempotency_window_s: Option<Window>,
+    /// How often each tool has to work, such as `99.5%/30d`: so many of a hundred calls, over so many days. Default none: then none is counted.
+    pub slo: Option<Goal>,
+    /// Whether a result by which a tool itself says that it failed (`isError`) counts as a failure of it. Default false: mostly it says what the
+    /// agent did wrong.
+    pub slo_tool_errors: bool,
+    /// What follows while an error budget burns too fast, beside a warning and a record: `alert` (nothing else), `slow` (a quarter of
+    /// `concurrency`) or `approve:ROLE` (a person says yes to each call). By default the burn rate is only shown.
+    pub on_burn: Option<OnBurn>,
+    /// What is too fast.
+    pub burn: Burn,
 }
 
 /// How long a repeat is known, in seconds.
@@ -187,6 +198,18 @@ pub struct ToolEntry {
     /// In place of the default.
     #[serde(default)]
     pub formats: Option<Formats>,
+    /// In place of the default; `none` for none.
+    #[serde(default)]
+    pub slo: Option<Goal>,
+    /// In place of the default.
+    #[serde(default)]
+    pub slo_tool_errors: Option<bool>,
+    /// In place of the default.
+    #[serde(default)]
+    pub on_burn: Option<OnBurn>,
+    /// In place of the default.
+    #[serde(default)]
+    pub burn: Option<Burn>,
 }
 
 /// How a value is stored in a record.
@@ -308,6 +331,9 @@ impl Manifest {
             if let Some(twice) = labels.iter().enumerate().find_map(|(at, label)| labels.get(..at)?.contains(label).then_some(label)) {
                 return Err(fault(&path, format!("`{twice}` stands there twice")).help("write each label once"));
             }
+        }
+        if let Some((at, message, help)) = objective::wrong(&manifest) {
+            return Err(fault(&at, message).help(help));
         }
         for (tool, entry) in &manifest.tools {
             if let Some(pointer) = entry.fields.keys().find(|pointer| !pointer.starts_with('/') && !pointer.is_empty()) {

@@ -11,6 +11,7 @@ pub mod address;
 pub mod label;
 pub mod lock;
 pub mod manifest;
+pub mod objective;
 pub mod param_header;
 pub mod sandbox;
 pub mod spelling;

@@ -127,6 +127,7 @@ fn by_name(kind: Kind, at: usize, source: &Source, (name, own): (&str, &str), po
         idempotency: Idempotency::None,
         idempotency_window_s: None,
         voids_repeats: false,
+        objective: None,
         compensation: None,
         cost: Cost::default().value(),
         scope: None,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::label::Label;
 use super::lock::{Definition, DefinitionHash, LIMITS};
 use super::manifest::{Defaults, Idempotency, Prefix, ToolEntry, Treatment};
+use super::objective::Objective;
 use super::param_header::{Found, ParamHeader};
 use super::tier::Tier;
 use super::{Source, TargetIndex};
@@ -187,6 +188,8 @@ pub struct Target {
     pub max_result_bytes: usize,
     /// Whether formats refuse.
     pub formats: Formats,
+    /// How often it has to work.
+    pub objective: Option<Box<Objective>>,
     /// The reviewed definition's hash.
     pub hash: DefinitionHash,
     /// `sha256:` and the hash in hex, as records have it.
@@ -275,6 +278,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         connect_grace_ms: defaults.connect_grace_ms.value(),
         max_result_bytes: entry.and_then(|entry| entry.max_result_bytes).unwrap_or(defaults.max_result_bytes).size(),
         formats: entry.and_then(|entry| entry.formats).unwrap_or(defaults.formats),
+        objective: entry.and_then(|entry| Objective::of(entry, defaults)).map(Box::new),
         hash: definition.map(|definition| definition.hash).unwrap_or_default(),
         hash_text: definition.map(|definition| format!("sha256:{}", hex(&definition.hash))).unwrap_or_default().into(),
         withheld,

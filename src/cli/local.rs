@@ -50,6 +50,7 @@ pub(super) async fn serve(
                 running.assembly.look_for_freezes();
                 running.assembly.keep_spent();
                 running.expire().await;
+                running.assembly.look_at_objectives(&running.service.gateway());
             }
         }
     }

@@ -32,6 +32,8 @@ const COUNTED_EVERY: Duration = Duration::from_secs(1);
 const LAST_CHECKPOINT: Duration = Duration::from_secs(2);
 /// How long the webhook may take for the last messages.
 pub(super) const LAST_MESSAGES: Duration = Duration::from_secs(2);
+/// How often the counts of error budgets are stored: a kill loses no more of them than this.
+const STORED_EVERY: Duration = Duration::from_secs(60);
 /// How long a collector of traces may take for the last calls.
 #[cfg(feature = "otel")]
 const LAST_TRACES: Duration = Duration::from_secs(2);
@@ -329,7 +331,9 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let health = console.map(|listener| tokio::spawn(console::serve(running.service.clone(), listener)));
     let why = attend(&mut running, &mut attended, &mut events, &mut questions).await;
     tracing::info!(why, "stopping: running calls may finish");
+    let assembly = Arc::clone(&running.assembly);
     running.stop(why).await;
+    assembly.store_objectives().await;
     attended.orphans.end();
     let _ = admin.await;
     health.inspect(tokio::task::JoinHandle::abort);
@@ -381,6 +385,7 @@ async fn attend(
 ) -> &'static str {
     let mut counted = tokio::time::interval(COUNTED_EVERY);
     let mut pruned = tokio::time::interval(PRUNED_EVERY);
+    let mut stored = tokio::time::interval(STORED_EVERY);
     loop {
         tokio::select! {
             _ = attended.terminate.recv() => return "SIGTERM",
@@ -390,12 +395,14 @@ async fn attend(
             Some(event) = events.recv() => running.take(event),
             Some(asked) = questions.recv() => answer(running, asked).await,
             _ = pruned.tick() => running.prune(),
+            _ = stored.tick() => running.assembly.store_objectives().await,
             _ = counted.tick() => {
                 running.assembly.shared().audit.store_counted();
                 running.assembly.look_for_freezes();
                 running.assembly.keep_spent();
                 running.expire().await;
                 attended.orphans.reap();
+                running.assembly.look_at_objectives(&running.service.gateway());
             }
         }
     }

@@ -162,6 +162,10 @@ impl Wrapped {
             retries: None,
             max_result_bytes: None,
             formats: None,
+            slo: None,
+            slo_tool_errors: None,
+            on_burn: None,
+            burn: None,
         };
         let tools = lock.tools.iter().map(|(name, definition)| (name.clone(), entry(definition))).collect();
         Manifest { tools, ..self.manifest.clone() }

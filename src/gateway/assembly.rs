@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::change::{self, Change};
 use super::compensating::Undoable;
 use super::folders::bundles::{Bundles, Files};
+use super::heard::heard;
 use super::listing::Listings;
 use super::recording::open_log;
 use super::rounds::Rounds;
@@ -29,13 +30,13 @@ use crate::audit::record::{Kind, Record};
 use crate::audit::trail::Audit;
 use crate::audit::values::ValueKeys;
 use crate::catalog::lock::{Definition, changes};
-use crate::catalog::{Catalog, Item, Listing, Live, Source};
+use crate::catalog::{Catalog, Live, Source};
 use crate::clock::Clock;
 use crate::config::{Config, Fault};
 use crate::freeze::Freezes;
 use crate::identity::{Identity, People};
 use crate::limit::Limits;
-use crate::mcp::json;
+use crate::objective::Objectives;
 use crate::policy::{Policy, TargetFacts, Warning};
 use crate::replay::Replays;
 use crate::run::Runs;
@@ -174,9 +175,10 @@ impl Assembly {
             told: Default::default(),
             anchored: Standings::read(&AsRef::<Path>::as_ref(&config.audit.dir).join(log.origin()), log.health().records),
             indexed: crate::audit::filler::Indexed::default(),
-            audit: Audit::new(log, values, config.audit.durability.clone(), clock).keeping(payloads).telling(traces),
+            audit: Audit::new(log, values, config.audit.durability.clone(), clock.clone()).keeping(payloads).telling(traces),
             identity: ArcSwap::from_pointee(identity),
             schemas: Schemas::default(),
+            objectives: Objectives::open(&state, clock.clone())?,
             telemetry,
             seal,
             rounds: Rounds::default(),
@@ -211,6 +213,11 @@ impl Assembly {
     /// The state database.
     pub fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    /// The same, for whoever asks it where it may block.
+    pub(super) fn state_for_later(&self) -> Arc<State> {
+        Arc::clone(&self.state)
     }
 
     /// Builds a snapshot from the files as they are now, and starts, keeps or stops upstreams to match.
@@ -454,36 +461,6 @@ impl Assembly {
         }
         self.starts.finish().await;
         self.keep_spent_now().await;
-    }
-}
-
-/// The definitions that can be read, and why the others cannot.
-fn read<'t>(tools: impl Iterator<Item = &'t bytes::Bytes>) -> Listing {
-    let mut listing = Listing::default();
-    for tool in tools {
-        let read = json::parse(tool, crate::catalog::lock::LIMITS).map_err(|error| error.to_string());
-        match read.and_then(|node| Definition::new(&node)) {
-            Ok(definition) => {
-                listing.tools.insert(definition.name.clone(), definition);
-            }
-            Err(reason) => listing.unreadable.push(reason),
-        }
-    }
-    listing
-}
-
-/// Everything that a server has listed, as the catalog has it.
-pub fn heard(listing: crate::upstream::Listing) -> Listing {
-    let items = |listed: Vec<crate::upstream::Definition>| {
-        listed.into_iter().map(|item| Item { own: item.name.into(), json: item.json }).collect::<Vec<_>>()
-    };
-    let tools = read(listing.tools.iter().map(|tool| &tool.json));
-    Listing {
-        prompts: items(listing.prompts),
-        resources: items(listing.resources),
-        templates: items(listing.templates),
-        offers: listing.offers,
-        ..tools
     }
 }
 

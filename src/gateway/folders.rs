@@ -124,6 +124,7 @@ impl Folders {
         };
         let (policy, warnings) = Policy::load(&self.policies, &targets, &options)?;
         signed::vouched(&self.policies, &self.signed, &policy.written(&options.limits)).map_err(|fault| vec![fault])?;
+        obligations::refuse_unheard(&self.manifests, &catalog, people)?;
         obligations::refuse_unkept(&self.policies.join("policy.csv"), &policy, people)?;
         let shadow = shadow::load(&self.state, &names, &options);
         let for_nobody = limits.for_nobody(policy.rows());

@@ -51,7 +51,7 @@ impl Gateway {
             deadline: request.deadline,
             cancel: downstream.cancelled(),
         });
-        let slot = slot.await?;
+        let slot = slot.await?.holding(self.shared.turn(target)?);
         if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Error::new(Code::UpstreamTimeout, "the time that the agent gave the call was over before it was forwarded"));
         }

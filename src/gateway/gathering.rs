@@ -40,7 +40,7 @@ impl Gateway {
         if let Some(labels) = before.asked_labels() {
             trail.met(labels.to_vec(), Vec::new());
         }
-        permit.inspect(|permit| trail.permitted(permit))
+        permit.map(|permit| self.burdened(permit)).inspect(|permit| trail.permitted(permit))
     }
 
     /// Adds what the call brings to what its agent has met, and counts it. Most calls bring nothing and are not counted.
@@ -150,7 +150,7 @@ impl Gateway {
         let is_agent = |id: &str| identity.has_agent(id);
         let invocation = *was.invocation();
         let before = self.shared.runs.before(&invocation.caller.principal, request.meta.run(), &is_agent).without(own);
-        let permit = self.policy.authorize(invocation, &before, self.shared.audit.clock())?;
+        let permit = self.burdened(self.policy.authorize(invocation, &before, self.shared.audit.clock())?);
         if permit.obligations() != was.obligations() || permit.is_lifted_by_conditions() != was.is_lifted_by_conditions() {
             let error = Error::new(Code::Overloaded, "what the call needs beside it has changed while it was decided");
             return Err(error.suggest("send the same call again").retry_after_ms(0));

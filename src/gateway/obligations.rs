@@ -1,8 +1,11 @@
 //! Which `o` rows the path can keep. One that it cannot refuses the load, so that nobody believes in a row that does nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::config::Fault;
+use crate::catalog::Catalog;
+use crate::catalog::objective::OnBurn;
+use crate::config::{Fault, fault_at, read_text};
 use crate::identity::People;
 use crate::policy::suggest::did_you_mean;
 use crate::policy::{Obligation, Policy};
@@ -24,6 +27,27 @@ pub(super) fn refuse_unkept(file: &Path, policy: &Policy, people: &People) -> Re
         Some(Fault::at(file, rule.at.line.into(), rule.at.columns[6].into(), message).help(help))
     });
     let faults: Vec<Fault> = faults.take(50).collect();
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+/// Refuses objectives that ask people who are not there.
+///
+/// # Errors
+/// A fault in each manifest that has such.
+pub(super) fn refuse_unheard(folder: &Path, catalog: &Catalog, people: &People) -> Result<(), Vec<Fault>> {
+    let faults = catalog.sources().iter().filter_map(|source| {
+        let manifest = &source.manifest;
+        let of = |on_burn: &Option<OnBurn>| match on_burn {
+            Some(OnBurn::Approve(role)) => nobody(&Obligation::Approve { role: Arc::clone(role), people: 1 }, role, 1, people),
+            _ => None,
+        };
+        let mut tools = manifest.tools.iter().filter_map(|(tool, entry)| Some((vec!["tools", tool, "on_burn"], of(&entry.on_burn)?)));
+        let own = of(&manifest.defaults.on_burn).map(|wrong| (vec!["defaults", "on_burn"], wrong));
+        let (at, (message, help)) = tools.next().or(own)?;
+        let file = folder.join(format!("{}.yaml", manifest.upstream));
+        Some(fault_at(&file, &read_text(&file).unwrap_or_default(), &at, message).help(help))
+    });
+    let faults: Vec<Fault> = faults.collect();
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
 

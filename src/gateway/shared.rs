@@ -16,6 +16,7 @@ use crate::audit::filler::Indexed;
 use crate::audit::trail::Audit;
 use crate::freeze::Freezes;
 use crate::identity::Identity;
+use crate::objective::Objectives;
 use crate::replay::Replays;
 use crate::run::Runs;
 use crate::schema::Schemas;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub identity: ArcSwap<Identity>,
     /// Compiled schemas.
     pub schemas: Schemas,
+    /// How often tools fail, against how often they may.
+    pub objectives: Objectives,
     /// Counters.
     pub telemetry: Telemetry,
     /// What is handed out and wanted back unchanged.

@@ -2,7 +2,8 @@
 
 use super::Gateway;
 use crate::limit::Limits;
-use crate::telemetry::{OfOneUpstream, Readings};
+use crate::objective;
+use crate::telemetry::{OfObjective, OfOneUpstream, Readings};
 use crate::upstream::{Load, Standing, State};
 
 impl Gateway {
@@ -45,6 +46,7 @@ impl Gateway {
             audit_indexed: self.shared.indexed.standing().borrow().records,
             webhook: (told.waiting, told.failed),
             upstreams: self.loads().into_iter().map(reading).collect(),
+            objectives: self.objectives().into_iter().map(of_objective).collect(),
             anchors: anchors.collect(),
             counting: self.limits.counts(),
             budgets: self.limits.budgets().into_iter().map(|(_, standing)| (standing.budget.to_string(), standing.percent)).collect(),
@@ -69,6 +71,11 @@ fn reading((id, state, load): (String, State, Load)) -> OfOneUpstream {
         retries_refused: load.retries.refused,
         upstream: id,
     }
+}
+
+fn of_objective(standing: objective::Standing) -> OfObjective {
+    let objective::Standing { tool, objective, burns, left, is_burning, .. } = standing;
+    OfObjective { tool, good: objective.slo.good(), burns, left, is_burning }
 }
 
 /// The number of a breaker's state in metrics.

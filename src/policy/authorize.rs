@@ -50,6 +50,13 @@ impl<'d> Permit<'d> {
         &self.obligations
     }
 
+    /// The same with one obligation more, which no row asks for.
+    #[must_use]
+    pub fn also(mut self, obliged: Obliged) -> Self {
+        self.obligations.push(obliged);
+        self
+    }
+
     /// Whether the call is only tried out: nothing of it may leave.
     pub fn is_dry_run(&self) -> bool {
         self.obligations.iter().any(|obliged| obliged.obligation.is_dry_run())

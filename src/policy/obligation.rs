@@ -150,6 +150,13 @@ pub struct Obliged {
     pub obligation: Obligation,
 }
 
+impl Obliged {
+    /// What no row asks for, under a name that stands behind all rows.
+    pub fn built_in(rule: &str, obligation: Obligation) -> Self {
+        Self { rule: RuleId::new(u32::MAX, rule), obligation }
+    }
+}
+
 impl fmt::Display for Obliged {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.rule, self.obligation)

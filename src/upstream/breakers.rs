@@ -150,6 +150,11 @@ pub fn may_pass(error: &Error) -> bool {
     fault(error) != Fault::None
 }
 
+/// Whether the agent's own deadline brought the error about, which says nothing of the server.
+pub fn is_impatient(error: &Error) -> bool {
+    error.reason() == Some(IMPATIENT)
+}
+
 fn fault(error: &Error) -> Fault {
     match (error.code(), error.effect()) {
         _ if matches!(error.reason(), Some(ANSWERED | IMPATIENT)) => Fault::None,

@@ -70,7 +70,7 @@ mod words;
 pub use crate::mcp::revision::{Era, Revision};
 pub use backoff::Backoff;
 pub use breaker::Standing;
-pub use breakers::may_pass;
+pub use breakers::{is_impatient, may_pass};
 pub use budget::Retries;
 pub use elicit::input_request;
 pub use era::Dialect;

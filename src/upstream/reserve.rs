@@ -18,6 +18,7 @@ use super::budget::Retries;
 use crate::error::{Code, Error};
 use crate::limit::bulkhead::{Entered, Place, Wait};
 use crate::limit::slots::Full;
+use crate::objective::Turn;
 
 /// When an agent may ask again for a place, in milliseconds. A guess: nobody knows when a call ends.
 const FULL_RETRY_MS: u64 = 1_000;
@@ -28,6 +29,8 @@ pub struct Slot {
     _place: Place,
     leave: Mutex<Option<Leave>>,
     is_tool: bool,
+    /// Leave for a tool that is slowed down.
+    _turn: Option<Turn>,
     /// Whether no other agent wants anything of the server.
     pub(super) only_agent: bool,
 }
@@ -68,6 +71,14 @@ pub struct Load {
     pub retries: Retries,
 }
 
+impl Slot {
+    /// Holds this too, for as long as the call is under way.
+    #[must_use]
+    pub fn holding(self, turn: Option<Turn>) -> Self {
+        Self { _turn: turn, ..self }
+    }
+}
+
 impl Upstream {
     /// Takes a slot, or waits for one where the agent's and the upstream's queue have room.
     ///
@@ -84,7 +95,7 @@ impl Upstream {
         };
         let leave = self.0.breakers.permit(wanted.tool)?;
         let (leave, is_tool) = (Mutex::new(Some(leave)), wanted.tool.is_some());
-        Ok(Slot { _place: place, leave, is_tool, only_agent: wanted.only_agent })
+        Ok(Slot { _place: place, leave, is_tool, _turn: None, only_agent: wanted.only_agent })
     }
 
     /// Why no call of the tool would be let in now, not even one that tries: told before anybody waits for a connection.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules in import order: each imports only what stands before it.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
     "error",
     "clock",
     "telemetry",
@@ -19,6 +19,7 @@ const ORDER: [&str; 29] = [
     "identity",
     "invocation",
     "run",
+    "objective",
     "policy",
     "freeze",
     "limit",
