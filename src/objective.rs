@@ -97,7 +97,7 @@ impl Objectives {
             return None;
         }
         let standing = kept.standing(&target.policy_name, now);
-        (standing.burns_too_fast() && !kept.is_burning.swap(true, Ordering::Relaxed)).then(|| Standing { is_burning: true, ..standing })
+        (standing.burns_too_fast() && !kept.is_burning.swap(true, Ordering::Relaxed)).then_some(Standing { is_burning: true, ..standing })
     }
 
     /// What follows for a call of the tool now, beside that people are told.
@@ -112,9 +112,7 @@ impl Objectives {
     /// How many calls it is slowed down to, where as many are under way.
     pub fn turn(&self, target: &Target) -> Result<Option<Turn>, usize> {
         match (self.follows(target), self.kept(target)) {
-            (Some(OnBurn::Slow), Some(kept)) => {
-                Arc::clone(&kept.slow).try_acquire_owned().map(Some).map_err(|_| kept.objective.slow_to)
-            }
+            (Some(OnBurn::Slow), Some(kept)) => Arc::clone(&kept.slow).try_acquire_owned().map(Some).map_err(|_| kept.objective.slow_to),
             _ => Ok(None),
         }
     }
@@ -160,7 +158,9 @@ impl Objectives {
         let new: Vec<(&str, Vec<StoredCount>)> = new.collect();
         let stored = if new.is_empty() { Ok(()) } else { state.keep_counts(&new) };
         if stored.is_err() {
-            all.iter().filter(|(tool, _)| new.iter().any(|(name, _)| **name == **tool)).for_each(|(_, kept)| lock(&kept.counts).is_new = true);
+            all.iter()
+                .filter(|(tool, _)| new.iter().any(|(name, _)| **name == **tool))
+                .for_each(|(_, kept)| lock(&kept.counts).is_new = true);
         }
         stored
     }
@@ -188,11 +188,8 @@ impl Objectives {
 
 impl Kept {
     fn new(objective: &Objective, rows: &[StoredCount]) -> Self {
-        let mut counts = Counts {
-            minutes: Ring::new(60, WINDOWS.1),
-            window: Ring::new(objective.slo.seconds() / PARTS, PARTS as usize),
-            is_new: false,
-        };
+        let mut counts =
+            Counts { minutes: Ring::new(60, WINDOWS.1), window: Ring::new(objective.slo.seconds() / PARTS, PARTS as usize), is_new: false };
         for row in rows {
             let ring = if row.is_window { &mut counts.window } else { &mut counts.minutes };
             ring.add(row.at, true, row.good);
@@ -234,4 +231,101 @@ impl Standing {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::catalog::lock::Lock;
+    use crate::catalog::{Catalog, Source};
+    use crate::config::parse_yaml;
+    use crate::schema::Schemas;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A catalog of one tool with these members.
+    fn catalog(members: &str) -> Catalog {
+        let yaml = format!(
+            "upstream: up\ntransport: {{ http: {{ url: \"http://127.0.0.1:1/\" }} }}\ntools: {{ a: {{ tier: read, {members} }} }}\n"
+        );
+        let manifest = Arc::new(parse_yaml(Path::new("up.yaml"), &yaml).unwrap());
+        let source = Source { manifest, lock: Arc::new(Lock::default()), live: Arc::default(), claimed: false };
+        Catalog::new(vec![source], &Schemas::default())
+    }
+
+    fn opened(home: &Path, clock: &Clock) -> (State, Objectives) {
+        let state = State::open(home).unwrap();
+        let objectives = Objectives::open(&state, clock.clone()).unwrap();
+        (state, objectives)
+    }
+
+    fn standing(objectives: &Objectives, catalog: &Catalog) -> Standing {
+        objectives.standings(catalog.tools().iter()).remove(0)
+    }
+
+    #[test]
+    fn a_budget_burns_from_the_failure_that_is_too_many_until_its_hour_is_over() {
+        let (home, clock) = (tempfile::tempdir().unwrap(), Clock::fixed(1_800_000_000_000_000_000));
+        let (_state, objectives) = opened(home.path(), &clock);
+        // At 90 % a tool that always fails burns at 10; six hours count for nothing here.
+        let catalog = catalog("slo: 90%/30d, on_burn: slow, burn: { over_1h: 5, over_6h: 100 }");
+        let tool = &catalog.tools()[0];
+        let look = || objectives.look(catalog.tools().iter()).iter().map(|standing| standing.is_burning).collect::<Vec<_>>();
+        for _ in 0..6 {
+            assert_eq!(objectives.count(tool, true), None);
+        }
+        // Of ten calls four failed: too few to be a rate.
+        for _ in 0..4 {
+            assert_eq!(objectives.count(tool, false), None);
+        }
+        assert_eq!(standing(&objectives, &catalog).burns, (0.0, 0.0));
+        // The fifth makes 5 of 11: a burn rate of 4.5. The sixth 6 of 12: 5.
+        assert_eq!(objectives.count(tool, false), None);
+        assert_eq!((objectives.follows(tool), objectives.turn(tool).unwrap().is_none()), (None, true));
+        let told = objectives.count(tool, false).unwrap();
+        assert!(told.is_burning && (told.burns.0 - 5.0).abs() < 1e-9 && (told.left + 4.0).abs() < 1e-9, "{told:?}");
+        assert_eq!(objectives.count(tool, false), None, "it is told once");
+        assert_eq!(objectives.follows(tool), Some(OnBurn::Slow));
+        let turns: Vec<_> = (0..4).map(|_| objectives.turn(tool).unwrap().unwrap()).collect();
+        assert_eq!(objectives.turn(tool).unwrap_err(), 4, "a quarter of 16");
+        drop(turns);
+        assert_eq!(look(), [] as [bool; 0]);
+        clock.pass(MINUTE * 59);
+        assert_eq!((look(), objectives.follows(tool)), (Vec::new(), Some(OnBurn::Slow)));
+        clock.pass(MINUTE);
+        assert_eq!((look(), objectives.follows(tool)), (vec![false], None));
+        let now = standing(&objectives, &catalog);
+        assert!(now.burns.0 == 0.0 && now.burns.1 > 5.0 && now.left < 0.0 && now.calls == (13, 7), "{now:?}");
+        clock.pass(MINUTE * 60 * 24 * 31);
+        let now = standing(&objectives, &catalog);
+        assert_eq!((now.calls, now.left), ((0, 0), 1.0));
+    }
+
+    #[test]
+    fn a_restart_and_another_objective_forgive_nothing() {
+        let (home, clock) = (tempfile::tempdir().unwrap(), Clock::fixed(1_800_000_000_000_000_000));
+        let (state, objectives) = opened(home.path(), &clock);
+        let before = catalog("slo: 99%/30d");
+        for good in [true, false, false, false, false, false] {
+            objectives.count(&before.tools()[0], good);
+        }
+        objectives.store(&state).unwrap();
+        let was = standing(&objectives, &before);
+        drop(state);
+
+        clock.pass(MINUTE * 30);
+        let (state, objectives) = opened(home.path(), &clock);
+        assert_eq!(standing(&objectives, &before), was);
+        let after = catalog("slo: 99.5%/7d, on_burn: alert");
+        let now = standing(&objectives, &after);
+        assert!(now.calls == (6, 5) && now.burns.0 > was.burns.0 * 1.9, "{now:?}");
+        assert_eq!(objectives.look(after.tools().iter()).len(), 1, "what burned before burns after");
+        objectives.count(&after.tools()[0], true);
+        objectives.store(&state).unwrap();
+        let (_, objectives) = opened(home.path(), &clock);
+        assert_eq!(standing(&objectives, &after).calls, (7, 5));
+    }
 }

@@ -4,27 +4,32 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use crate::error::Code;
 
 /// Upper bounds of the duration histogram, in seconds.
 const DURATIONS: [f64; 12] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
 
-/// What is told of each upstream.
-const LOADS: [(&str, &str); 5] = [
+/// What is told of each upstream now.
+const LOADS: [(&str, &str); 3] = [
     ("upstream_calls", "Calls under way at the upstream"),
     ("upstream_calls_waiting", "Calls that wait for a place at the upstream"),
     ("upstream_breaker", "The upstream's own breaker: 0 closed, 1 half open, 2 open"),
+];
+
+/// What is counted at each upstream since it was started.
+const RETRIES: [(&str, &str); 2] = [
     ("upstream_retries", "Calls sent to the upstream again since it was started"),
     ("upstream_retries_refused", "Calls not sent again since the budget did not allow it"),
 ];
@@ -35,6 +40,10 @@ const COUNTING: [(&str, &str); 3] = [
     ("limit_refused", "Calls since the start that the loop rule or budget refused"),
     ("budget_used_percent", "How much is spent of the budget by who has spent most of it, in percent"),
 ];
+
+/// The burn rates of each tool with an objective.
+const BURNS: (&str, &str) =
+    ("slo_burn_rate", "How fast the tool's error budget burns: at 1 it is used up at the end of its window; 0 for fewer than 5 failures");
 
 /// What is told of each tool with an objective, beside its burn rates.
 const SLOS: [(&str, &str); 3] = [
@@ -106,15 +115,17 @@ pub struct Telemetry {
     running: Gauge,
     audit_open: Gauge,
     audit_records: Gauge<u64, AtomicU64>,
-    audit_refused: Gauge<u64, AtomicU64>,
+    audit_refused: Counter,
     audit_covered: Gauge<u64, AtomicU64>,
     audit_covered_at: Gauge,
     audit_indexed: Gauge<u64, AtomicU64>,
     webhook_waiting: Gauge<u64, AtomicU64>,
-    webhook_failed: Gauge<u64, AtomicU64>,
+    webhook_failed: Counter,
     connected: Family<OfUpstream, Gauge>,
     /// In the order of [`LOADS`].
     loads: [Family<OfUpstream, Gauge<u64, AtomicU64>>; LOADS.len()],
+    /// In the order of [`RETRIES`].
+    retries: [Family<OfUpstream, Counter>; RETRIES.len()],
     tool_breakers: Family<OfTool, Gauge<u64, AtomicU64>>,
     /// In the order of [`COUNTING`].
     counting: [Family<OfRule, Gauge<u64, AtomicU64>>; COUNTING.len()],
@@ -192,107 +203,85 @@ pub struct OfObjective {
     pub is_burning: bool,
 }
 
-impl Default for Telemetry {
-    fn default() -> Self {
-        let mut registry = Registry::with_prefix("doorward");
-        let calls = Family::<Ending, Counter>::default();
-        let of = |outcome| calls.get_or_create(&Ending { outcome }).clone();
-        let codes = Code::ALL.iter().map(|code| of(code.facts().code)).collect();
-        let (ok, tool_error) = (of("ok"), of("tool_error"));
-        let duration = Histogram::new(DURATIONS);
-        registry.register("calls", "Messages answered, by how they ended: ok, tool_error or an error code", calls);
-        registry.register("call_duration_seconds", "Time from a tools/call to its answer", duration.clone());
-        let parts = [(); 2].map(|()| Histogram::new(DURATIONS));
-        let help = "Time from a call's wait for a place at its server to the stored intent, of calls that were recorded";
-        registry.register("call_wait_duration_seconds", help, parts[0].clone());
-        registry.register("call_upstream_duration_seconds", "Time from the stored intent to the end of the call", parts[1].clone());
-        let connections_refused = Counter::default();
-        let help = "Connections closed at once because their address held its share of them";
-        registry.register("connections_refused", help, connections_refused.clone());
-        let sent = Family::<Sent, Counter>::default();
-        let of = |result| sent.get_or_create(&Sent { result }).clone();
-        let exported = Exported { told: of("told"), dropped: of("dropped"), failed: of("failed") };
-        let help = "Calls for the collector of traces: told, dropped since too many waited, or failed since it did not take them";
-        registry.register("trace_calls", help, sent);
-        let mut gauge = |name: &str, help: &str| {
-            let gauge = Gauge::<i64>::default();
-            registry.register(name, help, gauge.clone());
-            gauge
-        };
-        let running = gauge("calls_running", "Calls with a stored intent and no outcome yet");
-        let audit_open = gauge("audit_open", "1 while the audit log takes intents");
-        let audit_covered_at =
-            gauge("audit_checkpoint_timestamp_seconds", "When the newest checkpoint was stored; 0 where none was since the start");
-        let [audit_records, audit_refused, audit_covered, audit_indexed] = [(); 4].map(|()| Gauge::default());
-        registry.register("audit_records", "Records in the audit log of this process's origin", audit_records.clone());
-        registry.register("audit_refused", "Records that could not be stored since the start", audit_refused.clone());
-        registry.register("audit_records_covered", "The last record that the newest signed checkpoint covers", audit_covered.clone());
-        registry.register("audit_records_indexed", "Records of all audit logs that their index knows", audit_indexed.clone());
-        let [webhook_waiting, webhook_failed] = [(); 2].map(|()| Gauge::default());
-        registry.register("approval_webhook_waiting", "Messages that the webhook of approvals has not taken yet", webhook_waiting.clone());
-        let help = "Attempts to tell the webhook of approvals that failed since the start";
-        registry.register("approval_webhook_failed", help, webhook_failed.clone());
-        let (anchored, anchored_at) = (Family::default(), Family::default());
-        registry.register("audit_anchored_records", "The last record that the anchor covers", Family::clone(&anchored));
-        registry.register(
-            "audit_anchored_timestamp_seconds",
-            "When the anchor took its newest checkpoint; 0 for never",
-            Family::clone(&anchored_at),
-        );
-        let connected = Family::default();
-        registry.register("upstream_connected", "1 while the upstream is connected", connected.clone());
-        let (loads, counting) = (families(&mut registry, LOADS), families(&mut registry, COUNTING));
-        let tool_breakers = Family::default();
-        let help = "The breaker of a tool that has failed and not worked since: 0 closed, 1 half open, 2 open";
-        registry.register("tool_breaker", help, Family::clone(&tool_breakers));
-        let burns = Family::default();
-        let help = "How fast the tool's error budget burns: at 1 it is used up at the end of its window; 0 for fewer than 5 failures";
-        registry.register("slo_burn_rate", help, Family::clone(&burns));
-        let slos = SLOS.map(|(name, help)| {
-            let family = Family::default();
-            registry.register(name, help, Family::clone(&family));
-            family
-        });
-        Self {
-            registry,
-            ok,
-            tool_error,
-            codes,
-            duration,
-            parts,
-            connections_refused,
-            exported,
-            running,
-            audit_open,
-            audit_records,
-            audit_refused,
-            audit_covered,
-            audit_covered_at,
-            audit_indexed,
-            webhook_waiting,
-            webhook_failed,
-            connected,
-            loads,
-            tool_breakers,
-            counting,
-            burns,
-            slos,
-            anchored,
-            anchored_at,
-        }
-    }
-}
-
-/// Families of gauges with the same labels, registered.
-fn families<L, const N: usize>(registry: &mut Registry, told: [(&'static str, &'static str); N]) -> [Family<L, Gauge<u64, AtomicU64>>; N]
+fn families<L, M: Default + Metric + TypedMetric, const N: usize>(registry: &mut Registry, named: [(&str, &str); N]) -> [Family<L, M>; N]
 where
-    L: EncodeLabelSet + Clone + Hash + Eq + Debug + Send + Sync + 'static,
+    L: EncodeLabelSet + Clone + Debug + Eq + Hash + Send + Sync + 'static,
 {
-    told.map(|(name, help)| {
+    named.map(|(name, help)| {
         let family = Family::default();
         registry.register(name, help, Family::clone(&family));
         family
     })
+}
+
+fn one<M: Default + Clone + Metric>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn exported(registry: &mut Registry) -> Exported {
+    let help = "Calls for the collector of traces: told, dropped since too many waited, or failed since it did not take them";
+    let [sent] = families::<Sent, Counter, 1>(registry, [("trace_calls", help)]);
+    let of = |result| sent.get_or_create(&Sent { result }).clone();
+    Exported { told: of("told"), dropped: of("dropped"), failed: of("failed") }
+}
+
+fn parts(registry: &mut Registry) -> [Histogram; 2] {
+    let help = "Time from a call's wait for a place at its server to the stored intent, of calls that were recorded";
+    [("call_wait_duration_seconds", help), ("call_upstream_duration_seconds", "Time from the stored intent to the end of the call")].map(
+        |(name, help)| {
+            let histogram = Histogram::new(DURATIONS);
+            registry.register(name, help, histogram.clone());
+            histogram
+        },
+    )
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("doorward");
+        let all = &mut registry;
+        let calls: Family<Ending, Counter> = one(all, "calls", "Messages answered, by how they ended: ok, tool_error or an error code");
+        let of = |outcome| calls.get_or_create(&Ending { outcome }).clone();
+        let duration = Histogram::new(DURATIONS);
+        all.register("call_duration_seconds", "Time from a tools/call to its answer", duration.clone());
+        let help = "The breaker of a tool that has failed and not worked since: 0 closed, 1 half open, 2 open";
+        let tool_breakers = one(all, "tool_breaker", help);
+        let [burns] = families(all, [BURNS]);
+        Self {
+            ok: of("ok"),
+            tool_error: of("tool_error"),
+            codes: Code::ALL.iter().map(|code| of(code.facts().code)).collect(),
+            duration,
+            parts: parts(all),
+            connections_refused: one(all, "connections_refused", "Connections closed at once because their address held its share of them"),
+            exported: exported(all),
+            running: one(all, "calls_running", "Calls with a stored intent and no outcome yet"),
+            audit_open: one(all, "audit_open", "1 while the audit log takes intents"),
+            audit_covered_at: one(
+                all,
+                "audit_checkpoint_timestamp_seconds",
+                "When the newest checkpoint was stored; 0 where none was since the start",
+            ),
+            audit_records: one(all, "audit_records", "Records in the audit log of this process's origin"),
+            audit_refused: one(all, "audit_refused", "Records that could not be stored since the start"),
+            audit_covered: one(all, "audit_records_covered", "The last record that the newest signed checkpoint covers"),
+            audit_indexed: one(all, "audit_records_indexed", "Records of all audit logs that their index knows"),
+            webhook_waiting: one(all, "approval_webhook_waiting", "Messages that the webhook of approvals has not taken yet"),
+            webhook_failed: one(all, "approval_webhook_failed", "Attempts to tell the webhook of approvals that failed since the start"),
+            anchored: one(all, "audit_anchored_records", "The last record that the anchor covers"),
+            anchored_at: one(all, "audit_anchored_timestamp_seconds", "When the anchor took its newest checkpoint; 0 for never"),
+            connected: one(all, "upstream_connected", "1 while the upstream is connected"),
+            loads: families(all, LOADS),
+            retries: families(all, RETRIES),
+            tool_breakers,
+            counting: families(all, COUNTING),
+            burns,
+            slos: families(all, SLOS),
+            registry,
+        }
+    }
 }
 
 impl Telemetry {
@@ -331,12 +320,15 @@ impl Telemetry {
         self.connected.clear();
         self.tool_breakers.clear();
         self.loads.iter().for_each(Family::clear);
+        self.retries.iter().for_each(Family::clear);
         for of in upstreams {
             let upstream = OfUpstream { upstream: of.upstream.clone() };
             self.connected.get_or_create(&upstream).set(i64::from(of.connected));
-            let numbers = [of.calls, of.waiting, of.breaker, of.retries, of.retries_refused];
-            for (load, number) in self.loads.iter().zip(numbers) {
+            for (load, number) in self.loads.iter().zip([of.calls, of.waiting, of.breaker]) {
                 load.get_or_create(&upstream).set(number);
+            }
+            for (counted, number) in self.retries.iter().zip([of.retries, of.retries_refused]) {
+                counted.get_or_create(&upstream).inner().store(number, Ordering::Relaxed);
             }
             for (tool, breaker) in &of.tools {
                 self.tool_breakers.get_or_create(&OfTool { tool: tool.clone() }).set(*breaker);
@@ -377,12 +369,12 @@ impl Telemetry {
         self.running.set(whole(readings.running));
         self.audit_open.set(i64::from(readings.audit_open));
         self.audit_records.set(readings.audit_records);
-        self.audit_refused.set(readings.audit_refused);
+        self.audit_refused.inner().store(readings.audit_refused, Ordering::Relaxed);
         self.audit_covered.set(readings.audit_covered);
         self.audit_covered_at.set(readings.audit_covered_at);
         self.audit_indexed.set(readings.audit_indexed);
         self.webhook_waiting.set(readings.webhook.0);
-        self.webhook_failed.set(readings.webhook.1);
+        self.webhook_failed.inner().store(readings.webhook.1, Ordering::Relaxed);
         self.load(&readings.upstreams);
         self.count(readings);
         self.load_objectives(&readings.objectives);

@@ -134,6 +134,8 @@ pub struct Told {
     pub attributes: Vec<(&'static str, String)>,
     /// How it failed.
     pub error: Option<&'static str>,
+    /// At which stage, where it did.
+    pub failed: Option<Stage>,
     /// The stages that it came to, each with its time.
     pub stages: Vec<(Stage, u64, u64)>,
 }
@@ -185,9 +187,8 @@ impl Traces {
         }
     }
 
-    /// What is sent from here, once.
-    #[cfg(feature = "otel")]
-    fn received(&self) -> Option<(mpsc::Receiver<Told>, Exported)> {
+    /// What is sent from here, for the one who exports it; once.
+    pub fn received(&self) -> Option<(mpsc::Receiver<Told>, Exported)> {
         let way = self.0.as_ref()?;
         let received = way.received.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()?;
         Some((received, way.counts.clone()))
@@ -252,7 +253,7 @@ mod tests {
         let counts = Telemetry::default().exported();
         let traces = Traces::new(Some(&otlp), counts.clone());
         let ids = traces.begin(Uuid::now_v7(), None).unwrap().ids();
-        let told = Told { ids, name: String::new(), time: (0, 0), attributes: Vec::new(), error: None, stages: Vec::new() };
+        let told = Told { ids, name: String::new(), time: (0, 0), attributes: Vec::new(), error: None, failed: None, stages: Vec::new() };
         for _ in 0..5 {
             traces.tell(told.clone());
         }

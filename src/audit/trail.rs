@@ -7,6 +7,7 @@ mod answers;
 mod approvals;
 mod counted;
 mod floods;
+mod notes;
 mod parked;
 mod payloads;
 mod refused;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use self::approvals::approval_record;
+use self::notes::truths;
 pub use self::parked::Open;
 use self::refused::ending;
 use self::steps::Steps;
@@ -46,7 +48,7 @@ use crate::limit::flood::Coalescer;
 use crate::limit::{Charge, Floods};
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
-use crate::mcp::messages::{Meta, Retry};
+use crate::mcp::messages::Meta;
 use crate::mcp::respond::Ending;
 use crate::policy::{Obliged, Permit, RuleId};
 use crate::replay::Held;
@@ -103,11 +105,6 @@ impl<'d> Recorded<'d> {
     /// The labels that the agent has met with the call, as its record says.
     pub fn met(&self) -> &[String] {
         &self.met
-    }
-
-    /// The `traceparent` that goes on in place of the agent's, in quotes, where a collector is told of the call.
-    pub fn trace(&self) -> Option<&str> {
-        self.trace.as_deref()
     }
 
     /// The place of the intent in the log.
@@ -168,12 +165,6 @@ impl<'d> Trail<'d> {
         self.started.elapsed()
     }
 
-    /// How long the call waited for its server and its record, and how long since then it was with the server; where it came so far.
-    pub fn parts(&self) -> Option<(Duration, Duration)> {
-        let ((_, since), waits) = (self.intent?, self.waits?);
-        Some((since.saturating_duration_since(waits), since.elapsed()))
-    }
-
     /// The invocation's id.
     pub fn id(&self) -> Uuid {
         self.id
@@ -182,57 +173,6 @@ impl<'d> Trail<'d> {
     /// The invocation's id as errors carry it.
     pub fn id_text(&self) -> &str {
         &self.id_text
-    }
-
-    /// Notes the name that the agent asked for.
-    pub fn asked_for(&mut self, name: &'d str) {
-        self.named = Some(name);
-    }
-
-    /// Notes the tool that the name resolved to, and what it is called with.
-    pub fn resolved(&mut self, tool: &'d Target, arguments: Option<&'d Node<'d>>) {
-        self.enters(Stage::Validate);
-        self.tool = Some(tool);
-        self.arguments = arguments.map(|node| (node, node.span().len()));
-    }
-
-    /// Notes that the tool's schema accepts the arguments, and whether it `promises` a form of its results.
-    pub fn validated(&mut self, promises: bool) {
-        self.enters(Stage::Decide);
-        (self.valid, self.promises) = (true, promises);
-    }
-
-    /// Notes that nothing speaks against the call, and that it may have to wait from here on.
-    pub fn waits(&mut self) {
-        self.enters(Stage::Reserve);
-        self.waits = Some(Instant::now());
-    }
-
-    /// Notes a message that is refused before it is understood.
-    pub fn unread(&mut self, message: &'d [u8]) {
-        self.unread = Some(message);
-    }
-
-    /// Notes what the agent answers to what a server has asked.
-    pub fn answered(&mut self, retry: Option<Retry<'d>>) {
-        self.answers = retry.and_then(|retry| retry.responses);
-    }
-
-    /// Notes the rules that permitted it, and what they ask for beside it.
-    pub fn permitted(&mut self, permit: &Permit<'_>) {
-        self.enters(Stage::Admit);
-        (self.rules, self.obligations) = (permit.rules().to_vec(), permit.obligations().to_vec());
-        self.conditions = truths(permit.conditions());
-    }
-
-    /// Notes the labels that the agent had met before the call, and those that it has met with it.
-    pub fn met(&mut self, before: Vec<String>, after: Vec<String>) {
-        self.met = (before, after);
-    }
-
-    /// Notes what the policy that decides beside, without effect, says of the call.
-    pub fn shadowed(&mut self, version: &str, answer: &str) {
-        self.shadow = Some(format!("{version} {answer}"));
     }
 
     /// Whether the intent is stored, so that something may have been done.
@@ -312,18 +252,16 @@ impl Audit {
     /// Writes to `log`; values are hashed under `keys`.
     pub fn new(log: Log, keys: impl Into<ValueKeys>, durability: DurabilityByTier, clock: Clock) -> Self {
         let floods = Coalescer::new(Floods::default(), MAX_FLOODS);
-        Self { log, keys: keys.into(), durability, payloads: None, floods, steps: Steps::new(clock.now()), clock, traces: Traces::default() }
-    }
-
-    /// Tells a collector of calls, where there is one.
-    #[must_use]
-    pub fn telling(self, traces: Traces) -> Self {
-        Self { traces, ..self }
-    }
-
-    /// The way to the collector of traces.
-    pub fn traces(&self) -> &Traces {
-        &self.traces
+        Self {
+            log,
+            keys: keys.into(),
+            durability,
+            payloads: None,
+            floods,
+            steps: Steps::new(clock.now()),
+            clock,
+            traces: Traces::default(),
+        }
     }
 
     /// Keeps payloads with these, where a call's are to be kept.
@@ -504,12 +442,6 @@ impl Audit {
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
-}
-
-/// The conditions of a record, in the order of their names.
-fn truths(conditions: &[(String, &'static str)]) -> Option<String> {
-    let members = conditions.iter().map(|(name, truth)| format!("\"{name}\":\"{truth}\"")).collect::<Vec<_>>();
-    (!members.is_empty()).then(|| format!("{{{}}}", members.join(",")))
 }
 
 fn durable(asked: config::Durability) -> Durability {

@@ -222,16 +222,15 @@ pub(super) fn wrong(manifest: &Manifest) -> Option<(Vec<&str>, String, &'static 
     let bounds = 0.1..=1000.0;
     let mut burns = manifest.tools.iter().filter_map(|(tool, entry)| Some((vec!["tools", tool], entry.burn?)));
     let own = (vec!["defaults"], manifest.defaults.burn);
-    if let Some((mut at, _)) = burns.by_ref().chain([own]).find(|(_, burn)| !bounds.contains(&burn.over_1h) || !bounds.contains(&burn.over_6h)) {
+    if let Some((mut at, _)) =
+        burns.by_ref().chain([own]).find(|(_, burn)| !bounds.contains(&burn.over_1h) || !bounds.contains(&burn.over_6h))
+    {
         at.push("burn");
         return Some((at, "a burn rate is out of bounds".to_owned(), "write 0.1 to 1000"));
     }
     for (tool, entry) in &manifest.tools {
-        let said = [
-            ("slo_tool_errors", entry.slo_tool_errors.is_some()),
-            ("on_burn", entry.on_burn.is_some()),
-            ("burn", entry.burn.is_some()),
-        ];
+        let said =
+            [("slo_tool_errors", entry.slo_tool_errors.is_some()), ("on_burn", entry.on_burn.is_some()), ("burn", entry.burn.is_some())];
         let said = said.into_iter().find_map(|(field, is_said)| is_said.then_some(field));
         match (Objective::of(entry, &manifest.defaults), said) {
             (None, Some(field)) => {
@@ -240,9 +239,11 @@ pub(super) fn wrong(manifest: &Manifest) -> Option<(Vec<&str>, String, &'static 
             }
             (Some(of), _) if of.on_burn.is_some() && is_never_reached(&of) => {
                 let most = 1.0 / of.slo.allowed();
-                let message = format!("with `slo: {}` the burn rate of `{tool}` is never above {most:.1}, so `on_burn` never follows", of.slo);
+                let message =
+                    format!("with `slo: {}` the burn rate of `{tool}` is never above {most:.1}, so `on_burn` never follows", of.slo);
                 let field = if entry.on_burn.is_some() { "on_burn" } else { "slo" };
-                let at = if entry.on_burn.is_some() || entry.slo.is_some() { vec!["tools", tool, field] } else { vec!["defaults", "on_burn"] };
+                let at =
+                    if entry.on_burn.is_some() || entry.slo.is_some() { vec!["tools", tool, field] } else { vec!["defaults", "on_burn"] };
                 return Some((at, message, "write lower rates under `burn`"));
             }
             _ => {}
@@ -274,8 +275,25 @@ mod tests {
     #[test]
     fn what_is_no_objective_is_refused() {
         for text in [
-            "", "99.5", "99.5%", "99.5%/30", "99.5%/30h", "100%/30d", "49.9%/30d", "99.5%/0d", "99.5%/91d", "99.5%/030d", "099%/30d",
-            "99.9999%/30d", "99.%/30d", "+99%/30d", "99.5 %/30d", "99.+5%/30d", "99,5%/30d", "99.5%/-1d", "4294967295%/1d",
+            "",
+            "99.5",
+            "99.5%",
+            "99.5%/30",
+            "99.5%/30h",
+            "100%/30d",
+            "49.9%/30d",
+            "99.5%/0d",
+            "99.5%/91d",
+            "99.5%/030d",
+            "099%/30d",
+            "99.9999%/30d",
+            "99.%/30d",
+            "+99%/30d",
+            "99.5 %/30d",
+            "99.+5%/30d",
+            "99,5%/30d",
+            "99.5%/-1d",
+            "4294967295%/1d",
         ] {
             assert_eq!(Slo::parse(text), None, "{text}");
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::label::Label;
 use super::lock::{Definition, DefinitionHash, LIMITS};
-use super::manifest::{Defaults, Idempotency, Prefix, ToolEntry, Treatment};
+use super::manifest::{Defaults, Idempotency, Prefix, ToolEntry, Treatment, Window};
 use super::objective::Objective;
 use super::param_header::{Found, ParamHeader};
 use super::tier::Tier;
@@ -258,10 +258,7 @@ fn tool(index: usize, source: &Source, own_name: &str) -> Target {
         fields: fields(entry),
         record_payload: entry.is_some_and(|entry| entry.record_payload),
         idempotency: entry.map(|entry| entry.idempotency.clone()).unwrap_or_default(),
-        idempotency_window_s: entry
-            .and_then(|entry| entry.idempotency_window_s)
-            .or(defaults.idempotency_window_s)
-            .map(super::manifest::Window::value),
+        idempotency_window_s: entry.and_then(|entry| entry.idempotency_window_s).or(defaults.idempotency_window_s).map(Window::value),
         voids_repeats: tier != Tier::Read && manifest.tools.values().any(|entry| entry.idempotency == Idempotency::ByArguments),
         compensation: entry.and_then(|entry| entry.compensation.clone()),
         cost: entry.map(|entry| entry.cost).unwrap_or_default().value(),

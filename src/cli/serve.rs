@@ -96,7 +96,11 @@ impl Running {
         #[cfg(feature = "otel")]
         let traces = traces(&config, audit)?;
         let teller = Teller::start(assembly.shared(), config.audit.name.as_str());
-        Ok(Self { assembly: Arc::new(assembly), service, began: config.clone(), config,
+        Ok(Self {
+            assembly: Arc::new(assembly),
+            service,
+            began: config.clone(),
+            config,
             file,
             anchors,
             teller,

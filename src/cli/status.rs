@@ -3,6 +3,7 @@
 //! Owns: what is asked of the gateway, and how it is shown. Leaves to others: the numbers themselves.
 
 mod counted;
+mod objectives;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,6 +27,7 @@ pub(super) struct Status {
     audit: Audit,
     webhook: Option<Webhook>,
     upstreams: Vec<Upstream>,
+    objectives: Vec<objectives::Objective>,
     /// What runs as a child, and how it is confined.
     processes: Vec<Value>,
     /// The loop rules, and what they have done.
@@ -136,6 +138,7 @@ fn shown(status: &Status) -> String {
         out.push('\n');
         out += &table::render(&["TOOL", "BREAKER"], &failing);
     }
+    out += &objectives::shown(&status.objectives);
     let text = |value: &Value| table::safe(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)).to_string();
     let process = |one: &Value| ["upstream", "program", "sandbox", "granted"].map(|field| text(&one[field])).to_vec();
     let processes: Vec<_> = status.processes.iter().map(process).collect();
@@ -205,6 +208,7 @@ pub(super) fn of(running: &Running) -> Status {
         },
         webhook,
         upstreams: gateway.loads().into_iter().map(|(id, state, load)| upstream(&id, state.to_string(), load)).collect(),
+        objectives: gateway.objectives().into_iter().map(Into::into).collect(),
         processes: gateway.processes(),
         loops,
         budgets,

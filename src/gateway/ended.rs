@@ -145,7 +145,15 @@ mod tests {
 
     #[test]
     fn only_what_the_tool_can_help_counts_against_it() {
-        let failing = ["upstream_unavailable", "upstream_timeout", "upstream_protocol_error", "upstream_disconnected", "circuit_open", "result_invalid", "upstream_error"];
+        let failing = [
+            "upstream_unavailable",
+            "upstream_timeout",
+            "upstream_protocol_error",
+            "upstream_disconnected",
+            "circuit_open",
+            "result_invalid",
+            "upstream_error",
+        ];
         for code in Code::ALL {
             let error = Error::new(*code, "").after_effect(Effect::Unknown, false);
             let expected = failing.contains(&code.facts().code).then_some(false);

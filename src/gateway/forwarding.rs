@@ -78,8 +78,9 @@ impl Gateway {
             Err(error) if may_pass(&error) => Box::pin(self.repeat(trail, recorded, asked, (upstream, deadline), error)).await,
             forwarded => forwarded,
         };
+        let answered = unless_it_asks(recorded, upstream, forwarded)?;
         trail.enters(Stage::Inspect);
-        unless_it_asks(recorded, upstream, forwarded)
+        Ok(answered)
     }
 
     /// Sends a call again that has failed, as often as it may be, or says how it failed.

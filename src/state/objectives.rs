@@ -44,7 +44,8 @@ impl State {
         let transaction = database.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         {
             let mut gone = transaction.prepare_cached("DELETE FROM objective WHERE tool = ?1")?;
-            let mut kept = transaction.prepare_cached("INSERT INTO objective (tool, window, at, good, failed) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+            let mut kept =
+                transaction.prepare_cached("INSERT INTO objective (tool, window, at, good, failed) VALUES (?1, ?2, ?3, ?4, ?5)")?;
             for (tool, counts) in tools {
                 gone.execute([tool])?;
                 for count in counts {

@@ -59,7 +59,8 @@ impl Exporter {
             let variable = &value.from_env;
             let text = std::env::var(variable).map_err(|_| told(format!("the environment variable `{variable}` is not set")))?;
             let name: HeaderName = name.parse().map_err(|_| told("it is no name of a header".to_owned()))?;
-            let mut value = HeaderValue::from_str(&text).map_err(|_| told(format!("what `{variable}` holds cannot be sent in a header")))?;
+            let mut value =
+                HeaderValue::from_str(&text).map_err(|_| told(format!("what `{variable}` holds cannot be sent in a header")))?;
             value.set_sensitive(true);
             headers.insert(name, value);
         }
@@ -140,9 +141,12 @@ impl Collector {
     }
 
     fn request(&self, batch: impl Iterator<Item = Told>) -> ExportTraceServiceRequest {
-        let attributes = [("service.name", "doorward"), ("service.version", env!("CARGO_PKG_VERSION")), ("service.instance.id", &self.instance)];
-        let resource = Resource { attributes: attributes.map(|(key, text)| attribute(key, text.to_owned())).to_vec(), ..Resource::default() };
-        let scope = InstrumentationScope { name: "doorward".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), ..Default::default() };
+        let attributes =
+            [("service.name", "doorward"), ("service.version", env!("CARGO_PKG_VERSION")), ("service.instance.id", &self.instance)];
+        let resource =
+            Resource { attributes: attributes.map(|(key, text)| attribute(key, text.to_owned())).to_vec(), ..Resource::default() };
+        let scope =
+            InstrumentationScope { name: "doorward".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), ..Default::default() };
         let scope_spans = ScopeSpans { scope: Some(scope), spans: batch.flat_map(spans).collect(), ..ScopeSpans::default() };
         let all = ResourceSpans { resource: Some(resource), scope_spans: vec![scope_spans], ..ResourceSpans::default() };
         ExportTraceServiceRequest { resource_spans: vec![all] }
@@ -156,7 +160,7 @@ fn may_pass(status: StatusCode) -> bool {
 
 /// The call's span, and those of its stages.
 fn spans(told: Told) -> Vec<Span> {
-    let Told { ids, name, time, attributes, error, stages } = told;
+    let Told { ids, name, time, attributes, error, failed, stages } = told;
     let is_remote = SpanFlags::ContextHasIsRemoteMask as u32 | if ids.parent.is_some() { SpanFlags::ContextIsRemoteMask as u32 } else { 0 };
     let whole = Span {
         trace_id: ids.trace.to_be_bytes().to_vec(),
@@ -171,8 +175,6 @@ fn spans(told: Told) -> Vec<Span> {
         status: status(error),
         ..Span::default()
     };
-    // What comes after the failed stage is the record of it.
-    let failed = stages.iter().rev().map(|(stage, ..)| *stage).find(|stage| *stage != Stage::Outcome);
     let stages = stages.into_iter().map(|(stage, began, ended)| Span {
         trace_id: whole.trace_id.clone(),
         span_id: stage.id(ids.call).to_be_bytes().to_vec(),

@@ -58,16 +58,7 @@ impl Upstream {
         let is_lifted = recorded.permit().is_lifted_by_conditions();
         let is_bare = is_lifted || recorded.was_approved();
         let (members, len) = members(invocation.method, &target.own_name, &reference, arguments, invocation.context.filter(|_| !is_lifted));
-        let mut relayed = asked.meta.relayed(message);
-        if is_bare {
-            // Traces differ each time, and no server acts on them.
-            relayed.retain(|(key, _)| *key == TRACE);
-        }
-        if let Some(trace) = recorded.trace() {
-            // The server's spans stand below ours, as ours below the agent's.
-            relayed.retain(|(key, _)| *key != TRACE);
-            relayed.push((TRACE, trace.as_bytes()));
-        }
+        let mut relayed = relayed(recorded, asked, message, is_bare);
         let left = self.left(asked, deadline);
         relayed.extend(left.as_ref().map(|left| (TIMEOUT, left.as_bytes())));
         // Of a result that is redacted, nothing else may tell: no progress, no message and no question, which a server words as it likes.
@@ -154,6 +145,21 @@ impl Upstream {
         let wanted = asked.deadline.is_some() || is_modern();
         wanted.then(|| deadline.saturating_duration_since(Instant::now()).as_millis().to_string())
     }
+}
+
+/// The members of `_meta` that go on: those of the agent, or where it `is_bare` only its place in a trace; and ours in place of that where a
+/// collector is told of the call, so that the server's spans stand below ours.
+fn relayed<'r>(recorded: &'r Recorded<'_>, asked: &mcp::Request<'r, 'r>, message: &'r [u8], is_bare: bool) -> Vec<(&'r str, &'r [u8])> {
+    let mut relayed = asked.meta.relayed(message);
+    if is_bare {
+        // Traces differ each time, and no server acts on them.
+        relayed.retain(|(key, _)| *key == TRACE);
+    }
+    if let Some(trace) = recorded.trace() {
+        relayed.retain(|(key, _)| *key != TRACE);
+        relayed.push((TRACE, trace.as_bytes()));
+    }
+    relayed
 }
 
 /// How long the answer to a call of the target is waited for.

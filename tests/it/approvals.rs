@@ -16,7 +16,7 @@ const SECRET: &str = "canary-approval-6160";
 const ALLOW: &str = "p, R1, role:any, up__*, reversible, -, allow\np, R2, role:any, up__pay, irreversible, -, allow\n";
 
 /// Adds people with a key each, in `NAME.key`, as `(name, members)`.
-async fn with_people(site: Site, people: &[(&str, &str)], more: &str) -> Site {
+pub async fn with_people(site: Site, people: &[(&str, &str)], more: &str) -> Site {
     let mut lines = String::new();
     for (name, members) in people {
         let made = site.run(&["--json", "approvals", "keygen", name, "--out", &format!("{name}.key")]).await;

@@ -50,6 +50,7 @@ mod labels_model;
 mod limits;
 mod loops;
 mod mcp_checklist;
+mod objectives;
 mod one_end;
 mod payloads;
 mod policy;

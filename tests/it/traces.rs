@@ -99,7 +99,11 @@ fn texts(attributes: &[KeyValue]) -> Value {
         Some(Text::StringValue(text)) => text,
         other => panic!("{other:?}"),
     };
-    attributes.iter().map(|attribute| (attribute.key.clone(), Value::from(text(&attribute.value)))).collect::<serde_json::Map<_, _>>().into()
+    attributes
+        .iter()
+        .map(|attribute| (attribute.key.clone(), Value::from(text(&attribute.value))))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -185,7 +189,10 @@ async fn a_call_is_one_span_with_one_below_it_for_each_stage() {
 #[tokio::test]
 async fn how_a_call_failed_stands_at_its_span_and_at_the_stage() {
     let (upstream, collector) = (Upstream::start().await, Collector::start().await);
-    let site = Site::of(&upstream).config(&collector.config("")).defaults(&upstream, "retries: 0").policy("p, R1, agent:demo, up__*, read, -, allow\np, D1, agent:demo, up__typed, any, -, deny\n");
+    let site = Site::of(&upstream)
+        .config(&collector.config(""))
+        .defaults(&upstream, "retries: 0")
+        .policy("p, R1, agent:demo, up__*, read, -, allow\np, D1, agent:demo, up__typed, any, -, deny\n");
     upstream.does("echo", Does::Disconnects);
     let gateway = site.serve().await;
     for (tool, code) in [("up__typed", "policy_denied"), (CANARY, "tool_not_found"), ("up__echo", "upstream_disconnected")] {
@@ -211,8 +218,8 @@ async fn how_a_call_failed_stands_at_its_span_and_at_the_stage() {
         ("tools/call up__typed", "policy_denied", "decide"),
         ("tools/call", "tool_not_found", "resolve"),
         ("tools/call up__echo", "upstream_disconnected", "forward"),
-        ("tools/call up__echo", "tool_error", "inspect"),
-        ("resources/read", "tool_not_found", "resolve"),
+        ("tools/call up__echo", "tool_error", "forward"),
+        ("resources/read", "method_not_found", "resolve"),
     ];
     let expected = expected.map(|(name, code, stage)| (name.to_owned(), code.to_owned(), stage.to_owned()));
     assert_eq!(told, expected);
@@ -297,5 +304,8 @@ async fn a_collector_that_cannot_be_told_is_refused_with_the_place() {
     }
     let unset = "telemetry: { otlp: { endpoint: \"https://c.example/v1/traces\", headers: { a: { from_env: NO_SUCH_KEY } } } }";
     let done = Site::of(&upstream).config(unset).run(&["serve"]).await;
-    assert!(done.code != 0 && done.err.contains("`telemetry.otlp.headers.a`: the environment variable `NO_SUCH_KEY` is not set"), "{done:?}");
+    assert!(
+        done.code != 0 && done.err.contains("`telemetry.otlp.headers.a`: the environment variable `NO_SUCH_KEY` is not set"),
+        "{done:?}"
+    );
 }

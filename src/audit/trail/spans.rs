@@ -3,15 +3,17 @@
 //! INVARIANT: a span holds what the operator named, what MCP names, and numbers. Of what an agent sends there is its trace, its span, the
 //! revision that it speaks, and the request's id; no name that the catalog does not have, no URI, no argument, and no result.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Audit, Trail};
+use super::{Audit, Recorded, Trail};
 use crate::catalog::Kind;
 use crate::error::Error;
 use crate::mcp::messages::Method;
 use crate::mcp::respond::Ending;
-use crate::trace::{Context, Marks, Stage, Told};
+use crate::trace::{Context, Marks, Stage, Told, Traces};
 
 /// Characters of a request's id that a span keeps.
 const MAX_ID: usize = 64;
@@ -22,6 +24,12 @@ impl Trail<'_> {
         if let Some(marks) = &mut self.marks {
             marks.enter(stage);
         }
+    }
+
+    /// How long the call waited for its server and its record, and how long since then it was with the server; where it came so far.
+    pub fn parts(&self) -> Option<(Duration, Duration)> {
+        let ((_, since), waits) = (self.intent?, self.waits?);
+        Some((since.saturating_duration_since(waits), since.elapsed()))
     }
 
     /// What goes on to the tool server as the place in the trace.
@@ -43,8 +51,19 @@ impl Trail<'_> {
             Ok(_) => None,
             Err(error) => Some(error.facts().code),
         };
-        let stages = stages.collect();
-        Told { ids: marks.ids(), name, time: (at(self.started), at(now.0)), attributes: self.attributes(outcome, error), error, stages }
+        let stages: Vec<_> = stages.collect();
+        // What comes after the failed stage is the record of it; that a tool has failed, its server has said.
+        let last = stages.iter().rev().map(|(stage, ..)| *stage).find(|stage| *stage != Stage::Outcome);
+        let failed = if outcome.is_ok() { Some(Stage::Forward) } else { last };
+        Told {
+            ids: marks.ids(),
+            name,
+            time: (at(self.started), at(now.0)),
+            attributes: self.attributes(outcome, error),
+            error,
+            failed,
+            stages,
+        }
     }
 
     /// The names are OpenTelemetry's for MCP and GenAI where it has one, and ours else.
@@ -74,7 +93,25 @@ impl Trail<'_> {
     }
 }
 
+impl Recorded<'_> {
+    /// The `traceparent` that goes on in place of the agent's, in quotes, where a collector is told of the call.
+    pub fn trace(&self) -> Option<&str> {
+        self.trace.as_deref()
+    }
+}
+
 impl Audit {
+    /// Tells a collector of calls, where there is one.
+    #[must_use]
+    pub fn telling(self, traces: Traces) -> Self {
+        Self { traces, ..self }
+    }
+
+    /// The way to the collector of traces.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
     /// Marks the stages of a request that can be a call, if a collector is told of it.
     pub(super) fn traced(&self, id: Uuid, method: &str, context: Option<Context<'_>>) -> Option<Box<Marks>> {
         Method::parse(method).and_then(|_| self.traces.begin(id, context))
