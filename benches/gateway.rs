@@ -15,7 +15,7 @@ use harness::{
     floor, process,
     report::{self, DOORWARD, FLOOR, Footprint},
     run::{self, Contestant, Pace, Server, Shape},
-    scale, sessions,
+    scale, sessions, shed,
     upstream::{self, Upstream},
 };
 
@@ -53,6 +53,9 @@ struct Options {
     /// What 10,000 idle sessions and 1,000 open streams hold in memory.
     #[arg(long)]
     sessions: bool,
+    /// What a call costs that is turned away because there is too much to do.
+    #[arg(long)]
+    shed: bool,
     /// Print a process id and keep it under load, for a profiler.
     #[arg(long)]
     profile: bool,
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         None if !options.bench => return ExitCode::SUCCESS,
         None if options.scale => scale::run(options.eras()[0], options.pace(), &options.durability),
         None if options.sessions => sessions::run(&options.durability),
+        None if options.shed => shed::run(options.pace(), &options.durability),
         None => compare(&options),
     };
     match done {

@@ -11,6 +11,7 @@ mod guarded;
 mod idempotency;
 mod identity;
 mod labels;
+mod listen;
 mod payloads;
 mod people;
 mod place;
@@ -36,6 +37,7 @@ pub use self::guarded::Guarded;
 pub use self::idempotency::Idempotency;
 pub use self::identity::{Algorithm, Anonymous, Identity, Jwks, Jwt, Peers, is_scope};
 pub use self::labels::{Labels, ToxicFlow};
+pub use self::listen::{Http2, Listen, Tls};
 pub use self::payloads::{OpenerKey, Openers, Payloads};
 pub use self::people::{Approvals, Person};
 pub use self::place::fault_at;
@@ -313,86 +315,6 @@ impl<D: DefaultPath> JsonSchema for Folder<D> {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({ "type": "string", "default": D::PATH })
     }
-}
-
-/// The agents' listener and its bounds.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Listen {
-    /// Address and port; port 0 takes a free one. Beyond loopback `tls` is required. Default `127.0.0.1:8808`.
-    pub http: SocketAddr,
-    /// The MCP endpoint's path. Default `/mcp`.
-    pub path: String,
-    /// Values of `Origin` that are let in beside loopback ones, such as `https://app.example`; others get 403. Default none.
-    pub allowed_origins: Vec<String>,
-    /// Values of `Host` that are let in beside the listener's own address and loopback names. Default none.
-    pub allowed_hosts: Vec<String>,
-    /// Certificate and key; `null` for plaintext, which is refused beyond loopback.
-    pub tls: Option<Tls>,
-    /// Largest request body in bytes: 1024 to 268435456, default 4194304. Then `payload_too_large`.
-    pub max_body_bytes: Bound<4_194_304, 1_024, 268_435_456>,
-    /// All headers of a request in bytes: 4096 to 1048576, default 65536. Then HTTP 431.
-    pub max_header_bytes: Bound<65_536, 4_096, 1_048_576>,
-    /// Longest line on stdio in bytes: 1024 to 268435456, default 4194304. Then `payload_too_large`.
-    pub max_line_bytes: Bound<4_194_304, 1_024, 268_435_456>,
-    /// Deepest nesting of arrays and objects in a message: 8 to 128, default 64. Then `malformed_request`.
-    pub max_depth: Bound<64, 8, 128>,
-    /// Most JSON values in a message: 64 to 10000000, default 200000. Then `malformed_request`.
-    pub max_nodes: Bound<200_000, 64, 10_000_000>,
-    /// Open connections: 1 to 65536, default 2048. Further ones wait to be accepted.
-    pub max_connections: Bound<2_048, 1, 65_536>,
-    /// Part of `max_connections` that one address (of IPv6: one /64) may hold, in percent, rounded up: 1 to 100, default 50.
-    /// Further ones are closed at once.
-    pub address_share_percent: Bound<50, 1, 100>,
-    /// Calls under way in the whole gateway: 1 to 65536, default 1024. Then `overloaded`.
-    pub max_concurrent_calls: Bound<1_024, 1, 65_536>,
-    /// Longest wait for a request's headers, also for the first byte of the next request, in milliseconds: 100 to 600000,
-    /// default 10000. Then the connection is closed.
-    pub header_timeout_ms: Bound<10_000, 100, 600_000>,
-    /// Longest wait for a request's body, in milliseconds: 100 to 600000, default 30000.
-    pub body_timeout_ms: Bound<30_000, 100, 600_000>,
-    /// Longest time in which a client takes no byte of what is sent to it, in milliseconds: 100 to 600000, default 30000.
-    /// Then the connection is closed.
-    pub write_timeout_ms: Bound<30_000, 100, 600_000>,
-    /// Longest wait for running calls at stop, in milliseconds: 0 to 600000, default 10000. Then they are cancelled.
-    pub drain_timeout_ms: Bound<10_000, 0, 600_000>,
-    /// How long a session of a handshake revision lasts, in seconds: 60 to 2592000, default 86400.
-    pub session_seconds: Bound<86_400, 60, 2_592_000>,
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self {
-            http: SocketAddr::from(([127, 0, 0, 1], 8808)),
-            path: "/mcp".to_owned(),
-            allowed_origins: Vec::new(),
-            allowed_hosts: Vec::new(),
-            tls: None,
-            max_body_bytes: Bound::default(),
-            max_header_bytes: Bound::default(),
-            max_line_bytes: Bound::default(),
-            max_depth: Bound::default(),
-            max_nodes: Bound::default(),
-            max_connections: Bound::default(),
-            address_share_percent: Bound::default(),
-            max_concurrent_calls: Bound::default(),
-            header_timeout_ms: Bound::default(),
-            body_timeout_ms: Bound::default(),
-            write_timeout_ms: Bound::default(),
-            drain_timeout_ms: Bound::default(),
-            session_seconds: Bound::default(),
-        }
-    }
-}
-
-/// Files for the listener's TLS.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// PEM file with the certificate chain, the listener's own first.
-    pub certificate: PathBuf,
-    /// PEM file with the private key.
-    pub key: PathBuf,
 }
 
 /// The operators' listener.

@@ -214,15 +214,16 @@ impl Code {
     pub fn other_statuses(self) -> &'static [(u16, &'static str)] {
         match self {
             Self::MalformedRequest => &[
+                (200, "the parameters of a method"),
                 (406, "the client does not accept what would be answered"),
-                (408, "the body took too long"),
+                (408, "the headers or the body took too long"),
                 (415, "the body is not declared to be plain JSON"),
             ],
             Self::PayloadTooLarge => &[(431, "the headers")],
             Self::StateInvalid => &[(200, "a cursor, or a `requestState` of a call")],
             Self::ClientCapabilityMissing => &[(200, "to an agent of a revision with a handshake")],
             Self::RateLimited => &[(429, "`requests` of `limits.yaml`, before a message is read")],
-            Self::ConcurrencyLimited => &[(503, "the stream of a session")],
+            Self::ConcurrencyLimited => &[(503, "the stream of a session, and a message that is not read")],
             Self::UpstreamUnavailable => &[(503, "the keys of an access token's issuer are not there")],
             _ => &[],
         }

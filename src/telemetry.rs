@@ -2,6 +2,8 @@
 //!
 //! INVARIANT: label sets are bounded: codes are ours, upstreams are the operator's; nothing a caller says is a label.
 
+mod connections;
+
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +18,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use self::connections::Connections;
+pub use self::connections::{Ended, Listening};
 use crate::error::Code;
 
 /// Upper bounds of the duration histogram, in seconds.
@@ -110,8 +114,8 @@ pub struct Telemetry {
     duration: Histogram,
     /// Of waiting for the server, and of the server.
     parts: [Histogram; 2],
-    connections_refused: Counter,
     exported: Exported,
+    connections: Connections,
     running: Gauge,
     audit_open: Gauge,
     audit_records: Gauge<u64, AtomicU64>,
@@ -255,7 +259,7 @@ impl Default for Telemetry {
             codes: Code::ALL.iter().map(|code| of(code.facts().code)).collect(),
             duration,
             parts: parts(all),
-            connections_refused: one(all, "connections_refused", "Connections closed at once because their address held its share of them"),
+            connections: Connections::new(all),
             exported: exported(all),
             running: one(all, "calls_running", "Calls with a stored intent and no outcome yet"),
             audit_open: one(all, "audit_open", "1 while the audit log takes intents"),
@@ -311,9 +315,14 @@ impl Telemetry {
         self.exported.clone()
     }
 
-    /// Counts a connection that was closed before it said anything.
-    pub fn connection_refused(&self) {
-        self.connections_refused.inc();
+    /// Counts a connection that the gateway has closed.
+    pub fn connection_ended(&self, why: Ended) {
+        self.connections.ended(why);
+    }
+
+    /// Notes what the listener has in hand.
+    pub fn listens(&self, load: Listening) {
+        self.connections.load(load);
     }
 
     fn load(&self, upstreams: &[OfOneUpstream]) {

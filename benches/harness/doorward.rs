@@ -42,13 +42,18 @@ pub struct Setup {
 impl Setup {
     /// Writes the folder, pins the tools of the upstream and has a key made.
     pub fn new(upstream: SocketAddr, size: Size, durability: &str) -> Result<Setup> {
+        Setup::listening(upstream, size, durability, "")
+    }
+
+    /// The same with more members of `listen`, each with a comma before it.
+    pub fn listening(upstream: SocketAddr, size: Size, durability: &str, listen: &str) -> Result<Setup> {
         let folder = tempfile::Builder::new().prefix("doorward-bench-").tempdir()?;
         let write = |name: &str, text: &str| -> Result<()> {
             let path = folder.path().join(name);
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
             Ok(fs::write(path, text)?)
         };
-        write("doorward.yaml", &configuration(size, durability))?;
+        write("doorward.yaml", &configuration(size, durability, listen))?;
         write("tool-manifests/bench.yaml", &manifest(upstream, size))?;
         write("policies/policy.csv", &policy(size))?;
         write("policies/limits.yaml", LIMITS)?;
@@ -82,9 +87,9 @@ pub fn program() -> PathBuf {
     env::var_os("DOORWARD_BIN").map_or_else(|| env!("CARGO_BIN_EXE_doorward").into(), PathBuf::from)
 }
 
-fn configuration(size: Size, durability: &str) -> String {
+fn configuration(size: Size, durability: &str, listen: &str) -> String {
     let mut text = format!(
-        "listen: {{ http: 127.0.0.1:0 }}\nconsole: {{ http: 127.0.0.1:0 }}\n\
+        "listen: {{ http: 127.0.0.1:0{listen} }}\nconsole: {{ http: 127.0.0.1:0 }}\n\
          audit: {{ durability: {{ read: {durability}, other: sync }} }}\n"
     );
     if size.agents > 0 {

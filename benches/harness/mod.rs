@@ -10,6 +10,7 @@ pub mod report;
 pub mod run;
 pub mod scale;
 pub mod sessions;
+pub mod shed;
 pub mod tools;
 pub mod upstream;
 pub mod wire;

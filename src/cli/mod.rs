@@ -8,6 +8,7 @@ mod arguments;
 mod audit;
 mod call;
 mod check;
+mod descriptors;
 mod errors;
 mod exposed;
 mod freeze;

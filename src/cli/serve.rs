@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Context, Failure, approvals, check, exposed, local, person, status};
+use super::{Context, Failure, approvals, check, descriptors, exposed, local, person, status};
 use crate::audit::Opened;
 use crate::audit::anchor::{Anchors, Source};
 use crate::audit::filler::{self, Filler, SPARE_BYTES};
@@ -21,7 +21,7 @@ use crate::gateway::{Assembly, Folders, Gateway, LogOrigin, Teller, Versions, co
 use crate::listen::admin::{Asked, Command, Socket};
 use crate::listen::orphans::Orphans;
 use crate::listen::workers::Workers;
-use crate::listen::{Service, console, http};
+use crate::listen::{ALPN_HTTP2, Service, console, http};
 use crate::policy::watch::{Watch, Watched};
 use crate::sandbox::Ground;
 use crate::upstream::Report;
@@ -292,6 +292,7 @@ pub(super) fn tell_opened(opened: &Opened, dir: &std::path::Path) {
 /// Serves until a signal ends it.
 pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let config = context.config()?;
+    let short_of_files = descriptors::raise(config.listen.max_connections.value());
     let tls = tls(&config.listen)?;
     check::sealable(&config)?;
     check::signing(&config)?;
@@ -312,6 +313,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<u8, Failure> {
     let socket = Socket::bind(config.state.as_ref()).await.map_err(|error| Failure::Other(format!("the admin socket: {error}")))?;
     announce(context, &config, &gateway, &listener, console.as_ref());
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    short_of_files.iter().for_each(|warning| tracing::warn!("{warning}"));
     exposed::exposed(&config, gateway.catalog(), &Ground::of(&config).base).iter().for_each(|told| tracing::warn!("{told}"));
     if config.audit.anchors.is_empty() {
         tracing::warn!(
@@ -494,6 +496,6 @@ pub(super) fn tls(listen: &Listen) -> Result<Option<TlsAcceptor>, Failure> {
     let versions = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = versions.and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
     let mut config = config.map_err(|error| fault(&files.certificate, &error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = listen.http2.serve.then(|| ALPN_HTTP2.to_vec()).into_iter().chain([b"http/1.1".to_vec()]).collect();
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }

@@ -11,6 +11,7 @@ use crate::limit;
 use crate::mcp::canonical::write_string;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::Meta;
+use crate::telemetry::{Ended, Listening};
 
 impl Gateway {
     /// Who shows these credentials. Stands before the body is read.
@@ -60,9 +61,14 @@ impl Gateway {
         limit::count_failure(&self.limits, peer)
     }
 
-    /// Counts a connection that was closed before it said anything. It is no message, so there is no record of it.
-    pub fn connection_refused(&self) {
-        self.shared.telemetry.connection_refused();
+    /// Counts a connection that the gateway has closed. It is no message, so there is no record of it.
+    pub fn connection_ended(&self, why: Ended) {
+        self.shared.telemetry.connection_ended(why);
+    }
+
+    /// What the listener has in hand, for metrics.
+    pub fn listens(&self, load: Listening) {
+        self.shared.telemetry.listens(load);
     }
 
     /// Records and returns the refusal of a message that is no call, or was refused before it became one.

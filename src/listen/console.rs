@@ -51,7 +51,9 @@ fn answer(service: &Service, request: &Request<Incoming>) -> Response<Full<Bytes
             Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
         },
         (_, &Method::GET, "/metrics") => {
-            let mut response = text(StatusCode::OK, service.gateway().metrics());
+            let gateway = service.gateway();
+            gateway.listens(service.load());
+            let mut response = text(StatusCode::OK, gateway.metrics());
             let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response

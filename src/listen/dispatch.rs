@@ -7,11 +7,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
 use super::asks::Back;
 use super::methods::is_offered;
 use super::rounds::{self, Asked};
 use super::session::Negotiated;
+use super::{Service, admission};
 use crate::error::{Code, Error};
 use crate::gateway::{Answer, Gateway, needed_scopes};
 use crate::invocation::Caller;
@@ -127,8 +127,7 @@ impl Turn<'_> {
             call.deadline = Some(call.deadline.map_or(deadline, |said| said.min(deadline)));
         }
         let Ok(place) = self.service.0.calls.try_acquire() else {
-            let error = Error::new(Code::Overloaded, "the gateway has as many calls under way as it takes").retry_after_ms(100);
-            return self.refuse(id, method.as_str(), error).await;
+            return self.refuse(id, method.as_str(), admission::no_place()).await;
         };
         if self.service.is_draining() {
             let error = Error::new(Code::ShuttingDown, "the gateway is stopping").retry_after_ms(1_000);

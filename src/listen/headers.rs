@@ -15,7 +15,7 @@ use super::subscribe::SUBSCRIPTION;
 use crate::config::Listen;
 use crate::error::{Code, Error};
 use crate::mcp::json::Node;
-use crate::mcp::messages::{self, Meta};
+use crate::mcp::messages::{self, Meta, Method};
 use crate::mcp::revision::Revision;
 
 /// Headers by which a proxy says that it forwards for somebody else, beside all of `x-forwarded-`.
@@ -162,6 +162,11 @@ fn check_standard(headers: &HeaderMap, version: &str, method: &str, params: Opti
         return Err(mismatch("the header `Mcp-Name` is missing or differs from the body"));
     }
     Ok(())
+}
+
+/// Whether the headers say that a target is asked for something, as those of 2026-07-28 do.
+pub fn is_call(headers: &HeaderMap) -> bool {
+    text(headers, &METHOD).is_some_and(|method| Method::parse(method).is_some())
 }
 
 /// The tool that the headers say is called.

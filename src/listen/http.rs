@@ -1,6 +1,7 @@
 //! Streamable HTTP towards agents, both eras on one endpoint.
 //!
-//! Owns: connections, and the order of the checks before a message is understood (`exchange`) and answered (`streaming`).
+//! Owns: who is let in, and the order of the checks before a message is understood (`exchange`) and answered (`streaming`). Leaves to others: what a
+//! connection may cost (`connection`).
 //!
 //! INVARIANT: who calls is known from the headers before a byte of the body is read.
 //! INVARIANT: a call runs in a task of its own: a departing client ends a modern call with a record, and leaves a call of a
@@ -16,19 +17,15 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::{Body, Incoming};
 use rustix::net::sockopt::set_tcp_user_timeout;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::places::Places;
+use super::buffers::Unread;
 use super::stream::Answer;
 use super::workers::Workers;
-use super::{Service, headers, streaming};
+use super::{Service, admission, connection, headers, streaming};
 use crate::error::{Code, Error};
 use crate::gateway::{Gateway, needed_scopes};
 use crate::identity::{Credentials, Principal, WELL_KNOWN};
@@ -36,19 +33,18 @@ use crate::invocation::Caller;
 use crate::mcp::capabilities::Capabilities;
 use crate::mcp::respond;
 use crate::mcp::revision::Revision;
+use crate::telemetry::Ended;
 
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 pub(super) const VERSION: HeaderName = headers::VERSION;
-/// Bytes of a head beyond the operator's bound that are read, so that it is refused in words.
-const HEAD_ROOM: usize = 8_192;
 /// Characters of an `Origin` or a `Host` that a record keeps.
 const MAX_PLACE: usize = 120;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Accepts connections until the service stops, then lets the open ones finish.
 pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAcceptor>, workers: Workers) {
-    let places = Places::new(service.bounds());
+    let places = &service.0.places;
     loop {
         let Some(free) = places.free().await else { return };
         let accepted = tokio::select! {
@@ -65,7 +61,7 @@ pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAccep
             }
         };
         let Some(place) = places.take(free, peer.ip()) else {
-            service.gateway().connection_refused();
+            service.gateway().connection_ended(Ended::OverShare);
             places.turned_away(peer.ip());
             continue;
         };
@@ -83,63 +79,30 @@ pub async fn serve(service: Service, listener: TcpListener, tls: Option<TlsAccep
         let (service, tls) = (service.clone(), tls.clone());
         workers.spawn(async move {
             let Ok(socket) = TcpStream::from_std(socket) else { return };
-            let patience = Duration::from_millis(service.bounds().header_timeout_ms.value());
-            match tls {
-                None => connection(service, socket, peer, local).await,
-                Some(tls) => match tokio::time::timeout(patience, tls.accept(socket)).await {
-                    Ok(Ok(socket)) => connection(service, socket, peer, local).await,
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "the TLS handshake failed"),
-                    Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
-                },
-            }
+            connection::serve(service, socket, tls, peer, local).await;
             drop(place);
         });
     }
 }
 
-async fn connection(service: Service, socket: impl AsyncRead + AsyncWrite + Unpin + 'static, peer: SocketAddr, local: SocketAddr) {
-    let stopping = service.stopping().clone();
-    let bounds = service.bounds();
-    let mut server = hyper::server::conn::http1::Builder::new();
-    server
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(bounds.header_timeout_ms.value()))
-        // Room for a head that is somewhat too large, so that we and not the library refuse it.
-        .max_buf_size(bounds.max_header_bytes.size() + HEAD_ROOM);
-    let exchange = Exchange { service, peer, peer_text: peer.to_string().into(), local };
-    let unread = exchange.clone();
-    let respond = service_fn(move |request| {
-        let exchange = exchange.clone();
-        async move { Ok::<_, std::convert::Infallible>(exchange.answer(request).await) }
-    });
-    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(socket), respond));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a connection ended early");
-        // The library has answered already, with the same status and no body.
-        if error.is_parse_too_large() {
-            unread.stranger(&unread.service.gateway(), &HeaderMap::new(), large_head()).await;
-        }
-    }
-}
-
-/// What a proxy in front may have understood otherwise (RFC 9112, 3.2).
-fn ambiguous(head: &Parts) -> bool {
+/// Whether the request says once to whom it goes; another proxy may have understood it otherwise (RFC 9112, 3.2; RFC 9113, 8.3.1). From here on
+/// that stands in `Host`, whatever the protocol.
+fn has_one_host(head: &mut Parts) -> bool {
     let hosts = head.headers.get_all(HOST).iter().count();
-    hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11)
+    let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2).map(|authority| authority.as_str());
+    match (hosts, authority) {
+        (0, Some(authority)) => HeaderValue::from_str(authority).is_ok_and(|authority| head.headers.insert(HOST, authority).is_none()),
+        (1, Some(authority)) => head.headers.get(HOST).is_some_and(|host| host == authority),
+        (hosts, None) => hosts == 1 || (hosts == 0 && head.version < Version::HTTP_11),
+        (_, Some(_)) => false,
+    }
 }
 
 fn unaccepted(message: &'static str, suggestion: &'static str) -> Error {
     Error::new(Code::MalformedRequest, message).wire(-32600, 406).suggest(suggestion)
 }
 
-fn large_head() -> Error {
+pub(super) fn large_head() -> Error {
     Error::new(Code::PayloadTooLarge, "the headers are larger than the gateway takes")
         .wire(-31004, 431)
         .suggest("send fewer or shorter headers")
@@ -168,17 +131,35 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
+    /// Requests of a connection between these two.
+    pub(super) fn new(service: Service, peer: SocketAddr, local: SocketAddr) -> Self {
+        Self { service, peer, peer_text: peer.to_string().into(), local }
+    }
+
+    /// Who sends them.
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Counts why their connection ended.
+    pub(super) fn ended(&self, why: Ended) {
+        self.service.gateway().connection_ended(why);
+    }
+
+    /// Answers it.
+    pub(super) async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
         let gateway = self.service.gateway();
-        let (parts, body) = request.into_parts();
-        if ambiguous(&parts) {
+        let (mut parts, body) = request.into_parts();
+        if !has_one_host(&mut parts) {
             let error = Error::new(Code::MalformedRequest, "the request does not have one `Host`").suggest("send one `Host`");
-            return last(self.stranger(&gateway, &parts.headers, error).await);
+            let refusal = self.stranger(&gateway, &parts.headers, error).await;
+            return if parts.version < Version::HTTP_2 { last(refusal) } else { refusal };
         }
         if parts.uri.path() != self.service.bounds().path {
             return self.elsewhere(&gateway, &parts);
         }
-        if headers::bytes(&parts.headers) > self.service.bounds().max_header_bytes.size() {
+        let bounds = self.service.bounds();
+        if headers::bytes(&parts.headers) > bounds.max_header_bytes.size() || parts.headers.len() > bounds.max_headers.size() {
             return self.stranger(&gateway, &parts.headers, large_head()).await;
         }
         if !headers::is_from_allowed_place(&parts.headers, self.service.bounds(), self.local) {
@@ -189,7 +170,7 @@ impl Exchange {
             Err(refusal) => return refusal,
         };
         match parts.method {
-            Method::POST => self.post(gateway, principal, parts.headers, body).await,
+            Method::POST => self.post(gateway, principal, parts, body).await,
             Method::GET if parts.headers.contains_key(SESSION) => self.stream(&gateway, &parts.headers, principal).await,
             Method::DELETE if parts.headers.contains_key(SESSION) => self.end_session(&parts.headers, &principal),
             _ => {
@@ -268,7 +249,7 @@ impl Exchange {
     }
 
     /// Records the refusal of a head before its credential is looked at.
-    async fn stranger(&self, gateway: &Gateway, headers: &HeaderMap, error: Error) -> Response<Answer> {
+    pub(super) async fn stranger(&self, gateway: &Gateway, headers: &HeaderMap, error: Error) -> Response<Answer> {
         self.unfit(gateway, &self.caller(Principal::unknown(), headers), error).await
     }
 
@@ -333,8 +314,12 @@ impl Exchange {
         }
     }
 
-    async fn post(self, gateway: Arc<Gateway>, principal: Principal, headers: HeaderMap, body: Incoming) -> Response<Answer> {
+    async fn post(self, gateway: Arc<Gateway>, principal: Principal, head: Parts, body: Incoming) -> Response<Answer> {
+        let Parts { headers, version, .. } = head;
         let caller = self.caller(principal, &headers);
+        if let Err(error) = self.service.admits(&caller.principal.id, &headers, &body.size_hint()) {
+            return self.refusal(&gateway, &caller, error, StatusCode::SERVICE_UNAVAILABLE).await;
+        }
         if !headers::is_json(&headers) {
             let error = Error::new(Code::MalformedRequest, "the body is not declared to be JSON").wire(-32600, 415);
             return self.unfit(&gateway, &caller, error.suggest("send `Content-Type: application/json`")).await;
@@ -348,15 +333,17 @@ impl Exchange {
         }
         let bounds = self.service.bounds();
         let patience = Duration::from_millis(bounds.body_timeout_ms.value());
-        let collected = Limited::new(body, bounds.max_body_bytes.size()).collect();
-        let (error, status) = match tokio::time::timeout(patience, collected).await {
-            Ok(Ok(collected)) => return self.run(gateway, caller, headers, collected.to_bytes()).await,
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+        let is_alone = version < Version::HTTP_2;
+        let read = self.service.buffers().read(&caller.principal.id, body, bounds.max_body_bytes.size(), is_alone);
+        let (error, status) = match tokio::time::timeout(patience, read).await {
+            Ok(Ok(body)) => return self.run(gateway, caller, headers, body).await,
+            Ok(Err(Unread::TooLarge)) => {
                 let limit = bounds.max_body_bytes.value();
                 let error = Error::new(Code::PayloadTooLarge, format!("the body has more than {limit} bytes"));
                 (error, StatusCode::PAYLOAD_TOO_LARGE)
             }
-            Ok(Err(_)) => (Error::new(Code::MalformedRequest, "the body broke off"), StatusCode::BAD_REQUEST),
+            Ok(Err(Unread::Full(full))) => (admission::no_room(full), StatusCode::SERVICE_UNAVAILABLE),
+            Ok(Err(Unread::Broken)) => (Error::new(Code::MalformedRequest, "the body broke off"), StatusCode::BAD_REQUEST),
             Err(_) => (Error::new(Code::MalformedRequest, "the body took too long"), StatusCode::REQUEST_TIMEOUT),
         };
         self.refusal(&gateway, &caller, error, status).await

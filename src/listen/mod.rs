@@ -4,9 +4,13 @@
 //! stage of its path.
 
 pub mod admin;
+mod admission;
 pub mod asks;
 mod batch;
+mod buffers;
 mod changes;
+mod conduct;
+mod connection;
 pub mod console;
 pub mod dispatch;
 mod exchange;
@@ -15,6 +19,7 @@ pub mod http;
 mod level;
 mod methods;
 pub mod orphans;
+mod patience;
 mod places;
 mod replay;
 mod rounds;
@@ -37,6 +42,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::asks::Asks;
+use self::buffers::Buffers;
+pub use self::connection::ALPN_HTTP2;
+use self::places::Places;
 use self::replay::Replays;
 use self::session::Sessions;
 use self::streams::{Lasts, Streams};
@@ -47,6 +55,7 @@ use crate::gateway::{Change, Gateway};
 use crate::mcp::json::Limits;
 use crate::mcp::jsonrpc::Id;
 use crate::seal::Seal;
+use crate::telemetry::Listening;
 
 /// What all listeners share. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +63,8 @@ pub struct Service(Arc<Inner>);
 
 struct Inner {
     gateway: ArcSwap<Gateway>,
+    buffers: Arc<Buffers>,
+    places: Places,
     bounds: Listen,
     sessions: Sessions,
     calls: Arc<Semaphore>,
@@ -74,6 +85,8 @@ impl Service {
         let sessions = Sessions::new(seal, clock, bounds.session_seconds.value());
         Self(Arc::new(Inner {
             calls: Arc::new(Semaphore::new(bounds.max_concurrent_calls.size())),
+            buffers: Arc::new(Buffers::new(&bounds)),
+            places: Places::new(&bounds),
             gateway: ArcSwap::new(gateway),
             sessions,
             bounds,
@@ -108,6 +121,11 @@ impl Service {
     /// The bounds of messages and connections.
     pub fn bounds(&self) -> &Listen {
         &self.0.bounds
+    }
+
+    /// The bytes of messages that are held.
+    fn buffers(&self) -> &Arc<Buffers> {
+        &self.0.buffers
     }
 
     /// The bounds of one message's JSON.
@@ -161,6 +179,15 @@ impl Service {
     /// Calls under way.
     pub fn calls_under_way(&self) -> usize {
         self.0.bounds.max_concurrent_calls.size().saturating_sub(self.0.calls.available_permits())
+    }
+
+    /// What is in hand.
+    pub fn load(&self) -> Listening {
+        Listening {
+            connections: self.0.places.held() as u64,
+            calls: self.calls_under_way() as u64,
+            buffered_bytes: self.0.buffers.bytes() as u64,
+        }
     }
 
     /// Takes no new message, waits for the calls under way until `patience` ends, then cancels them and waits for their

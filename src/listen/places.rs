@@ -72,6 +72,11 @@ impl Places {
 }
 
 impl Places {
+    /// How many connections there are.
+    pub fn held(&self) -> usize {
+        self.held.lock().values().sum()
+    }
+
     /// Notes that a connection was turned away, and has the log say so: at once, then after each pause how many more they were.
     pub fn turned_away(&self, peer: IpAddr) {
         let peer = network(peer);

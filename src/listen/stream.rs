@@ -16,6 +16,8 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::asks::Back;
+use super::conduct::{PIECE, Sending};
+use super::patience::{Stage, Staged};
 use crate::mcp::framing::one_line;
 use crate::mcp::messages::Downstream;
 use crate::mcp::revision::Revision;
@@ -61,17 +63,63 @@ impl<T: Send + 'static> Drop for Enduring<T> {
 }
 
 /// A response body.
-pub enum Answer {
+pub struct Answer {
+    content: Content,
+    way: Way,
+}
+
+enum Content {
     /// All of it.
     Whole(Option<Bytes>),
     /// Events as they come; ends with its sender.
     Events(mpsc::Receiver<Bytes>),
 }
 
+/// Who waits until the answer is gone.
+enum Way {
+    Nobody,
+    /// The connection, for its next request.
+    Alone {
+        _until: Until,
+    },
+    /// Who looks whether the client takes it.
+    Among(Sending),
+}
+
+/// The end of an answer: its connection waits for the next request.
+struct Until(Arc<Staged>);
+
+impl Drop for Until {
+    fn drop(&mut self) {
+        self.0.enter(Stage::Idle);
+    }
+}
+
 impl Answer {
     /// A body of these bytes.
     pub fn whole(body: impl Into<Bytes>) -> Self {
-        Self::Whole(Some(body.into()).filter(|body| !body.is_empty()))
+        Self { content: Content::Whole(Some(body.into()).filter(|body| !body.is_empty())), way: Way::Nobody }
+    }
+
+    /// A body of events as they come.
+    pub fn events(events: mpsc::Receiver<Bytes>) -> Self {
+        Self { content: Content::Events(events), way: Way::Nobody }
+    }
+
+    /// The only answer of its connection until it is gone.
+    pub fn alone(self, stage: Arc<Staged>) -> Self {
+        Self { way: Way::Alone { _until: Until(stage) }, ..self }
+    }
+
+    /// One of several answers of a connection.
+    pub fn among(self, sending: Sending) -> Self {
+        Self { way: Way::Among(sending), ..self }
+    }
+
+    /// The events that it is to send; `None` where all of it is there.
+    #[cfg(test)]
+    pub fn into_events(self) -> Option<mpsc::Receiver<Bytes>> {
+        if let Content::Events(events) = self.content { Some(events) } else { None }
     }
 }
 
@@ -80,20 +128,27 @@ impl Body for Answer {
     type Error = std::convert::Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-            Self::Events(events) => events.poll_recv(context).map(|event| event.map(|event| Ok(Frame::data(event)))),
+        let Self { content, way } = self.get_mut();
+        let polled = match (&mut *content, &*way) {
+            (Content::Whole(Some(body)), Way::Among(_)) if body.len() > PIECE => Poll::Ready(Some(body.split_to(PIECE))),
+            (Content::Whole(body), _) => Poll::Ready(body.take()),
+            (Content::Events(events), _) => events.poll_recv(context),
+        };
+        if let Way::Among(sending) = way {
+            // It is asked for more only once the client has room for that.
+            sending.moves(matches!(polled, Poll::Ready(Some(_))));
         }
+        polled.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
+        matches!(self.content, Content::Whole(None))
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        match self {
-            Self::Whole(body) => http_body::SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Events(_) => http_body::SizeHint::default(),
+        match &self.content {
+            Content::Whole(body) => http_body::SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            Content::Events(_) => http_body::SizeHint::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ use http::{HeaderMap, Response};
 use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
 
+use super::buffers::Buffers;
 use super::changes::{self, Changes};
 use super::exchange::Outgoing;
 use super::http::Exchange;
@@ -42,12 +43,16 @@ impl Exchange {
         let mut running =
             // Boxed by itself, its state of some 8 KB is made where it stays; in the task it would first be made here, then copied there.
             Enduring::new(&tasks, async move { Box::pin(Exchange::message(&self, gateway, caller, &headers, &body, &back, &cancel)).await });
+        let counted = |text: Bytes| service.buffers().answer(&agent, text);
         let first = tokio::select! {
             biased;
             // What was said in the same moment goes before the answer.
-            outgoing = &mut running => match downstream.rest().collect::<Vec<_>>() {
-                said if said.is_empty() => Err(outgoing.whole()),
-                said => Err(with_all(said, &outgoing)),
+            mut outgoing = &mut running => match downstream.rest().collect::<Vec<_>>() {
+                said if said.is_empty() => {
+                    outgoing.body = counted(outgoing.body);
+                    Err(outgoing.whole())
+                }
+                said => Err(events(Answer::whole(counted(with_all(said, &outgoing))))),
             },
             first = downstream.next(), if streams => Ok(Some(first)),
             () = tokio::time::sleep(KEEP_ALIVE), if streams => Ok(None),
@@ -64,9 +69,8 @@ impl Exchange {
 }
 
 /// An answer that is there, behind what its call had to say.
-fn with_all(said: Vec<Bytes>, outgoing: &Outgoing) -> Response<Answer> {
-    let all: Vec<u8> = said.iter().chain([&outgoing.body]).flat_map(|message| event(message)).collect();
-    events(Answer::whole(all))
+fn with_all(said: Vec<Bytes>, outgoing: &Outgoing) -> Bytes {
+    said.iter().chain([&outgoing.body]).flat_map(|message| event(message)).collect()
 }
 
 /// An answer that begins before its call has ended.
@@ -74,9 +78,10 @@ fn stream(service: &Service, agent: &Arc<str>, first: Option<Bytes>, started: St
     let (events, body) = mpsc::channel(4);
     let session = started.downstream.session().cloned();
     let recording = session.as_ref().and_then(|(name, _)| service.replays().begin(agent, name));
+    let counted = (Arc::clone(service.buffers()), Arc::clone(agent));
     let is_primed = session.is_some_and(|(_, revision)| revision >= Revision::V2025_11_25);
     tokio::spawn(async move {
-        let out = Out { events, recording };
+        let out = Out { events, recording, counted };
         if is_primed && let Some(recording) = &out.recording {
             // With an id to come back with, a client has lost nothing whenever the stream breaks.
             let _ = out.events.send(recording.event(b"")).await;
@@ -98,6 +103,8 @@ struct Out {
     events: mpsc::Sender<Bytes>,
     /// Kept for a client that comes back; there is none for an agent of 2026-07-28, to whom a lost stream is lost.
     recording: Option<Recording>,
+    /// What counts large answers, and for whom.
+    counted: (Arc<Buffers>, Arc<str>),
 }
 
 impl Out {
@@ -130,7 +137,8 @@ impl Out {
 
     async fn send(&self, message: &[u8]) -> bool {
         let event = self.recording.as_ref().map_or_else(|| event(message), |recording| recording.event(message));
-        self.events.send(event).await.is_ok()
+        let (buffers, agent) = &self.counted;
+        self.events.send(buffers.answer(agent, event)).await.is_ok()
     }
 }
 
@@ -190,7 +198,7 @@ pub(super) fn standalone(service: Service, principal: Principal, session: Sessio
 }
 
 fn event_stream(body: mpsc::Receiver<Bytes>) -> Response<Answer> {
-    events(Answer::Events(body))
+    events(Answer::events(body))
 }
 
 fn events(answer: Answer) -> Response<Answer> {
@@ -208,6 +216,7 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::config::Listen;
     use crate::listen::replay::Replays;
     use crate::mcp::messages::Downstream;
 
@@ -225,7 +234,8 @@ mod tests {
         let running = Enduring::new(&TaskTracker::new(), async { ended.await.unwrap_or_else(|_| Outgoing::accepted()) });
         let (send, mut events) = mpsc::channel(4);
         let started = Started { running, downstream: Arc::clone(&downstream) };
-        tokio::spawn(async move { Out { events: send, recording: None }.pump(None, started).await });
+        let counted = (Arc::new(Buffers::new(&Listen::default())), Arc::from("agent:a"));
+        tokio::spawn(async move { Out { events: send, recording: None, counted }.pump(None, started).await });
 
         let alive = || Some(Bytes::from_static(ALIVE));
         assert_eq!(next(&mut events).await, (alive(), 0), "the silence before the stream began has been 15 s");
@@ -246,7 +256,7 @@ mod tests {
         let recording = replays.begin(&"agent:a".into(), &"own".into()).unwrap();
         let first = String::from_utf8(recording.event(b"").to_vec()).unwrap();
         let id = first.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
-        let Answer::Events(mut events) = taken_up(replays.take_up("own", id).unwrap()).into_body() else { panic!("no stream") };
+        let mut events = taken_up(replays.take_up("own", id).unwrap()).into_body().into_events().unwrap();
 
         assert_eq!(next(&mut events).await, (Some(Bytes::from_static(ALIVE)), 15));
         assert_eq!(next(&mut events).await, (Some(Bytes::from_static(ALIVE)), 15));

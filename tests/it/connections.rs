@@ -64,7 +64,7 @@ async fn a_client_that_reads_slowly_gets_its_whole_answer() {
 #[tokio::test]
 async fn a_connection_that_nobody_uses_is_closed_before_and_after_a_request() {
     let upstream = Upstream::start().await;
-    let site = Site::of(&upstream).listen("header_timeout_ms: 200");
+    let site = Site::of(&upstream).listen("header_timeout_ms: 200").listen("idle_timeout_ms: 200");
     let gateway = site.serve().await;
     soon("the end", connect(&gateway, [127, 0, 0, 1]).await.read_to_end(&mut Vec::new())).await.unwrap();
     let mut open = gateway.nobody().say("GET /elsewhere HTTP/1.1\r\nHost: localhost\r\n\r\n").await;

@@ -97,6 +97,11 @@ impl Ask {
     }
 
     fn bytes(&self) -> Vec<u8> {
+        self.on_wire(true)
+    }
+
+    /// What is sent; `is_last` on its connection, or not.
+    pub fn on_wire(&self, is_last: bool) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.verb, self.path);
         let has = |name: &str| self.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
         if !has("host") {
@@ -106,7 +111,8 @@ impl Ask {
             head += &format!("Content-Length: {}\r\n", self.body.len());
         }
         self.headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
-        [head.as_bytes(), b"Connection: close\r\n\r\n", &self.body].concat()
+        let end: &[u8] = if is_last { b"Connection: close\r\n\r\n" } else { b"\r\n" };
+        [head.as_bytes(), end, &self.body].concat()
     }
 }
 
@@ -189,7 +195,13 @@ impl Client {
         Self { address, key }
     }
 
-    fn signed(&self, ask: &Ask) -> Ask {
+    /// Where it connects.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same request with the client's key, if it has one and the request has none.
+    pub fn signed(&self, ask: &Ask) -> Ask {
         match &self.key {
             Some(key) if !ask.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization")) => {
                 ask.clone().with("Authorization", &format!("Bearer {key}"))
@@ -218,6 +230,13 @@ impl Client {
         let mut socket = soon("a connection", TcpStream::connect(self.address)).await.unwrap();
         socket.write_all(text.as_bytes()).await.unwrap();
         Open { socket: BufReader::new(Box::pin(socket)) }
+    }
+
+    /// Says these bytes on a connection that is there, and nothing else.
+    pub async fn say_on(&self, socket: impl Socket + 'static, text: &str) -> Open {
+        let mut socket: Pin<Box<dyn Socket>> = Box::pin(socket);
+        let _ = socket.write_all(text.as_bytes()).await;
+        Open { socket: BufReader::new(socket) }
     }
 
     /// Sends on a connection of its own, if there is anybody to connect to.
@@ -333,8 +352,19 @@ impl Open {
         rest
     }
 
+    /// Says more.
+    pub async fn say(&mut self, text: &[u8]) {
+        let _ = self.socket.write_all(text).await;
+        let _ = self.socket.flush().await;
+    }
+
     /// Everything.
     pub async fn answer(mut self) -> Answer {
+        self.next().await
+    }
+
+    /// The next answer of the connection.
+    pub async fn next(&mut self) -> Answer {
         let mut answer = self.head().await;
         if answer.header("transfer-encoding") == Some("chunked") {
             while let Some(chunk) = self.chunk().await {
