@@ -38,6 +38,7 @@ mod framing;
 mod freezes;
 mod fuzz_corpus;
 mod headers;
+mod hostile;
 mod http2;
 mod identity;
 #[path = "../incidents/mod.rs"]
