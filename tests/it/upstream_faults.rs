@@ -76,7 +76,7 @@ const UNABLE: Expected = stays("client_capability_missing unknown");
 const SAID: Expected = stays("tool_error");
 
 /// What each fault is told as, by way: JSON and events of 2026-07-28, the same of 2025-11-25, HTTP+SSE, and pipes of both eras.
-const TABLE: [(&str, [Expected; 7]); 39] = [
+const TABLE: [(&str, [Expected; 7]); 40] = [
     ("refuses", [GONE, GONE, GONE, GONE, GONE, GONE, GONE]),
     ("hangs", [LATE, LATE, LATE, LATE, LATE, NO, NO]),
     ("answers never", [LATE, LATE, LATE, LATE, LATE, LATE, LATE]),
@@ -114,6 +114,7 @@ const TABLE: [(&str, [Expected; 7]); 39] = [
     ("no object", [ANSWER, ANSWER, ANSWER, ANSWER, ANSWER, ANSWER, ANSWER]),
     ("error", [BROKEN, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN, BROKEN]),
     ("tool error", [SAID, SAID, SAID, SAID, SAID, SAID, SAID]),
+    ("banners", [NO, NO, NO, NO, NO, FINE, FINE]),
     ("babbles", [NO, NO, NO, NO, LOST, STRANGE, STRANGE]),
     ("goes deaf", [NO, NO, NO, NO, NO, LATE, LATE]),
 ];

@@ -58,30 +58,9 @@ impl Fault {
             "huge" => say(&json!({"jsonrpc": "2.0", "id": id, "result": {"text": "x".repeat(50_000_000)}})),
             "no json" => write(b"nonsense"),
             word @ ("doubled" | "cut off" | "without result" | "deep" | "bad text") => unreadable(id, word),
-            "resets midway" => {
-                let mut out = std::io::stdout().lock();
-                let _ = out.write_all(b"{\"jsonrpc\":\"2.0\",").and_then(|()| out.flush());
-                exit(5);
-            }
-            "exits" => exit(5),
-            "exits after" => {
-                answer(id, n);
-                exit(0);
-            }
-            "leaves an heir" => {
-                let mut heir = Command::new(std::env::current_exe().expect("a path"));
-                drop(heir.arg("heir").stdin(Stdio::inherit()).stdout(Stdio::inherit()).process_group(0).spawn().expect("a child"));
-                exit(0);
-            }
             "leaves zombies" => {
                 (0..3).for_each(|_| drop(Command::new("/bin/true").stdin(Stdio::null()).stdout(Stdio::null()).spawn()));
                 answer(id, n);
-            }
-            "multiplies" => {
-                let one = || {
-                    Command::new(std::env::current_exe().expect("a path")).arg("heir").stdin(Stdio::piped()).stdout(Stdio::null()).spawn()
-                };
-                (0..MOST).for_each(|_| std::mem::forget(one()));
             }
             "floods" => {
                 (0..2_000).for_each(|_| {
@@ -97,7 +76,6 @@ impl Fault {
                 say(&json!({"jsonrpc": "2.0", "id": "s", "method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}}));
                 answer(id, n);
             }
-            "never ends" => self.never_end(params["_meta"]["progressToken"].clone()),
             "doubled inside" => {
                 let line = json!({"jsonrpc": "2.0", "id": id, "result": answered(n)}).to_string();
                 write(line.replace("\"content\"", "\"a\":1,\"a\":2,\"content\"").as_bytes());
@@ -121,8 +99,39 @@ impl Fault {
                 println!("Welcome!\n\n{{\"half\":\n[1,2]\n\u{1b}[2J");
                 answer(id, n);
             }
+            word => self.process_fails(word, id, params),
+        }
+    }
+
+    /// What a process does that is of no use any more, or is its answer all the same.
+    fn process_fails(&self, word: &str, id: &Value, params: &Value) {
+        let n = &params["arguments"]["n"];
+        match word {
+            "resets midway" => {
+                let mut out = std::io::stdout().lock();
+                let _ = out.write_all(b"{\"jsonrpc\":\"2.0\",").and_then(|()| out.flush());
+                exit(5);
+            }
+            "exits" => exit(5),
+            "exits after" => {
+                answer(id, n);
+                exit(0);
+            }
+            "leaves an heir" => {
+                let mut heir = Command::new(std::env::current_exe().expect("a path"));
+                drop(heir.arg("heir").stdin(Stdio::inherit()).stdout(Stdio::inherit()).process_group(0).spawn().expect("a child"));
+                exit(0);
+            }
+            "multiplies" => {
+                let one = || {
+                    Command::new(std::env::current_exe().expect("a path")).arg("heir").stdin(Stdio::piped()).stdout(Stdio::null()).spawn()
+                };
+                (0..MOST).for_each(|_| std::mem::forget(one()));
+            }
             "babbles" => (0..20_000).for_each(|_| write(b"{\"not\": \"mcp\"}")),
             "goes deaf" => park(),
+            "never ends" => self.never_end(params["_meta"]["progressToken"].clone()),
+            // What begins before the call does not show in its answer.
             _ => answer(id, n),
         }
     }

@@ -104,7 +104,10 @@ impl Server {
                 updated(message["params"]["uri"].as_str().unwrap_or_default());
             }
             "tools/list" => self.list(id),
-            "tools/call" => self.call(id, &message["params"]),
+            "tools/call" => match self.fault.as_ref().filter(|_| ["act", "look"].iter().any(|tool| message["params"]["name"] == *tool)) {
+                Some(fault) => fault.call(id, &message["params"]),
+                None => self.call(id, &message["params"]),
+            },
             "notifications/cancelled" => self.cancelled(&message["params"]["requestId"]),
             "subscriptions/listen" => {
                 self.listens = id.clone();
@@ -142,9 +145,6 @@ impl Server {
     }
 
     fn call(&mut self, id: &Value, params: &Value) {
-        if let (Some(fault), Some("act" | "look")) = (&self.fault, params["name"].as_str()) {
-            return fault.call(id, params);
-        }
         match params["name"].as_str().unwrap_or_default() {
             "die" => exit(5),
             "die_answering" => {

@@ -127,7 +127,8 @@ impl Faulty {
                     "deep",
                     "bad text",
                 ];
-                let goes_on = ["leaves zombies", "floods", "progress after", "asks", "never ends", "state unasked", "off schema"];
+                let goes_on =
+                    ["leaves zombies", "banners", "floods", "progress after", "asks", "never ends", "state unasked", "off schema"];
                 let asks = ["state in a result", "questions unasked"];
                 let answers = ["no object", "error", "tool error"];
                 [&keeps[..], &goes_on, &asks, &answers].concat().contains(&self.fault)
