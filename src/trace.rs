@@ -22,8 +22,8 @@ pub use self::otlp::Exporter;
 use crate::config::Otlp;
 use crate::telemetry::Exported;
 
-/// The bits of an invocation's id that are random, beside those that say of which sort it is (RFC 9562, 5.7).
-const RANDOM: u64 = (1 << 62) - 1;
+/// The bits of an invocation's id that are drawn for each: those before them count within a millisecond, so that ids sort (RFC 9562, 6.2).
+const RANDOM: u64 = (1 << 32) - 1;
 
 /// A stage of the request path, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,7 +147,7 @@ pub struct Traces(Option<Way>);
 #[derive(Debug)]
 struct Way {
     follow_parent: bool,
-    /// Of so many calls in 2^62.
+    /// Of so many calls in 2^32.
     share: u64,
     send: mpsc::Sender<Told>,
     counts: Exported,

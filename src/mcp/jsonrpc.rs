@@ -261,7 +261,7 @@ mod tests {
         let parts = ["", "{", "\"jsonrpc\"", ":\"2.0\"", ",\"id\":7", ",\"result\":", "{}", "}", ""];
         for at in 0..parts.len() - 1 {
             for (space, is_json) in [(" \t\r\n", true), ("\u{c}", false)] {
-                let text = parts[..=at].concat() + space + &parts[at + 1..].concat();
+                let text = parts[..=at].concat() + space + parts[at + 1..].concat().as_str();
                 assert_eq!(plain_result(text.as_bytes()).is_some(), is_json, "{text:?}");
             }
         }
