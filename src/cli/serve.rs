@@ -1,5 +1,7 @@
 //! `doorward serve`: start-up, what it prints, reload and stop.
 
+mod listener;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +9,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 
+use self::listener::bind;
+pub(super) use self::listener::tls;
 use super::{Context, Failure, approvals, check, descriptors, exposed, local, person, status};
 use crate::audit::Opened;
 use crate::audit::anchor::{Anchors, Source};
@@ -16,12 +19,12 @@ use crate::audit::filler::{self, Filler, SPARE_BYTES};
 use crate::audit::record::{Kind, Record};
 use crate::audit::retention::PruneError;
 use crate::clock::Clock;
-use crate::config::{Config, Fault, Listen};
+use crate::config::{Config, Fault};
 use crate::gateway::{Assembly, Folders, Gateway, LogOrigin, Teller, Versions, config_version};
 use crate::listen::admin::{Asked, Command, Socket};
 use crate::listen::orphans::Orphans;
 use crate::listen::workers::Workers;
-use crate::listen::{ALPN_HTTP2, Service, console, http};
+use crate::listen::{Service, console, http};
 use crate::policy::watch::{Watch, Watched};
 use crate::sandbox::Ground;
 use crate::upstream::Report;
@@ -460,17 +463,6 @@ fn freezes(running: &Running, number: i64) -> serde_json::Value {
     serde_json::json!({ "in_force": freezes.is_in_force(number), "tools": freezes.covered(number, names) })
 }
 
-async fn bind(config: &Config) -> Result<TcpListener, Failure> {
-    let address = config.listen.http;
-    TcpListener::bind(address).await.map_err(|error| {
-        let help = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; another gateway may run already, or take a free port with `listen: { http: 127.0.0.1:0 }`",
-            _ => "",
-        };
-        Failure::Other(format!("listen.http {address}: {error}{help}"))
-    })
-}
-
 fn announce(context: &Context, config: &Config, gateway: &Gateway, listener: &TcpListener, console: Option<&TcpListener>) {
     let scheme = if config.listen.tls.is_some() { "https" } else { "http" };
     let address = listener.local_addr().unwrap_or(config.listen.http);
@@ -481,21 +473,4 @@ fn announce(context: &Context, config: &Config, gateway: &Gateway, listener: &Tc
     }
     eprintln!("configuration {}, audit log {}", context.file.display(), AsRef::<std::path::Path>::as_ref(&config.audit.dir).display());
     eprint!("{}", check::overview(gateway.catalog(), gateway.policy(), None));
-}
-
-/// The listener's TLS, from the files that the configuration names.
-pub(super) fn tls(listen: &Listen) -> Result<Option<TlsAcceptor>, Failure> {
-    use rustls_pki_types::pem::PemObject;
-    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-    let Some(files) = &listen.tls else { return Ok(None) };
-    let fault = |file: &std::path::Path, error: &dyn std::fmt::Display| Fault::file(file, format!("cannot be used for TLS: {error}"));
-    let chain = CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.map_err(|error| fault(&files.certificate, &error))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| fault(&files.key, &error))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let versions = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = versions.and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
-    let mut config = config.map_err(|error| fault(&files.certificate, &error))?;
-    config.alpn_protocols = listen.http2.serve.then(|| ALPN_HTTP2.to_vec()).into_iter().chain([b"http/1.1".to_vec()]).collect();
-    Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }

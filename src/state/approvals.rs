@@ -289,7 +289,7 @@ mod tests {
         state
             .database()
             .execute_batch(
-                "DROP TABLE spent; DROP TABLE spent_target; DROP TABLE spent_at; DROP TABLE replay; DROP TABLE replay_room; DROP TABLE webhook; DROP TABLE met; DROP TABLE made; DROP TABLE approval_yes; DROP TABLE approval; DROP TABLE freeze; PRAGMA user_version = 1",
+                "DROP TABLE objective; DROP TABLE spent; DROP TABLE spent_target; DROP TABLE spent_at; DROP TABLE replay; DROP TABLE replay_room; DROP TABLE webhook; DROP TABLE met; DROP TABLE made; DROP TABLE approval_yes; DROP TABLE approval; DROP TABLE freeze; PRAGMA user_version = 1",
             )
             .unwrap();
         drop(state);

@@ -113,7 +113,8 @@ async fn an_agent_that_takes_no_answer_gets_no_further_one() {
     let upstream = Upstream::start().await;
     upstream.does("save", Does::Result(text(&"x".repeat(12 << 20))));
     let site = Site::of(&upstream).defaults(&upstream, "max_result_bytes: 33554432");
-    let gateway = site.listen("max_buffered_bytes: 20971520").serve().await;
+    let site = site.listen("max_buffered_bytes: 20971520");
+    let gateway = site.serve().await;
     let socket = TcpSocket::new_v4().unwrap();
     // More than the kernel holds for a client that takes nothing.
     socket.set_recv_buffer_size(16 << 10).unwrap();
