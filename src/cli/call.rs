@@ -1,6 +1,7 @@
 //! `doorward call`: one call through the whole gateway.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -185,14 +186,39 @@ fn tell(body: &Value) {
         eprintln!("  rules       {}", table::safe(&rules.join(", ")));
     }
     eprintln!("  effect      {}", text("effect"));
+    if let Some(wait) = body.get("retry_after_ms").and_then(Value::as_u64) {
+        eprintln!("  again in    {}", told(Duration::from_millis(wait)));
+    }
     eprintln!("  next        {}", text("suggestion"));
     eprintln!("  invocation  {}", text("invocation"));
+}
+
+/// A wait as people say it: never shorter than it is.
+fn told(wait: Duration) -> String {
+    match wait.as_millis() {
+        ..1_000 => format!("{} ms", wait.as_millis()),
+        ..120_000 => format!("{} s", wait.as_millis().div_ceil(1_000)),
+        ..7_200_000 => format!("{} min", wait.as_millis().div_ceil(60_000)),
+        long => format!("{} h", long.div_ceil(3_600_000)),
+    }
+}
+
+/// What the agent is warned of, that will be refused before long.
+fn tell_warning(warning: &Value) {
+    let (text, number) = (|key: &str| table::safe(warning[key].as_str().unwrap_or("-")), |key: &str| warning[key].as_u64().unwrap_or(0));
+    let what = match warning.get("loop") {
+        Some(_) => format!("loop rule {}: {} {} times", text("loop"), text("what"), number("times")),
+        None => format!("budget {}: {} of {} {}", text("budget"), number("used"), number("of"), text("figure")),
+    };
+    eprintln!("doorward: {what}; {}", text("suggestion"));
 }
 
 fn tell_content(result: &Value, failed: bool) {
     if let Some(call) = result.pointer("/_meta/dev.doorward~1replayed/invocation").and_then(Value::as_str) {
         eprintln!("doorward: not called again; this is the result of invocation {}", table::safe(call));
     }
+    let warnings = result.pointer("/_meta/dev.doorward~1warnings").and_then(Value::as_array);
+    warnings.into_iter().flatten().for_each(tell_warning);
     let mut out = String::new();
     for block in result.get("content").and_then(Value::as_array).into_iter().flatten() {
         match block.get("text").and_then(Value::as_str) {

@@ -221,3 +221,21 @@ async fn a_file_can_leave_tools_alone_or_have_no_rules_and_a_reload_forgets_noth
     reload(&site, &format!("{SHIPPED}loops: []\n")).await;
     assert_eq!(codes(&gateway, "up__save", &["a"; 6]).await, ["ok"; 6]);
 }
+
+#[tokio::test]
+async fn people_who_call_are_told_of_the_warning_and_of_the_wait() {
+    let (_upstream, site) = site().await;
+    let _gateway = site.serve().await;
+    let again = async || site.run(&["call", "up__save", "text=a", "--as", "demo"]).await;
+    assert_eq!(again().await.err, "");
+    assert_eq!(again().await.err, "");
+    let warned = again().await;
+    assert!(warned.code == 0 && warned.err.starts_with("doorward: loop rule P1: same_call 3 times; use the result"), "{warned:?}");
+    again().await;
+
+    let refused = again().await;
+
+    assert_eq!(refused.code, 4, "{refused:?}");
+    let wait = refused.err.lines().find_map(|line| line.strip_prefix("  again in    ")).unwrap_or_else(|| panic!("{refused:?}"));
+    assert!(wait.ends_with(" s"), "{wait}");
+}
