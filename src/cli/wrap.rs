@@ -191,15 +191,18 @@ impl Wrapped {
     }
 
     fn limits(&self) -> String {
-        let none = "limits: []\nrequests: { per_agent: 100000/s, failures_per_peer: 5/s }\n".to_owned();
-        match &self.rate {
-            None => none,
-            Some(rate) => format!(
-                "limits: [ {{ id: RATE, per: [], of: \"*\", rate: {rate} }} ]\nrequests: {{ per_agent: 100000/s, failures_per_peer: 5/s }}\n"
-            ),
-        }
+        let rate = self.rate.as_ref().map(|rate| format!("{{ id: RATE, per: [], of: \"*\", rate: {rate} }}")).unwrap_or_default();
+        format!("limits: [ {rate} ]\n{WARNINGS}requests: {{ per_agent: 100000/s, failures_per_peer: 5/s }}\n")
     }
 }
+
+/// Clients that share one name repeat each other, so what goes round in circles is told of it and not stopped.
+const WARNINGS: &str = "loops:
+  - { id: P1, of: \"*\", when: same_call, warn: 3, window: 10min }
+  - { id: P3, of: \"*\", tiers: [read], when: same_result, warn: 3, window: 10min }
+  - { id: P4, of: \"*\", when: alternation, warn: 4, window: 10min }
+  - { id: P5, of: \"*\", when: failures, warn: 3, window: 10min }
+";
 
 /// Wraps the server and serves until the client leaves or a signal comes.
 pub async fn run(_: &Context, args: &Args) -> Result<u8, Failure> {

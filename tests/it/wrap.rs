@@ -108,6 +108,19 @@ async fn without_a_prefix_tools_have_their_own_names() {
 }
 
 #[tokio::test]
+async fn the_same_call_again_and_again_is_told_of_and_not_stopped() {
+    let site = Site::empty();
+    let mut pipe = wrapped(&site, &[]);
+    let mut warned = Vec::new();
+    for _ in 0..7 {
+        let answer = pipe.call("notes__list_notes", json!({})).await;
+        assert_eq!(code(&answer), "ok", "{answer}");
+        warned.push(answer["result"]["_meta"]["dev.doorward/warnings"][0]["loop"] == "P1");
+    }
+    assert_eq!(warned, [false, false, true, true, true, true, true]);
+}
+
+#[tokio::test]
 async fn two_at_once_share_one_state_folder() {
     let site = Site::empty();
     let mut one = wrapped(&site, &[]);
