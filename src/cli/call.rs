@@ -197,8 +197,8 @@ fn tell(body: &Value) {
 fn told(wait: Duration) -> String {
     match wait.as_millis() {
         ..1_000 => format!("{} ms", wait.as_millis()),
-        ..120_000 => format!("{} s", wait.as_millis().div_ceil(1_000)),
-        ..7_200_000 => format!("{} min", wait.as_millis().div_ceil(60_000)),
+        1_000..120_000 => format!("{} s", wait.as_millis().div_ceil(1_000)),
+        120_000..7_200_000 => format!("{} min", wait.as_millis().div_ceil(60_000)),
         long => format!("{} h", long.div_ceil(3_600_000)),
     }
 }
