@@ -263,7 +263,7 @@ async fn what_was_not_told_is_told_after_a_restart_and_what_waits_no_more_is_not
     let mut expected = [format!("{waits}-requested"), format!("{used}-approved"), format!("{lost}-requested")];
     expected.sort();
     assert_eq!(ids, expected);
-    let given_up = tellings(&site, &used).into_iter().find(|one| one[2].starts_with("given up")).unwrap();
+    let given_up = until("the end", async || tellings(&site, &used).into_iter().find(|one| one[2].starts_with("given up"))).await;
     assert!(given_up[2].starts_with("given up: the call waits no more; the last try: no connection"), "{given_up:?}");
     gateway.stop().await;
     assert_eq!(receiver.got(3).await.len(), 3);
