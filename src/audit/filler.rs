@@ -196,8 +196,8 @@ const TURN: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A burst: so many records or more from one look to the next, some thousand calls a second.
 const BURST: u64 = 2_000;
-/// So many records are taken in whatever the machine does: what is stored in one transaction. Questions read as many from the log in a third of a
-/// second.
+/// So many records are taken in whatever the machine does: what is stored in one transaction. A question that finds as many waiting reads them in
+/// 0.4 s.
 const FAR: u64 = 16 * CHUNK as u64;
 /// Between two turns, though this process wrote nothing: others may have, and segments may be gone.
 const LONG: Duration = Duration::from_secs(600);
