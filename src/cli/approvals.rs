@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::serve::LAST_MESSAGES;
+use super::running::LAST_MESSAGES;
 use super::{Context, Failure, arguments, table};
 use crate::approval::{Message, Shown};
 use crate::audit::disk::Disk;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
-use super::serve::{Running, tell_opened};
+use super::running::{Rounds, Running};
+use super::serve::tell_opened;
 use super::{Failure, exposed};
 use crate::config::Config;
 use crate::gateway::{Assembly, Folders, LogOrigin};
@@ -40,18 +41,12 @@ pub(super) async fn serve(
 ) {
     let serving = stdio::serve(running.service.clone(), principal, transport, None, reader, writer);
     let mut serving = std::pin::pin!(serving);
-    let mut counted = tokio::time::interval(Duration::from_secs(1));
+    let mut rounds = Rounds::begin();
     loop {
         tokio::select! {
             () = &mut serving => return,
             Some(event) = events.recv() => running.take(event),
-            _ = counted.tick() => {
-                running.assembly.shared().audit.store_counted();
-                running.assembly.look_for_freezes();
-                running.assembly.keep_spent();
-                running.expire().await;
-                running.assembly.look_at_objectives(&running.service.gateway());
-            }
+            round = rounds.next() => running.go_round(round).await,
         }
     }
 }

@@ -16,6 +16,7 @@ mod local;
 mod person;
 mod policy;
 mod replays;
+mod running;
 mod schema;
 mod serve;
 mod status;

@@ -8,7 +8,7 @@ mod objectives;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::serve::Running;
+use super::running::Running;
 use super::{Context, Failure, table};
 use crate::listen::admin::{self, Command};
 use crate::upstream::{Load, Standing};

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::serve::{Running, tell_opened};
+use super::running::{Rounds, Running};
+use super::serve::tell_opened;
 use super::{Context, Failure, check, local, tools};
 use crate::audit::record::{Kind, Record};
 use crate::catalog::lock::{self, Definition, Lock};
@@ -255,17 +255,13 @@ async fn listen(
     let listener = TcpListener::bind(address).await.map_err(|error| Failure::Other(format!("--listen {address}: {error}")))?;
     eprintln!("listening on http://{}{}", listener.local_addr()?, running.service.bounds().path);
     tokio::spawn(http::serve(running.service.clone(), listener, None, Workers::start()?));
-    let mut counted = tokio::time::interval(Duration::from_secs(1));
+    let mut rounds = Rounds::begin();
     let mut ended = std::pin::pin!(local::terminated());
     loop {
         tokio::select! {
             () = &mut ended => return Ok("SIGTERM"),
             Some(event) = events.recv() => running.take(event),
-            _ = counted.tick() => {
-                running.assembly.shared().audit.store_counted();
-                running.assembly.look_for_freezes();
-                running.assembly.keep_spent();
-            }
+            round = rounds.next() => running.go_round(round).await,
         }
     }
 }

@@ -100,6 +100,12 @@ impl Assembly {
         let clock = self.shared().audit.clock().clone();
         let _ = tokio::task::spawn_blocking(move || store(&limits, &state, &clock)).await;
     }
+
+    /// Forgets what counts no more of rates, loops and budgets, off the runtime's workers. To be called every minute or so.
+    pub fn sweep_limits(&self) {
+        let Some(limits) = self.built() else { return };
+        let _nobody_waits = tokio::task::spawn_blocking(move || limits.sweep());
+    }
 }
 
 fn store(limits: &Limits, state: &State, clock: &Clock) {

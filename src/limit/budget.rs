@@ -428,6 +428,11 @@ impl Budget {
         self.spent.is_dirty.store(true, Ordering::Relaxed);
     }
 
+    /// Forgets keys of which nothing counts any more.
+    pub fn sweep(&self, now: u64) {
+        self.spent.sweep(now);
+    }
+
     /// Calls that went on with a warning and calls that were refused, since the start.
     pub fn counts(&self) -> (u64, u64) {
         (self.spent.warned.load(Ordering::Relaxed), self.spent.refused.load(Ordering::Relaxed))
@@ -460,16 +465,19 @@ impl Spent {
         !is_full()
     }
 
-    /// Forgets keys of which nothing counts any more and everything is kept.
+    /// Forgets keys of which nothing counts any more.
     fn sweep(&self, now: u64) {
         let (oldest, mut gone) = (self.oldest(now), 0);
         self.purses.retain(|_, purse| {
             purse.forget(oldest);
-            let stays = purse.is_dirty || !purse.slices.is_empty() || !purse.targets.is_empty();
+            let stays = !purse.slices.is_empty() || !purse.targets.is_empty();
             gone += usize::from(!stays);
             stays
         });
-        self.keys.fetch_sub(gone, Ordering::Relaxed);
+        let had = self.keys.fetch_sub(gone, Ordering::Relaxed);
+        if gone > had / 2 {
+            self.purses.shrink_to_fit();
+        }
     }
 
     /// The first slice that counts still, for the database.

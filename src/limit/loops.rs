@@ -398,7 +398,10 @@ impl Counts {
             gone += usize::from(!stays);
             stays
         });
-        self.keys.fetch_sub(gone, Ordering::Relaxed);
+        let had = self.keys.fetch_sub(gone, Ordering::Relaxed);
+        if gone > had / 2 {
+            self.streaks.shrink_to_fit();
+        }
     }
 }
 

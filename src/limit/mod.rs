@@ -393,7 +393,7 @@ impl Limits {
         self.hasher.hash_one(network(peer))
     }
 
-    /// Drops the buckets that are full again; for a task that runs every minute or so.
+    /// Drops the buckets that are full again, and what counts no more of loops and budgets; for a task that runs every minute or so.
     pub fn sweep(&self) {
         self.every().for_each(|limit| limit.buckets.sweep());
         self.usage.sweep();

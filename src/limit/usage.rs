@@ -386,6 +386,7 @@ impl Usage {
     pub fn sweep(&self) {
         let now = self.timeline.now_ms();
         self.loops.iter().for_each(|rule| rule.sweep(now));
+        self.budgets.iter().for_each(|held| held.budget.sweep(now));
     }
 
     /// What each loop rule has done.

@@ -190,3 +190,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn keys_of_which_nothing_counts_are_forgotten_by_a_sweep_though_nobody_needs_the_room() {
+    let time = Time::standing();
+    let asking = Asking::new(budget(&time, WINDOW, [Some(1), None, None, None, None]));
+    let keys = || (asking.budget.spent.purses.len(), asking.budget.spent.keys.load(Ordering::Relaxed));
+    let sweep = || asking.budget.sweep(asking.budget.spent.timeline.now_ms());
+    assert_eq!(asking.told("a", "x", 1), "yes");
+    pass(&time, 60 * SLICE);
+    assert_eq!(asking.told("b", "x", 1), "yes");
+    sweep();
+    assert_eq!(keys(), (2, 2), "the first still counts");
+    pass(&time, SLICE);
+    sweep();
+    assert_eq!(keys(), (1, 1));
+    assert_eq!(asking.told("a", "x", 1), "yes");
+    assert_eq!(asking.told("b", "x", 1), format!("calls after {}", 60 * SLICE));
+}

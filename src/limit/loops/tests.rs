@@ -194,3 +194,15 @@ fn the_number_of_what_is_watched_is_bounded_and_those_inside_are_watched_as_ever
     assert_eq!((told(199, later), told(199, later)), ("pass".to_owned(), "block".to_owned()));
     assert_eq!(rule.standing().watched, 1);
 }
+
+#[test]
+fn what_is_over_is_forgotten_by_a_sweep_though_nobody_needs_the_room() {
+    let rule = rule(When::SameCall, Steps { block: Some(2), ..Steps::default() });
+    let told = |number: u64, now: u64| make(&rule, call(0, number), Some(ends(1)), now);
+    assert_eq!((told(0, 10), told(1, 20)), ("pass".to_owned(), "pass".to_owned()));
+    rule.sweep(10 + WINDOW);
+    assert_eq!(rule.standing().watched, 2, "the first counts to the end of its window");
+    rule.sweep(11 + WINDOW);
+    assert_eq!(rule.standing().watched, 1);
+    assert_eq!(told(1, 20 + WINDOW), "block");
+}
