@@ -5,10 +5,10 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use governor::clock::{Clock, FakeRelativeClock, QuantaClock, Reference};
+use governor::clock::{Clock, FakeRelativeClock, Reference};
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
@@ -20,16 +20,15 @@ pub struct Time(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    Machine { clock: QuantaClock, start: <QuantaClock as Clock>::Instant },
+    /// Since when. Not governor's default clock, which spins for up to 200 ms when it begins, to learn how fast the processor counts.
+    Machine(Instant),
     Test(FakeRelativeClock),
 }
 
 impl Time {
     /// The machine's monotonic time.
     pub fn machine() -> Self {
-        let clock = QuantaClock::default();
-        let start = clock.now();
-        Self(Source::Machine { clock, start })
+        Self(Source::Machine(Instant::now()))
     }
 
     /// Time that stands still until [`Time::advance`]; clones share it.
@@ -50,7 +49,7 @@ impl Clock for Time {
 
     fn now(&self) -> Nanos {
         match &self.0 {
-            Source::Machine { clock, start } => clock.now().duration_since(*start),
+            Source::Machine(start) => start.elapsed().into(),
             Source::Test(clock) => clock.now(),
         }
     }
