@@ -23,7 +23,7 @@ pub struct Labels {
     /// agent keeps what it has read; up to an eighth more.
     pub window_s: Bound<28_800, 60, 2_592_000>,
     /// The agents whose run ids (`dev.doorward/run`) somebody else than the agent chooses, such as an orchestrator: what one run has met says
-    /// nothing of another. Of all others a new run id changes nothing. Default none.
+    /// nothing of another, and loops and budgets count each by itself. Of all others a new run id changes nothing. Default none.
     pub runs_of: Vec<String>,
     /// Runs of one agent that are told apart: 1 to 65536, default 1024. At the bound the labels of the oldest count for all runs of the agent.
     pub max_runs: Bound<1_024, 1, 65_536>,

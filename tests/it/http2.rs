@@ -109,6 +109,38 @@ async fn a_client_that_takes_back_what_it_asks_loses_its_connection() {
 }
 
 #[tokio::test]
+async fn what_is_taken_back_counts_less_what_is_answered() {
+    let (upstream, _site, mut gateway) = gateway(&["http2: { max_resets: 3 }"]).await;
+    upstream.does("save", Does::Hangs);
+    let mut two = Http2::begin(&gateway.client()).await;
+    let save = gateway.client().signed(&Ask::call("up__save", json!({})));
+    let (mut sent, mut taken_back) = (0, 0);
+
+    // Each has reached the server when it is taken back, so that no bound of the protocol's own counts it.
+    for (takes_back, answered) in [(3, 2), (2, 0)] {
+        for _ in 0..takes_back {
+            let hung = two.open(&save).await.unwrap();
+            sent += 1;
+            upstream.got(sent).await;
+            drop(hung);
+            taken_back += 1;
+            upstream.abandoned(taken_back).await;
+        }
+        for _ in 0..answered {
+            assert_eq!(two.send(&echo(&gateway, "between")).await.unwrap().code(), "ok");
+            sent += 1;
+        }
+    }
+    let once_more = two.open(&save).await.unwrap();
+    upstream.got(sent + 1).await;
+    drop(once_more);
+
+    counted(&mut gateway, "taken_back").await;
+    assert!(two.send(&echo(&gateway, "after")).await.is_err());
+    a_good_call_is_answered(&gateway).await;
+}
+
+#[tokio::test]
 async fn a_rapid_reset_in_one_piece_ends_its_connection() {
     let (upstream, _site, mut gateway) = gateway(&[]).await;
     let mut socket = TcpStream::connect(gateway.client().address()).await.unwrap();
