@@ -15,7 +15,7 @@ use harness::{
     floor, process,
     report::{self, DOORWARD, FLOOR, Footprint},
     run::{self, Contestant, Pace, Server, Shape},
-    scale, sessions, shed,
+    scale, sessions, shed, siege,
     upstream::{self, Upstream},
 };
 
@@ -56,6 +56,9 @@ struct Options {
     /// What a call costs that is turned away because there is too much to do.
     #[arg(long)]
     shed: bool,
+    /// What good callers see beside 2,000 hostile connections and under attack.
+    #[arg(long)]
+    siege: bool,
     /// Print a process id and keep it under load, for a profiler.
     #[arg(long)]
     profile: bool,
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         None if options.scale => scale::run(options.eras()[0], options.pace(), &options.durability),
         None if options.sessions => sessions::run(&options.durability),
         None if options.shed => shed::run(options.pace(), &options.durability),
+        None if options.siege => siege::run(options.pace(), &options.durability),
         None => compare(&options),
     };
     match done {

@@ -63,10 +63,15 @@ impl Setup {
         }
         let mut setup = Setup { folder, key: String::new() };
         finish(&mut setup.command(&["tools", "pin"]), PATIENCE)?;
-        let printed = finish(&mut setup.command(&["agent", "add", "bench", "--json"]), PATIENCE)?;
-        let made: serde_json::Value = serde_json::from_str(&printed)?;
-        setup.key = made["key"].as_str().ok_or("`doorward agent add --json` printed no `key`")?.into();
+        setup.key = setup.key_of("bench")?;
         Ok(setup)
+    }
+
+    /// Has a key made for an agent.
+    pub fn key_of(&self, agent: &str) -> Result<String> {
+        let printed = finish(&mut self.command(&["agent", "add", agent, "--json"]), PATIENCE)?;
+        let made: serde_json::Value = serde_json::from_str(&printed)?;
+        Ok(made["key"].as_str().ok_or("`doorward agent add --json` printed no `key`")?.into())
     }
 
     /// Starts the gateway and has it answer one call.

@@ -11,6 +11,7 @@ pub mod run;
 pub mod scale;
 pub mod sessions;
 pub mod shed;
+pub mod siege;
 pub mod tools;
 pub mod upstream;
 pub mod wire;
