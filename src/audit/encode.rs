@@ -50,8 +50,8 @@ impl Entry {
 impl Record<'_> {
     /// The record's canonical bytes for this origin and time.
     pub fn encode(&self, origin: &str, now: Moment) -> Entry {
-        // 1 KiB holds all but records with large arguments: one allocation.
-        let mut fields = Fields(Vec::with_capacity(1024 + self.args.as_ref().map_or(0, |args| args.len())));
+        // Holds all but records with large arguments: one allocation, of a size that glibc keeps at hand (up to 1,032 bytes).
+        let mut fields = Fields(Vec::with_capacity(1_000.max(2 * self.args.as_ref().map_or(0, |args| args.len()))));
         self.fields_before_seq(&mut fields, origin, now);
         fields.key("seq");
         let seq_at = fields.0.len();
