@@ -360,6 +360,23 @@ mod tests {
         assert_eq!(offers, Offers { completions: false, logging: false, ..Offers::ALL });
     }
 
+    #[test]
+    fn what_one_of_several_servers_can_do_the_gateway_can() {
+        let text = br#"{"tools":{},"resources":{"subscribe":true},"logging":{}}"#;
+        let some = Offers::of(&json::parse(text, json::Limits::default()).unwrap(), false);
+        let others = Offers { prompts: true, completions: true, ..Offers::default() };
+        assert_eq!((some.union(others), others.union(some)), (Offers::ALL, Offers::ALL));
+        assert_eq!(some.union(Offers::default()), some);
+    }
+
+    #[test]
+    fn a_client_is_named_with_its_version_and_within_bounds() {
+        let named = |info: &str| client_name(&json::parse(info.as_bytes(), json::Limits::default()).unwrap());
+        assert_eq!(named(r#"{"name":"editor","version":"1.2"}"#), "editor/1.2");
+        assert_eq!(named(r#"{"name":5}"#), "?/?");
+        assert_eq!(named(&format!(r#"{{"name":"{}","version":"1"}}"#, "ä".repeat(65))), format!("{}/1", "ä".repeat(64)));
+    }
+
     fn refused(method: Method, params: &str) -> (Code, i32) {
         read(method, params, |read| read.map(|_| ()).map_err(|error| (error.code(), error.jsonrpc())).unwrap_err())
     }
@@ -374,6 +391,17 @@ mod tests {
         let complete = r#"{"ref":{"type":"ref/resource","uri":"x:{y}"},"argument":{"name":"y","value":""}}"#;
         assert_eq!(named(Method::Complete, complete), (Kind::Resource, "x:{y}".to_owned()));
         assert_eq!(refused(Method::Complete, r#"{"ref":{"type":"ref/prompt","name":"p"}}"#), (Code::MalformedRequest, -32602));
+    }
+
+    #[test]
+    fn a_progress_token_may_be_as_long_as_an_id() {
+        let with = |token: String| format!(r#"{{"name":"t","_meta":{{"progressToken":{token}}}}}"#);
+        for token in [format!("\"{}\"", "t".repeat(MAX_ID_BYTES)), format!("1.{}", "0".repeat(MAX_ID_BYTES - 2))] {
+            read(Method::CallTool, &with(token), |read| assert!(read.is_ok()));
+        }
+        for token in [format!("\"{}\"", "t".repeat(MAX_ID_BYTES + 1)), format!("1.{}", "0".repeat(MAX_ID_BYTES - 1))] {
+            assert_eq!(refused(Method::CallTool, &with(token)), (Code::MalformedRequest, -32602));
+        }
     }
 
     #[test]
