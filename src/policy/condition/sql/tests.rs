@@ -237,6 +237,19 @@ fn nested(times: usize) -> Vec<(&'static str, String)> {
 }
 
 #[test]
+fn brackets_nest_sixteen_deep_and_no_deeper() {
+    let sql = condition(Database::Postgres, READS);
+    let nested = |open: &str, close: &str, times: usize| format!("select {}1{}", open.repeat(times), close.repeat(times));
+    for (open, close) in [("(", ")"), ("coalesce(", ")")] {
+        assert_eq!(sql.permits(&nested(open, close, 16)), Ok(true));
+        for times in [17, 18, 19, 24] {
+            let told = sql.permits(&nested(open, close, times)).unwrap_err();
+            assert_eq!(told.to_string(), "the argument is more SQL than is looked through", "{times}");
+        }
+    }
+}
+
+#[test]
 fn no_nesting_exhausts_the_stack_of_a_worker() {
     let read = || {
         for database in [Database::Postgres, Database::MySql, Database::Sqlite, Database::MsSql, Database::Ansi] {
