@@ -253,3 +253,32 @@ async fn settle(watched: &Watched, inbox: &mut mpsc::Receiver<Signal>) -> Result
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use notify::Event;
+    use notify::event::{CreateKind, DataChange, RemoveKind};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_half_written_is_waited_for_whoever_reads_it_meanwhile() {
+        let watched = Watched::folders(vec![PathBuf::from("/p")]);
+        let mut written = HashSet::new();
+        let mut after = |kind: EventKind, path: &str| watched.all_closed(&Event::new(kind).add_path(path.into()), &mut written);
+        let close = |mode| EventKind::Access(AccessKind::Close(mode));
+        let write = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        assert!(after(EventKind::Create(CreateKind::File), "/p/policy.csv"));
+        assert!(!after(write, "/p/policy.csv"));
+        for by_readers in
+            [EventKind::Access(AccessKind::Open(AccessMode::Any)), EventKind::Access(AccessKind::Read), close(AccessMode::Read)]
+        {
+            assert!(!after(by_readers, "/p/policy.csv"), "{by_readers:?}");
+        }
+        assert!(!after(close(AccessMode::Write), "/p/roles.csv"), "another file's end");
+        assert!(after(close(AccessMode::Write), "/p/policy.csv"));
+        assert!(!after(write, "/p/policy.csv"));
+        assert!(after(EventKind::Remove(RemoveKind::File), "/p/policy.csv"));
+        assert!(after(write, "/p/policy.csv~") && after(write, "/p/below/policy.csv"), "files that do not count");
+    }
+}
