@@ -362,6 +362,7 @@ mod tests {
             (Kind::Text, [texts(&["dev"; 30]).collect(), vec![json!("prod")]].concat(), 1, "nothing in common that would last"),
             (Kind::Text, once("/etc/hosts"), 1, "nothing in common"),
             (Kind::Text, once("/srv/other/1"), 1, "nothing in common"),
+            (Kind::Text, many("//N"), 1, "nothing in common"),
             (Kind::Number, many("N"), 1, "nothing in common"),
             (Kind::Text, many("/srv/docs/../N"), 1, "can be read in more than one way"),
             (Kind::Text, many("hmac:ab12:N"), 1, "30 of 30 calls have it stored in a form that cannot be read"),

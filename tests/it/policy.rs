@@ -381,6 +381,7 @@ fn odd_and_wrong_conditions_are_told() {
     };
     let (allow, deny) = (row("allow", "read"), row("deny", "any"));
     assert_eq!(told(&allow, "  c: { argument: /x, eq: 1 }\n"), "");
+    assert!(told(&allow, "  - c\n").contains("expected conditions by name"), "{}", told(&allow, "  - c\n"));
     assert_eq!(told(&allow, "  c: { argument: /x, eq: 1 }\n  d: { argument: /x, eq: 1 }\n"), "unused-condition");
     assert_eq!(told(&allow, "  c: { argument: /x/*, eq: 1 }\n"), "");
     for test in ["glob: /srv/ws/**", "prefix: [a, /srv/ws/]", "regex: /srv/ws/.*", "regex: \"(?:/srv|/tmp)/.*\"", "regex: '^\\/srv'"] {
@@ -502,6 +503,9 @@ fn odd_rows_load_with_a_warning() {
         ("p, R1, agent:demo, demo__nope_*, read, -, allow\n", vec![Lint::CoversNothing]),
         ("p, R1, agent:demo, demo__merge*, read, -, allow\n", vec![Lint::CoversNothing]),
         ("p, R1, agent:demo, github__merge, read, -, allow\n", vec![Lint::NoSuchTier]),
+        // Which addresses there are is the server's to say.
+        ("p, R1, agent:demo, resource:demo:note://later, read, -, allow\n", vec![]),
+        ("p, R1, agent:demo, resource:demo:later://*, read, -, allow\n", vec![]),
         ("p, R1, role:nobody, demo__*, read, -, allow\n", vec![Lint::UnusedRole]),
         ("p, R1, agent:ghost, demo__*, read, -, allow\n", vec![Lint::UnknownAgent]),
         ("p, R1, agent:demo, *, read, -, allow\n", vec![Lint::OverBroad]),
