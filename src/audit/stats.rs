@@ -296,4 +296,30 @@ mod tests {
         assert!(near(0.5, 500) && near(0.9, 900) && near(0.99, 990));
         assert_eq!(Latencies::default().quantile(0.5), None);
     }
+
+    #[test]
+    fn the_busiest_come_first_by_calls_and_refusals_together() {
+        let mut named = Named::default();
+        for (name, calls, refused) in [("both", 1, 1), ("calls", 3, 0), ("refusals", 0, 5), ("a tie", 2, 0)] {
+            let slot = named.slot(name);
+            (0..calls).for_each(|_| named.tallies[slot].1.add(Event::Call));
+            named.tallies[slot].1.add(Event::Refused(refused));
+        }
+        let order: Vec<&str> = named.sorted().into_iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(order, ["refusals", "calls", "a tie", "both"]);
+    }
+
+    #[test]
+    fn every_record_is_in_the_sums_of_its_time_and_of_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        super::super::index::tests::write(dir.path(), "main", 7, 2, 60);
+        let logs = Logs::in_dir(dir.path()).unwrap();
+        let sums = |since, until| logs.stats(since, until, None).unwrap();
+        let all = sums(None, None);
+        let (first, last) = all.span.unwrap();
+        let middle = Some(first + (last - first) / 2);
+        let (before, after) = (sums(None, middle).records, sums(middle, None).records);
+        assert!(before > 0 && after > 0);
+        assert_eq!((all.records, before + after, sums(None, Some(first)).records), (120, 120, 0));
+    }
 }

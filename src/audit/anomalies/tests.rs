@@ -112,6 +112,16 @@ fn the_same_call_again_and_again_is_told_and_different_ones_are_not() {
 }
 
 #[test]
+fn calls_that_are_alike_are_not_taken_together_across_agents_or_tools() {
+    let half = |agent: u64, target| {
+        let record = Record { agent: Some(format!("bot-{agent}").into()), ..call(target, 5) };
+        std::iter::repeat_n(record, REPEATED as usize / 2).map(|record| (NINE, record))
+    };
+    let today = (0..400).flat_map(|agent| half(agent, "up__read").chain(half(agent, "up__list")));
+    assert!(!kinds(&found(today.collect())).contains(&"repeated_calls"));
+}
+
+#[test]
 fn a_burst_of_refusals_is_told_counting_those_of_a_flood() {
     let flood = |count| Record { agent: Some("bot".into()), count: Some(count), ..Record::new(Kind::Coalesced) };
     let told = found(vec![(NINE, flood(500))]);
