@@ -70,6 +70,31 @@ fn every_range_is_checked_from_the_seal_before_it() {
 }
 
 #[test]
+fn parts_of_a_log_whose_tree_began_anew_are_held_against_their_own_tree() {
+    let mut made = Maker::new("main", "owner");
+    made.records(7).rotate().records(5).begin_anew().records(3).rotate().records(4).checkpoint();
+    let dir = folder(&made.made);
+    let report = check(dir.path(), &Asked { from: Some(19), ..Asked::default() });
+    assert_eq!((report.findings.as_slice(), report.unread, report.signed.unwrap().last), (&[][..], Some(18), 23));
+}
+
+#[test]
+fn two_claims_of_one_key_about_the_same_records_cannot_both_be_true_read_or_not() {
+    let made = sealed("owner");
+    let mut other = Maker::new("main", "owner");
+    other.records(14);
+    other.append(&Record { action: Some("other".into()), ..Record::new(Kind::Lifecycle) });
+    other.rotate();
+    let mut known = trust(&made.made);
+    known.anchors.extend(trust(&other.made).anchors);
+    let dir = folder(&made.made);
+    let report = check(dir.path(), &Asked { from: Some(31), ..asked(known) });
+    assert_eq!(report.findings.len(), 1, "{report:#?}");
+    assert_eq!((report.findings[0].seq, report.unread), (Some(16), Some(30)));
+    assert!(report.findings[0].what.contains("another root than"), "{report:#?}");
+}
+
+#[test]
 fn since_the_newest_anchor_only_its_segment_and_later_ones_are_read() {
     let mut made = sealed("owner").made;
     made.anchors.truncate(4);

@@ -305,6 +305,18 @@ fn every_tampering_is_found_and_the_first_wrong_place_is_named() {
 }
 
 #[test]
+fn a_part_that_is_wrong_from_its_first_record_on_is_told_from_there() {
+    let scene = Scene::new();
+    let mut lines = lines(&scene.made);
+    lines[30].1 = lines[30].1.replacen("2026-11-21T10:", "2026-11-21T11:", 1);
+    chained_anew(&mut lines);
+    let dir = folder(&with_lines(&scene.made, &lines));
+    let report = check(dir.path(), &Asked { from: Some(31), ..Asked::default() });
+    assert_eq!((report.findings[0].seq, report.unread), (Some(31), Some(30)));
+    assert_eq!(report.findings[0].what, "of the records 31 to 45 at least one is not what was signed");
+}
+
+#[test]
 fn a_log_signed_anew_by_a_thief_is_found_by_the_root_key_a_key_or_an_anchor_alone_and_told_as_unseen_without() {
     let owner = sealed("owner");
     let thief = sealed("thief").made;
