@@ -217,6 +217,36 @@ async fn a_log_written_anew_with_a_chain_that_holds_is_found() {
 }
 
 #[tokio::test]
+async fn a_segment_that_nothing_got_into_is_no_evidence_and_goes() {
+    for empty in ["00000000000000000009.jsonl", "00000000000000000012.jsonl"] {
+        let disk = stopped(3).await;
+        let before = disk.list().unwrap();
+        disk.put(empty, b"");
+        let log = open(&disk);
+        assert_eq!(disk.list().unwrap(), [before, vec!["00000000000000000009.jsonl".to_owned()]].concat(), "{empty}");
+        drop(log);
+        assert_eq!(sound(&disk), NONE);
+    }
+}
+
+#[tokio::test]
+async fn a_seal_that_covers_no_more_than_the_newest_checkpoint_does_not_replace_it() {
+    let disk = SimulatedDisk::new();
+    let (log, clock) = with_clock(&disk);
+    calls(&log, 2).await;
+    clock.set(NOW + 10_000 * MILLISECOND);
+    log.tick();
+    let before = vouched(&disk).unwrap();
+    log.rotate();
+    for _ in 0..8 {
+        log.tick();
+        let newest = vouched(&disk).unwrap();
+        assert!(newest == before || newest.size > before.size, "{newest:?}");
+    }
+    assert_eq!((before.size, vouched(&disk).unwrap().size), (5, 6));
+}
+
+#[tokio::test]
 async fn a_missing_key_and_a_missing_checkpoint_are_found() {
     let disk = stopped(1).await;
     disk.remove_keys();

@@ -141,8 +141,16 @@ async fn what_comes_during_a_sync_for_many_is_written_meanwhile_and_told_after_t
     for append in many.iter_mut().chain(&mut later) {
         assert!(append.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
+    disk.let_one_through();
+    for append in alone.into_iter().chain(many) {
+        append.await.unwrap();
+    }
+    disk.wait_until_held();
+    for append in &mut later {
+        assert!(append.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "told before its own sync");
+    }
     disk.faults(|faults| faults.hold_syncs = false);
-    for append in alone.into_iter().chain(many).chain(later) {
+    for append in later {
         append.await.unwrap();
     }
     drop(log);
