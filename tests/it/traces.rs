@@ -195,8 +195,10 @@ async fn how_a_call_failed_stands_at_its_span_and_at_the_stage() {
         .policy("p, R1, agent:demo, up__*, read, -, allow\np, D1, agent:demo, up__typed, any, -, deny\n");
     upstream.does("echo", Does::Disconnects);
     let gateway = site.serve().await;
-    for (tool, code) in [("up__typed", "policy_denied"), (CANARY, "tool_not_found"), ("up__echo", "upstream_disconnected")] {
-        assert_eq!(gateway.client().call(tool, json!({ "text": CANARY })).await.code(), code);
+    for (tool, code) in
+        [("up__typed", "policy_denied"), ("up__save", "policy_denied"), (CANARY, "tool_not_found"), ("up__echo", "upstream_disconnected")]
+    {
+        assert_eq!(gateway.client().call(tool, json!({ "text": CANARY })).await.code(), code, "{tool}");
     }
     let mut failing = crate::support::upstream::text(CANARY);
     failing["isError"] = true.into();
@@ -212,16 +214,18 @@ async fn how_a_call_failed_stands_at_its_span_and_at_the_stage() {
         let below = stages(&spans, &call);
         let at: Vec<_> = below.iter().filter(|span| failed(span).is_some()).map(|span| span.name.as_str()).collect();
         assert_eq!(failed(&call).as_deref(), texts(&call.attributes)["error.type"].as_str());
-        told.push((call.name.clone(), failed(&call).unwrap(), at.join(",")));
+        let rules = texts(&call.attributes)["doorward.rules"].as_str().unwrap_or_default().to_owned();
+        told.push([call.name.clone(), failed(&call).unwrap(), at.join(","), rules]);
     }
     let expected = [
-        ("tools/call up__typed", "policy_denied", "decide"),
-        ("tools/call", "tool_not_found", "resolve"),
-        ("tools/call up__echo", "upstream_disconnected", "forward"),
-        ("tools/call up__echo", "tool_error", "forward"),
-        ("resources/read", "method_not_found", "resolve"),
+        ["tools/call up__typed", "policy_denied", "decide", "D1"],
+        // R1 nearly permits it, which decides nothing.
+        ["tools/call up__save", "policy_denied", "decide", ""],
+        ["tools/call", "tool_not_found", "resolve", ""],
+        ["tools/call up__echo", "upstream_disconnected", "forward", "R1"],
+        ["tools/call up__echo", "tool_error", "forward", "R1"],
+        ["resources/read", "method_not_found", "resolve", ""],
     ];
-    let expected = expected.map(|(name, code, stage)| (name.to_owned(), code.to_owned(), stage.to_owned()));
     assert_eq!(told, expected);
     assert!(!collector.has(CANARY));
 }

@@ -13,6 +13,7 @@ use crate::catalog::Kind;
 use crate::error::Error;
 use crate::mcp::messages::Method;
 use crate::mcp::respond::Ending;
+use crate::policy::DEFAULT_DENY;
 use crate::trace::{Context, Marks, Stage, Told, Traces};
 
 /// Characters of a request's id that a span keeps.
@@ -85,7 +86,10 @@ impl Trail<'_> {
         add("doorward.invocation", Some(self.id_text.clone()));
         add("doorward.agent", Some(self.caller.principal.name().to_owned()));
         add("doorward.policy_version", Some(self.policy_version.to_owned()));
-        let rules: Vec<&str> = self.rules.iter().map(|rule| rule.as_str()).collect();
+        // Those that refused it, or else those that permitted it. Where no rule permits it, an error names such as nearly would have.
+        let refused = outcome.as_ref().err().filter(|error| error.reason() != Some(DEFAULT_DENY)).map_or(&[][..], Error::rule_ids);
+        let permitted = || self.rules.iter().map(|rule| rule.as_str()).collect();
+        let rules: Vec<&str> = if refused.is_empty() { permitted() } else { refused.iter().map(String::as_str).collect() };
         add("doorward.rules", (!rules.is_empty()).then(|| rules.join(",")));
         add("doorward.attempts", (self.intent.is_some()).then(|| self.attempt.to_string()));
         add("doorward.effect", outcome.as_ref().err().map(|error| error.effect().as_str().to_owned()));
