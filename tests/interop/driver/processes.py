@@ -15,6 +15,8 @@ from pathlib import Path
 READY_WITHIN_S = 30
 DONE_WITHIN_S = 90
 GONE_WITHIN_S = 5
+# Lines of it in a report.
+SAID = 40
 
 _running: set["Service"] = set()
 # The groups of `finish`, and whether any more may be started.
@@ -29,9 +31,12 @@ class Failed(Exception):
 class Service:
     """A process that runs until it is stopped; what it says is kept for the report of a failure."""
 
+    # How many of its last lines are kept; None keeps all.
+    KEPT: int | None = SAID
+
     def __init__(self, command: list[str], cwd: Path, env: dict[str, str] | None = None, stdin: int = subprocess.DEVNULL) -> None:
         self.name = " ".join(Path(word).name for word in command[:3])
-        self.tail: deque[str] = deque(maxlen=40)
+        self.tail: deque[str] = deque(maxlen=self.KEPT)
         self._lines: queue.Queue[str | None] = queue.Queue()
         _check_not_over()
         self._process = subprocess.Popen(
@@ -46,7 +51,8 @@ class Service:
             start_new_session=True,
         )
         _running.add(self)
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Waits for a line that matches, and for nothing else."""
@@ -62,7 +68,13 @@ class Service:
 
     def said(self) -> str:
         """The last lines it wrote."""
-        return "".join(f"    | {line}" for line in self.tail)
+        return "".join(f"    | {line}" for line in list(self.tail)[-SAID:])
+
+    def end(self) -> list[str]:
+        """Makes it end, and answers the lines that are kept: with `KEPT` None all that it ever wrote."""
+        self.stop()
+        self._reader.join(GONE_WITHIN_S)
+        return list(self.tail)
 
     def is_over(self) -> bool:
         """Whether it ended, though nobody stopped it."""
@@ -91,8 +103,8 @@ class Service:
 class Dialogue(Service):
     """A process that is told something in a line and answers in one, which is a JSON object."""
 
-    def __init__(self, command: list[str], cwd: Path) -> None:
-        super().__init__(command, cwd, stdin=subprocess.PIPE)
+    def __init__(self, command: list[str], cwd: Path, env: dict[str, str] | None = None) -> None:
+        super().__init__(command, cwd, env, stdin=subprocess.PIPE)
 
     def ask(self, line: str) -> str:
         """Says a line and waits for the answer."""
