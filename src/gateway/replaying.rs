@@ -69,6 +69,7 @@ impl Gateway {
                 Claim::Held(claimed) => break claimed,
                 Claim::Other(call) => return Err(reused(&under_way(call))),
                 Claim::Taken(call, mut over) => {
+                    self.waits(trail);
                     let _place = match self.shared.replays.wait(&named.agent) {
                         Ok(place) if Instant::now() < until => place,
                         _ => return Err(runs(&under_way(call))),
@@ -87,6 +88,7 @@ impl Gateway {
         let found = self.shared.with_replays(move |replays| replays.look(&look)).await?;
         match found {
             Found::Free(free) => {
+                self.goes_on(trail, &admission.invocation().target.name)?;
                 trail.holds(Replays::hold(named, free, claimed));
                 replay::fresh(admission, trail.held()).map(Ok)
             }

@@ -41,11 +41,35 @@ impl Gateway {
         let admitted = limit::admit(&self.limits, permit, Coming { run, goes_on });
         let (admission, charge) = admitted.map_err(|refusal| match refusal {
             Refusal::Rate(error) => error,
-            Refusal::Spared(Spared::Loop(repeats)) => looped(&invocation.target.name, &repeats, self.shared.audit.clock().unix_nanos()),
-            Refusal::Spared(Spared::Budget(exhausted)) => used_up(&exhausted),
+            Refusal::Spared(spared) => self.spared(&invocation.target.name, &spared),
         })?;
         trail.charged(charge);
         Ok(admission)
+    }
+
+    /// A repeat waits for the call that it repeats: meanwhile it is in no loop.
+    pub(super) fn waits(&self, trail: &mut Trail<'_>) {
+        let Some(mut charge) = trail.take_charge() else { return };
+        self.limits.waits(&mut charge);
+        trail.charged(Some(charge));
+    }
+
+    /// It is no repeat after all, and goes on.
+    ///
+    /// # Errors
+    /// `loop_detected`.
+    pub(super) fn goes_on(&self, trail: &mut Trail<'_>, target: &str) -> Result<(), Error> {
+        let Some(mut charge) = trail.take_charge() else { return Ok(()) };
+        let counted = self.limits.goes_on(&mut charge);
+        trail.charged(Some(charge));
+        counted.map_err(|spared| self.spared(target, &spared))
+    }
+
+    fn spared(&self, target: &str, spared: &Spared) -> Error {
+        match spared {
+            Spared::Loop(repeats) => looped(target, repeats, self.shared.audit.clock().unix_nanos()),
+            Spared::Budget(exhausted) => used_up(exhausted),
+        }
     }
 
     /// Tells what the call has come to, and its agent of what it will not be able to do for long.

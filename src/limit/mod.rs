@@ -310,6 +310,19 @@ impl Limits {
         Ok(())
     }
 
+    /// Takes a call out of the loops that it was counted for while it waits for the one that it repeats.
+    pub fn waits(&self, charge: &mut Charge<'_>) {
+        self.usage.waits(charge);
+    }
+
+    /// Counts one again that has waited, and goes on by itself.
+    ///
+    /// # Errors
+    /// The loop that it would go on with.
+    pub fn goes_on(&self, charge: &mut Charge<'_>) -> Result<(), Spared> {
+        self.usage.goes_on(charge)
+    }
+
     /// Takes in how a call ended that was let on; `None` where it never left, so that nothing of it counts.
     pub fn ended(&self, charge: &Charge<'_>, ended: Option<Ended<'_>>) {
         match ended {

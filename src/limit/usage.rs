@@ -3,6 +3,8 @@
 //! Owns: which rules and budgets a call is asked about, under which keys, and that all let it on or none counts it. Leaves to `loops` and
 //! `budget` what each says.
 
+mod waiting;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -109,6 +111,8 @@ pub struct Charge<'d> {
     budgets: Vec<(u32, Charged)>,
     warned: Vec<Warned>,
     goes_on: bool,
+    /// Whether it waits for another call, and is counted for no loop.
+    waits: bool,
 }
 
 impl Charge<'_> {
@@ -263,7 +267,8 @@ impl Usage {
         if numbers.is_empty() && self.loops.is_empty() {
             return Ok(None);
         }
-        let mut charge = Charge { target, call: None, covering, budgets: Vec::new(), warned: Vec::new(), goes_on: coming.goes_on };
+        let (goes_on, waits) = (coming.goes_on, false);
+        let mut charge = Charge { target, call: None, covering, budgets: Vec::new(), warned: Vec::new(), goes_on, waits };
         if let Some(of) = of.filter(|_| !coming.goes_on && invocation.method == Method::CallTool && !self.loops.is_empty()) {
             let who = coming.run.map_or(agent.0, |run| agent.0.wrapping_add(hasher.hash_one(run)));
             let call = Call { who, call: digest::call(hasher, of.name, invocation.arguments.node()), target: of.name };
@@ -357,7 +362,7 @@ impl Usage {
 
     /// Takes back a call that never left.
     pub fn take_back(&self, charge: &Charge<'_>) {
-        if let Some((call, entered)) = charge.call {
+        if let Some((call, entered)) = charge.call.filter(|_| !charge.waits) {
             bits(charge.covering).for_each(|number| self.loops[number].take_back(call, entered));
         }
         if !charge.goes_on {

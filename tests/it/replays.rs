@@ -153,6 +153,38 @@ async fn a_repeat_of_what_still_runs_waits_so_long_and_no_longer() {
 }
 
 #[tokio::test]
+async fn repeats_that_wait_for_the_same_call_are_no_loop() {
+    let upstream = Upstream::start().await;
+    let limits = "limits: []\nloops: [{ id: P, of: \"*\", when: same_call, block: 3, window: 10min }]\n";
+    let site = site_of(&upstream, PLAIN, "wait_ms: 1000").limits(limits);
+    let gateway = site.serve().await;
+    let go = CancellationToken::new();
+    upstream.does("save", Does::Waits(go.clone()));
+    let mut calls = JoinSet::new();
+    let client = gateway.client();
+    calls.spawn(async move { save(&client, "k", "once").await });
+    upstream.got(1).await;
+    let mut repeats = JoinSet::new();
+    for _ in 0..12 {
+        let client = gateway.client();
+        repeats.spawn(async move { save(&client, "k", "once").await.told() });
+    }
+
+    let told = repeats.join_all().await;
+
+    assert_eq!(told, ["duplicate_in_flight none"; 12]);
+    go.cancel();
+    assert_eq!(calls.join_all().await[0].code(), "ok");
+    assert!(replayed(&save(&gateway.client(), "k", "once").await).is_some());
+    // What is a call of its own counts: the third is refused.
+    let mut codes = Vec::new();
+    for key in ["l", "m"] {
+        codes.push(save(&gateway.client(), key, "once").await.code());
+    }
+    assert_eq!((codes, upstream.calls().len()), (vec!["ok".to_owned(), "loop_detected".to_owned()], 2));
+}
+
+#[tokio::test]
 async fn a_call_with_a_key_outlives_the_connection_of_its_agent() {
     let (upstream, site) = site().await;
     let gateway = site.serve().await;
