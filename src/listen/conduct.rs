@@ -101,6 +101,15 @@ impl Working {
         self.is_answered = true;
         let back = &self.conduct.taken_back;
         let _ = back.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| taken.checked_sub(1));
+        self.sending()
+    }
+
+    /// Its body broke off: what is said of that reaches nobody, and its client has taken it back.
+    pub fn broke_off(self) -> Sending {
+        self.sending()
+    }
+
+    fn sending(&self) -> Sending {
         self.conduct.sending.fetch_add(1, Ordering::Relaxed);
         self.conduct.stuck.fetch_add(1, Ordering::Relaxed);
         Sending { conduct: Arc::clone(&self.conduct), is_stuck: true }

@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Service;
 use super::conduct::{Conduct, Misconduct};
-use super::http::{Exchange, large_head};
+use super::http::{BrokenOff, Exchange, large_head};
 use super::patience::{Patient, Stage};
 use super::stream::Answer;
 use crate::config::Listen;
@@ -160,7 +160,12 @@ async fn many(exchange: Exchange, socket: impl Socket) {
     let (own, unread) = (Arc::clone(&conduct), exchange.clone());
     let respond = service_fn(move |request| {
         let (exchange, working) = (exchange.clone(), conduct.begin());
-        async move { Ok::<_, Infallible>(exchange.answer(request).await.map(|answer| answer.among(working.answered()))) }
+        async move {
+            let answer = exchange.answer(request).await;
+            let has_broken_off = answer.extensions().get::<BrokenOff>().is_some();
+            let sending = if has_broken_off { working.broke_off() } else { working.answered() };
+            Ok::<_, Infallible>(answer.map(|answer| answer.among(sending)))
+        }
     });
     let mut connection = std::pin::pin!(server(bounds).serve_connection(TokioIo::new(socket), respond));
     let [idle, write, head] =

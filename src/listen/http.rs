@@ -343,7 +343,12 @@ impl Exchange {
                 (error, StatusCode::PAYLOAD_TOO_LARGE)
             }
             Ok(Err(Unread::Full(full))) => (admission::no_room(full), StatusCode::SERVICE_UNAVAILABLE),
-            Ok(Err(Unread::Broken)) => (Error::new(Code::MalformedRequest, "the body broke off"), StatusCode::BAD_REQUEST),
+            Ok(Err(Unread::Broken)) => {
+                let error = Error::new(Code::MalformedRequest, "the body broke off");
+                let mut response = self.refusal(&gateway, &caller, error, StatusCode::BAD_REQUEST).await;
+                response.extensions_mut().insert(BrokenOff);
+                return response;
+            }
             Err(_) => (Error::new(Code::MalformedRequest, "the body took too long"), StatusCode::REQUEST_TIMEOUT),
         };
         self.refusal(&gateway, &caller, error, status).await
@@ -357,6 +362,10 @@ impl Exchange {
         response
     }
 }
+
+/// Marks the answer to a request whose body broke off.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BrokenOff;
 
 /// What tells a client to come back with a token that has these scopes, which stand in quotes.
 pub(super) fn step_up(gateway: &Gateway, quoted: &str) -> Option<HeaderValue> {

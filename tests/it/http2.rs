@@ -141,6 +141,37 @@ async fn what_is_taken_back_counts_less_what_is_answered() {
 }
 
 #[tokio::test]
+async fn a_request_that_breaks_off_in_its_body_is_taken_back() {
+    let (upstream, _site, mut gateway) = gateway(&["http2: { max_resets: 3 }"]).await;
+    let mut two = Http2::begin(&gateway.client()).await;
+    let ask = echo(&gateway, "x");
+
+    for _ in 0..4 {
+        let (answer, mut body) = two.begin_ask(&ask).await.unwrap();
+        body.send_data(vec![b' '; 40_000].into(), false).unwrap();
+        // It is being read, so that no bound of the protocol's own counts it.
+        holding(&mut gateway, |bytes| bytes > 0).await;
+        drop((answer, body));
+        holding(&mut gateway, |bytes| bytes == 0).await;
+    }
+
+    counted(&mut gateway, "taken_back").await;
+    assert!(two.send(&ask).await.is_err());
+    assert!(upstream.calls().is_empty());
+    a_good_call_is_answered(&gateway).await;
+}
+
+/// Waits until so many bytes of messages are held.
+async fn holding(gateway: &mut Serving, is_right: impl Fn(u64) -> bool) {
+    until("bytes that are held", async || {
+        let metrics = gateway.console("/metrics").await.1;
+        let held = metrics.lines().find_map(|line| line.strip_prefix("doorward_buffered_bytes ")).unwrap().parse().unwrap();
+        is_right(held).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_rapid_reset_in_one_piece_ends_its_connection() {
     let (upstream, _site, mut gateway) = gateway(&[]).await;
     let mut socket = TcpStream::connect(gateway.client().address()).await.unwrap();
