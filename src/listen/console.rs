@@ -1,7 +1,7 @@
 //! Health and metrics for operators, on loopback: `/healthz`, `/readyz`, `/metrics`.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -11,21 +11,24 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use super::{Service, headers};
 
-/// Operators' connections at once.
+/// Operators' connections at once. One more ends the oldest: an answer takes no time, so whoever is there for long wants none.
 const MAX_CONNECTIONS: usize = 32;
 
 /// Serves until the service has stopped.
 pub async fn serve(service: Service, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((socket, _)) = listener.accept().await else { continue };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= MAX_CONNECTIONS {
+            open.pop_front().inspect(JoinHandle::abort);
+        }
         let service = service.clone();
-        tokio::spawn(async move {
+        open.push_back(tokio::spawn(async move {
             let answer = service_fn(move |request| {
                 let service = service.clone();
                 async move { Ok::<_, Infallible>(answer(&service, &request)) }
@@ -35,8 +38,7 @@ pub async fn serve(service: Service, listener: TcpListener) {
                 .header_read_timeout(std::time::Duration::from_secs(5))
                 .serve_connection(TokioIo::new(socket), answer);
             let _ = connection.await;
-            drop(place);
-        });
+        }));
     }
 }
 

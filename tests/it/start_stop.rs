@@ -2,9 +2,11 @@
 
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::serving::address_after;
 use crate::support::{Ask, Does, Site, Upstream, until};
 
 #[tokio::test]
@@ -126,6 +128,25 @@ async fn the_console_tells_health_and_metrics_and_only_to_this_machine() {
     assert_eq!(gateway.console("/other").await.0, 404);
     let (status, metrics) = gateway.console("/metrics").await;
     assert!(status == 200 && metrics.ends_with("# EOF\n") && metrics.contains("tool_not_found"), "{metrics}");
+}
+
+#[tokio::test]
+async fn those_who_ask_the_console_for_nothing_keep_nobody_from_it() {
+    let upstream = Upstream::start().await;
+    let site = Site::of(&upstream);
+    let mut gateway = site.serve().await;
+    let text = gateway.says("health and metrics at ").await;
+    let address = address_after(&text, "health and metrics at ");
+
+    // One after the other they would take up to five seconds for each 32 of them.
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        socket.write_all(b"GET /h").await.unwrap();
+        silent.push(socket);
+    }
+
+    assert_eq!(gateway.console("/healthz").await, (200, "alive\n".to_owned()));
 }
 
 #[tokio::test]

@@ -130,7 +130,8 @@ impl Drop for Serving {
     }
 }
 
-fn address_after(text: &str, words: &str) -> SocketAddr {
+/// The address that stands behind these words.
+pub fn address_after(text: &str, words: &str) -> SocketAddr {
     let rest = text.split(words).nth(1).unwrap().split("://").nth(1).unwrap();
     rest.split('/').next().unwrap().parse().unwrap()
 }
