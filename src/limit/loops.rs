@@ -68,7 +68,7 @@ pub(super) struct Call {
 /// How a call ended that had left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct How {
-    /// What stands for its result; `None` where there is none yet, since its server asks.
+    /// What stands for its result; `None` where there is none: its server asks, or somebody has stopped it.
     pub result: Option<u64>,
     /// Whether it failed.
     pub failed: bool,
@@ -307,6 +307,8 @@ impl Loop {
                     (streak.times, streak.first_ms) = (1, streak.last_ms);
                 }
             }
+            // One that was stopped, or that asks, is no success either.
+            When::Failures if how.result.is_none() => {}
             When::Failures if !how.failed => self.counts.remove(key, |_| true),
             When::Failures | When::SameResult | When::Alternation => self.go_on(key, call, how, now),
         }

@@ -160,6 +160,29 @@ async fn failures_in_a_row_are_stopped_whatever_the_arguments() {
 }
 
 #[tokio::test]
+async fn a_call_that_its_agent_stops_is_neither_a_failure_nor_a_success() {
+    let upstream = Upstream::start().await;
+    let row = "  - { id: F, of: \"up__save\", when: failures, block: 4, window: 10min }\n";
+    let site = Site::of(&upstream).limits(&rules(row));
+    let gateway = site.serve().await;
+    let stopped = async |before: usize| {
+        upstream.does("save", Does::Hangs);
+        let hangs = gateway.client().open(&Ask::call("up__save", json!({ "text": "x" }))).await;
+        upstream.got(before + 1).await;
+        drop(hangs);
+        site.ends(before + 1).await;
+        upstream.does("save", Does::Result(json!({ "content": [], "isError": true, "resultType": "complete" })));
+    };
+    stopped(0).await;
+    stopped(1).await;
+    assert_eq!(codes(&gateway, "up__save", &["a", "b"]).await, ["tool_error", "tool_error"]);
+
+    stopped(4).await;
+
+    assert_eq!(codes(&gateway, "up__save", &["c", "d"]).await, ["tool_error", "loop_detected"]);
+}
+
+#[tokio::test]
 async fn waiting_for_a_person_is_no_loop() {
     let upstream = Upstream::start().await;
     let row = "  - { id: P, of: \"*\", when: same_call, block: 2, window: 10min }\n";

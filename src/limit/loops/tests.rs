@@ -174,6 +174,15 @@ fn any_result_counts_where_the_rule_says_so() {
 }
 
 #[test]
+fn a_call_without_a_result_is_neither_a_failure_nor_a_success() {
+    let rule = rule(When::Failures, slow(2, 9));
+    let nothing = How { result: None, failed: false };
+    let told = |how, now| make(&rule, call(0, 0), Some(how), now);
+    assert_eq!([told(nothing, 0), told(ends(0), 1), told(nothing, 2), told(ends(0), 3)], ["pass", "pass", "warn 2", "warn 2"]);
+    assert_eq!([told(ends(1), 4), told(ends(0), 5)], ["warn 3", "pass"]);
+}
+
+#[test]
 fn another_tool_ends_what_is_counted_in_a_row_though_the_rule_is_not_about_it() {
     let rule = rule(When::SameResult, Steps { block: Some(3), ..Steps::default() });
     let told = |number: u64, now: u64| make(&rule, call(0, number), Some(ends(1)), now);
