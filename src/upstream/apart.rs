@@ -86,10 +86,7 @@ impl Apart {
             rest: (now, Backoff::new(RECONNECT.0, RECONNECT.1)),
         });
         if let Some(open) = entry.process.get().filter(|open| open.link.is_gone()) {
-            if open.began.elapsed() > entry.rest.1.longest() {
-                entry.rest.1.reset();
-            }
-            entry.rest.0 = now + entry.rest.1.step();
+            entry.rest.0 = now + entry.rest.1.after(open.began.elapsed());
             entry.process = Arc::default();
         }
         if entry.process.get().is_none() && entry.rest.0 > now {

@@ -31,9 +31,13 @@ impl Backoff {
         self.next = self.first;
     }
 
-    /// The longest wait.
-    pub fn longest(&self) -> Duration {
-        self.longest
+    /// The next wait after something that has held for so long: for longer than the longest wait, and it was well, so the series starts over. What
+    /// ends right after each start must not be started in a tight circle.
+    pub fn after(&mut self, held: Duration) -> Duration {
+        if held > self.longest {
+            self.reset();
+        }
+        self.step()
     }
 }
 
@@ -50,5 +54,15 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.step() <= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn what_held_for_longer_than_the_longest_wait_starts_over() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(800));
+        for whole in [100, 200, 400, 800, 800] {
+            let wait = backoff.after(Duration::from_millis(800));
+            assert!(wait >= Duration::from_millis(whole / 2) && wait <= Duration::from_millis(whole), "{wait:?} of {whole}");
+        }
+        assert!(backoff.after(Duration::from_millis(801)) <= Duration::from_millis(100));
     }
 }

@@ -56,11 +56,7 @@ async fn live(core: &Core) {
         if core.shared.stop.is_cancelled() {
             return;
         }
-        // A server that ends right after each start must not be started in a tight circle.
-        if connected.elapsed() > backoff.longest() {
-            backoff.reset();
-        }
-        let retry_in = backoff.step();
+        let retry_in = backoff.after(connected.elapsed());
         tracing::warn!(upstream = %core.shared.id, %reason, ?retry_in, "the tool server is not connected");
         core.state.send_replace(State::Failed { reason: reason.clone(), retry_in });
         core.shared.announce(Event::Lost { reason }).await;
