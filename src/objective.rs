@@ -305,6 +305,27 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_works_makes_nothing_burn() {
+        let (home, clock) = (tempfile::tempdir().unwrap(), Clock::fixed(1_800_000_000_000_000_000));
+        let (_state, objectives) = opened(home.path(), &clock);
+        let catalog = catalog("slo: 90%/30d, on_burn: slow, burn: { over_1h: 5, over_6h: 100 }");
+        let tool = &catalog.tools()[0];
+        for _ in 0..20 {
+            assert_eq!(objectives.count(tool, true), None);
+        }
+        clock.pass(MINUTE * 30);
+        // Five of 25: a burn rate of 2.
+        for _ in 0..5 {
+            assert_eq!(objectives.count(tool, false), None);
+        }
+        // Those that worked are older than an hour now, and five of six are a burn rate of more than 8.
+        clock.pass(MINUTE * 31);
+        assert_eq!((objectives.count(tool, true), objectives.follows(tool)), (None, None));
+        assert!(standing(&objectives, &catalog).burns.0 > 8.0);
+        assert!(objectives.count(tool, false).is_some_and(|told| told.is_burning));
+    }
+
+    #[test]
     fn a_restart_and_another_objective_forgive_nothing() {
         let (home, clock) = (tempfile::tempdir().unwrap(), Clock::fixed(1_800_000_000_000_000_000));
         let (state, objectives) = opened(home.path(), &clock);
