@@ -457,4 +457,16 @@ mod tests {
         other.clock.pass(std::time::Duration::from_secs(90));
         assert!(matches!(other.look(&named("c2", 1)).unwrap(), Found::Free(_)));
     }
+
+    #[test]
+    fn answers_are_waited_for_until_their_time_and_no_longer() {
+        let home = tempfile::tempdir().unwrap();
+        let replays = replays(home.path());
+        assert!(matches!(replays.leave(&named("c1", 1), &Free::default()).unwrap(), Left::Gone));
+        assert_eq!(replays.end(&named("c1", 1), &Free::default(), &Ended::Asks { with_state: true }).unwrap(), None);
+        replays.clock.pass(std::time::Duration::from_secs(19));
+        assert!(matches!(replays.look(&named("c2", 1)).unwrap(), Found::Asks(_)));
+        replays.clock.pass(std::time::Duration::from_secs(1));
+        assert!(matches!(replays.look(&named("c2", 1)).unwrap(), Found::Unknown(_)));
+    }
 }
