@@ -255,3 +255,19 @@ pub(super) fn all(command: &Command, program: &Path, ground: &Ground, environmen
     all.extend(grants.write.iter().map(|path| written(path, true)));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tilde_is_the_home_folder_where_there_is_one() {
+        let path = |text: &str, home: Option<&str>| expanded(Path::new(text), Path::new("/base"), home.map(Path::new));
+        assert_eq!(path("~/notes", Some("/home/a")), Path::new("/home/a/notes"));
+        assert_eq!(path("~", Some("/home/a")), Path::new("/home/a"));
+        assert_eq!(path("~b/notes", Some("/home/a")), Path::new("/base/~b/notes"));
+        assert_eq!(path("~/notes", None), Path::new("/base/~/notes"));
+        assert_eq!(path("notes", Some("/home/a")), Path::new("/base/notes"));
+        assert_eq!(path("/srv/notes", Some("/home/a")), Path::new("/srv/notes"));
+    }
+}
