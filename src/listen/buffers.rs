@@ -185,3 +185,20 @@ impl Drop for Taken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_lets_go_is_taken_off_what_it_holds() {
+        let (buffers, agent) = (Arc::new(Buffers::new(&Listen::default())), Arc::from("agent:a"));
+        let held = |buffers: &Buffers| (buffers.bytes(), buffers.held().values().copied().collect::<Vec<_>>());
+        let [first, second] = [3 * FREE, 2 * FREE].map(|bytes| buffers.answer(&agent, vec![b'x'; bytes].into()));
+        assert_eq!(held(&buffers), (5 * FREE, vec![5 * FREE]));
+        drop(first);
+        assert_eq!(held(&buffers), (2 * FREE, vec![2 * FREE]));
+        drop(second);
+        assert_eq!(held(&buffers), (0, vec![]));
+    }
+}

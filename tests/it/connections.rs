@@ -40,11 +40,13 @@ async fn asking(gateway: &Serving) -> Open {
 
 #[tokio::test]
 async fn a_client_that_never_reads_loses_its_connection() {
-    let (upstream, _site, gateway) = one_place().await;
+    let (upstream, _site, mut gateway) = one_place().await;
     let _deaf = asking(&gateway).await;
     upstream.got(1).await;
 
     assert_eq!(gateway.client().call("up__echo", json!({})).await.code(), "ok");
+    let line = "doorward_connections_ended_total{why=\"not_taken\"} 1";
+    until(line, async || gateway.console("/metrics").await.1.contains(line).then_some(())).await;
 }
 
 #[tokio::test]
