@@ -199,12 +199,43 @@ fn every_link_inside_the_documentation_leads_somewhere() {
     }
 }
 
+/// The shipped limits with the budgets that they show.
+fn limits_with_budgets() -> String {
+    let text = fs::read_to_string(shipped("policies/limits.yaml")).unwrap();
+    text.replace("# budgets:", "budgets:").replace("#   - { id: B", "  - { id: B").replace("budgets: []\n", "")
+}
+
+/// The limits of a text, for a gateway with one tool.
+fn limits(text: &str) -> Result<Limits, String> {
+    let upstreams = ["demo".to_owned()];
+    let names = Names { upstreams: &upstreams, agents: None, targets: &[TargetFacts { name: "demo__read_note", tier: Tier::Read }] };
+    Limits::parse(Path::new("limits.yaml"), text, &names, &Time::standing()).map_err(|faults| format!("{faults:?}"))
+}
+
+#[test]
+fn editors_are_given_a_schema_of_limits_that_takes_what_the_loader_takes() {
+    let schema = doorward::limit::schema();
+    jsonschema::meta::validate(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let value = |text: &str| parse_yaml::<serde_json::Value>(Path::new("limits.yaml"), text).unwrap();
+    let found: Vec<String> = validator.iter_errors(&value(&limits_with_budgets())).map(|error| error.to_string()).collect();
+    assert!(found.is_empty(), "{found:?}");
+    for wrong in [
+        "flods: { first: 5 }\n",
+        "limits: [{ id: A, per: [agent], of: \"*\", rate: 5/y }]\n",
+        "limits: [{ id: A, per: [tool], of: \"*\", rate: 5/s }]\n",
+        "loops: [{ id: A, of: \"*\", when: never, block: 2, window: 10min }]\n",
+        "budgets: [{ id: A, per: [agent], of: \"*\", calls: 0, window: 24h }]\n",
+        "requests: { per_agent: 5 }\n",
+        "max_keys: 15\n",
+    ] {
+        assert!(!validator.is_valid(&value(wrong)) && limits(wrong).is_err(), "{wrong}");
+    }
+}
+
 #[test]
 fn the_budgets_that_the_shipped_limits_show_load() {
-    let text = fs::read_to_string(shipped("policies/limits.yaml")).unwrap();
-    let shown = text.replace("# budgets:", "budgets:").replace("#   - { id: B", "  - { id: B").replace("budgets: []\n", "");
-    let (upstreams, target) = (["demo".to_owned()], "demo__read_note");
-    let names = Names { upstreams: &upstreams, agents: None, targets: &[TargetFacts { name: target, tier: Tier::Read }] };
-    let limits = Limits::parse(Path::new("limits.yaml"), &shown, &names, &Time::standing()).unwrap_or_else(|faults| panic!("{faults:?}"));
+    let target = "demo__read_note";
+    let limits = limits(&limits_with_budgets()).unwrap();
     assert_eq!(limits.counting(target, Tier::Read), (vec!["P1", "P3", "P4", "P5"], vec!["B1", "B2"]));
 }
