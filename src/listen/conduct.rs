@@ -157,3 +157,30 @@ impl Drop for Sending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_counts_while_nothing_is_under_way_and_an_answer_while_nobody_takes_it() {
+        let conduct = Arc::new(Conduct::new(1));
+        let after = async |seconds: u64| {
+            advance(Duration::from_secs(seconds)).await;
+            conduct.wrong(Duration::from_secs(60), Duration::from_secs(20))
+        };
+        assert_eq!((after(59).await, after(1).await), (None, Some(Misconduct::Idle)));
+        let working = conduct.begin();
+        assert_eq!(after(1_000).await, None, "it is worked on");
+        let mut sending = working.answered();
+        assert_eq!((after(19).await, after(1).await), (None, Some(Misconduct::Stuck)));
+        sending.moves(false);
+        assert_eq!(after(1_000).await, None, "it has nothing to say");
+        sending.moves(true);
+        assert_eq!((after(19).await, after(1).await), (None, Some(Misconduct::Stuck)));
+        drop(sending);
+        assert_eq!((after(59).await, after(1).await), (None, Some(Misconduct::Idle)));
+    }
+}
