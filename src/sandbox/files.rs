@@ -3,13 +3,18 @@
 //! INVARIANT: a path that nobody wrote down is granted only as far as nothing guarded is in it; links in it are left out, since a rule would
 //! stand for what they lead to.
 
-use std::fs::{read_dir, symlink_metadata};
+use std::fs::read_dir;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::io::Errno;
 
 use super::grants::{Grant, Source};
 use super::plan::Plan;
@@ -55,32 +60,40 @@ pub(super) fn confine(plan: &Plan) -> Result<u8, String> {
 }
 
 fn add(mut rules: RulesetCreated, grant: &Grant, guarded: &[PathBuf], newest: ABI) -> Result<RulesetCreated, String> {
+    let unopened = |path: &Path, error: io::Error| format!("`{}` is granted, and cannot be opened: {error}", path.display());
     let is_demanded = matches!(grant.source, Source::Written | Source::Own);
-    let paths = match (grant.source, grant.path.canonicalize()) {
-        (Source::Own, Ok(path)) => vec![path],
+    let target = grant.target();
+    let paths = match grant.source {
         // It was fine when the manifest was read; since then a link may have come to lead elsewhere.
-        (Source::Written, Ok(path)) if guarded.iter().any(|one| one.starts_with(&path) || path.starts_with(one)) => {
+        Source::Written if guarded.iter().any(|one| one.starts_with(target) || target.starts_with(one)) => {
             return Err(format!("`{}` is granted, and leads to what no tool server may reach", grant.path.display()));
         }
-        (Source::Written, Ok(path)) => vec![path],
-        (Source::Usual | Source::Named, Ok(path)) => cut(&path, guarded),
-        (Source::Usual | Source::Named, Err(_)) => Vec::new(),
-        (Source::Written | Source::Own, Err(error)) => {
-            return Err(format!("`{}` is granted, and cannot be opened: {error}", grant.path.display()));
-        }
+        Source::Written | Source::Own => vec![target.to_owned()],
+        Source::Usual | Source::Named => cut(target, guarded),
     };
     for path in paths {
-        let opened = PathFd::new(&path);
-        let (Ok(folder), Ok(found)) = (&opened, symlink_metadata(&path)) else {
-            if is_demanded {
-                return Err(format!("`{}` is granted, and cannot be opened", path.display()));
-            }
-            continue;
+        let (opened, is_folder) = match opened(&path) {
+            Ok(found) => found,
+            Err(error) if is_demanded => return Err(unopened(&path, error.into())),
+            Err(_) => continue,
         };
-        let rights = if found.is_dir() { rights(grant.write, newest) } else { rights(grant.write, newest) & AccessFs::from_file(newest) };
-        rules = rules.add_rule(PathBeneath::new(folder, rights)).map_err(|error| format!("Landlock: {}: {error}", path.display()))?;
+        let rights = if is_folder { rights(grant.write, newest) } else { rights(grant.write, newest) & AccessFs::from_file(newest) };
+        rules = rules.add_rule(PathBeneath::new(&opened, rights)).map_err(|error| format!("Landlock: {}: {error}", path.display()))?;
     }
     Ok(rules)
+}
+
+/// What stands at a path that has no links in it, and whether that is a folder. A link that has come into it meanwhile is an error: other
+/// processes of the same server may still run.
+fn opened(path: &Path) -> rustix::io::Result<(OwnedFd, bool)> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // A kernel or container without this call (Linux 5.6) has no Landlock either (5.13), so nothing comes of what is opened.
+        Err(Errno::NOSYS | Errno::PERM) => openat(CWD, path, flags | OFlags::NOFOLLOW, Mode::empty())?,
+        opened => opened?,
+    };
+    let is_folder = FileType::from_raw_mode(fstat(&opened)?.st_mode).is_dir();
+    Ok((opened, is_folder))
 }
 
 /// No device can be made, whatever is granted, and no local socket where those are not.
@@ -135,11 +148,29 @@ mod tests {
         fs::create_dir(home.path().join("var")).unwrap();
         symlink(home.path().join("var"), home.path().join("work")).unwrap();
         let (path, guarded) = (home.path().join("work"), [home.path().join("var")]);
+        let leads_to = Some(home.path().join("var"));
         let rules = || Ruleset::default().handle_access(AccessFs::from_all(NEWEST.0)).unwrap().create().unwrap();
         for (source, is_refused) in [(Source::Written, true), (Source::Named, false), (Source::Own, false)] {
-            let grant = Grant { path: path.clone(), write: true, source };
+            let grant = Grant { source, leads_to: leads_to.clone(), ..Grant::new(path.clone(), true) };
             assert_eq!(add(rules(), &grant, &guarded, NEWEST.0).is_err(), is_refused, "{source:?}");
         }
+    }
+
+    #[test]
+    fn a_link_that_has_come_into_a_settled_path_is_not_followed() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().canonicalize().unwrap().join(name);
+        fs::create_dir_all(at("secret/deep")).unwrap();
+        fs::write(at("secret/file"), "").unwrap();
+        symlink(at("secret"), at("link")).unwrap();
+        for (path, is_folder) in
+            [("secret", Some(true)), ("secret/file", Some(false)), ("link", None), ("link/deep", None), ("link/file", None)]
+        {
+            assert_eq!(opened(&at(path)).ok().map(|(_, is_folder)| is_folder), is_folder, "{path}");
+        }
+        let rules = || Ruleset::default().handle_access(AccessFs::from_all(NEWEST.0)).unwrap().create().unwrap();
+        let grant = Grant { source: Source::Written, ..Grant::new(at("link/deep"), true) };
+        assert!(add(rules(), &grant, &[], NEWEST.0).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::guard::Ground;
+use super::guard::{self, Ground};
 use super::program;
 use crate::catalog::sandbox::{Arguments, Sandbox};
 use crate::catalog::transport::Command;
@@ -16,7 +16,13 @@ use crate::catalog::transport::Command;
 /// One path that a process may open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Grant {
+    /// As it was named, and without links where it leads nowhere else.
     pub(super) path: PathBuf,
+    /// Where links in it lead, once that is settled.
+    pub(super) leads_to: Option<PathBuf>,
+    /// Files that said so, such as a script its interpreter.
+    #[serde(skip)]
+    pub(super) taken_from: Vec<PathBuf>,
     /// Whether it may be changed too.
     pub(super) write: bool,
     pub(super) source: Source,
@@ -131,16 +137,26 @@ const OF_DEMO: &[&str] =
     &["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime", "/proc", "/sys/fs/cgroup"];
 
 impl Grant {
+    /// One that every program has.
+    pub(super) fn new(path: PathBuf, write: bool) -> Self {
+        Self { path, leads_to: None, taken_from: Vec::new(), write, source: Source::Usual }
+    }
+
     fn usual(path: impl Into<PathBuf>, write: bool) -> Self {
-        Self { path: path.into(), write, source: Source::Usual }
+        Self::new(path.into(), write)
     }
 
     fn named(path: PathBuf, write: bool) -> Self {
-        Self { path, write, source: Source::Named }
+        Self { source: Source::Named, ..Self::new(path, write) }
     }
 
     pub(super) fn own(path: PathBuf) -> Self {
-        Self { path, write: true, source: Source::Own }
+        Self { source: Source::Own, ..Self::new(path, true) }
+    }
+
+    /// What is opened.
+    pub(super) fn target(&self) -> &Path {
+        self.leads_to.as_deref().unwrap_or(&self.path)
     }
 }
 
@@ -223,14 +239,23 @@ pub(super) fn all(command: &Command, program: &Path, ground: &Ground, environmen
     if command.command == "self" {
         all.extend(OF_DEMO.iter().map(|path| Grant::usual(*path, false)));
         all.push(Grant::usual(program, false));
-        all.extend(of_demo(command, &cwd).into_iter().map(Grant::own));
+        // They may not be there before the process makes them.
+        all.extend(of_demo(command, &cwd).into_iter().map(|folder| Grant::own(guard::real(&folder))));
     } else {
         all.extend(SYSTEM.iter().map(|path| Grant::usual(*path, false)));
         all.extend(home.into_iter().flat_map(|home| OF_HOME.iter().map(|name| Grant::usual(home.join(name), false))));
         let path = environment.get("PATH").map(OsString::as_os_str);
+        let mut taken_from = Vec::new();
         for file in program::chain(program, &cwd, path) {
             let real = file.canonicalize().unwrap_or_else(|_| file.clone());
-            all.extend([file, real].iter().flat_map(|file| program::surroundings(file, home)).map(|folder| Grant::usual(folder, false)));
+            let around = |file: &Path, taken_from: &[PathBuf]| {
+                let grant = |folder| Grant { taken_from: taken_from.to_owned(), ..Grant::usual(folder, false) };
+                program::surroundings(file, home).into_iter().map(grant).collect::<Vec<_>>()
+            };
+            all.extend(around(&file, &taken_from));
+            // Where it really is hangs on the file itself, which may be a link, and so does what it says of its interpreter.
+            taken_from.push(file);
+            all.extend(around(&real, &taken_from));
         }
     }
     if grants_arguments(command) {
@@ -249,7 +274,7 @@ pub(super) fn all(command: &Command, program: &Path, ground: &Ground, environmen
     let here = here();
     let written = |path: &PathBuf, write| {
         let path = expanded(path, &ground.base, here.as_deref());
-        Grant { path, write, source: Source::Written }
+        Grant { source: Source::Written, ..Grant::new(path, write) }
     };
     all.extend(grants.read.iter().map(|path| written(path, false)));
     all.extend(grants.write.iter().map(|path| written(path, true)));

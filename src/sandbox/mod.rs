@@ -10,6 +10,7 @@
 //! INVARIANT: what is said to be enforced was set in the very process that becomes the server, and without an error.
 //! INVARIANT: nothing that [`Guarded`] names is in what a plan opens: a grant that holds it, or lies in it, is refused at load; what nobody wrote
 //! down is cut around it.
+//! INVARIANT: no link that a server may have made itself decides what it is granted (`links`).
 
 mod calls;
 mod enter;
@@ -17,6 +18,7 @@ mod files;
 mod grants;
 mod guard;
 mod limits;
+mod links;
 mod plan;
 mod program;
 
@@ -80,4 +82,6 @@ pub struct Started {
     pub enforced: Enforced,
     /// What it was given beside what every program has, in words.
     pub granted: String,
+    /// What it was not given though it was named, each with why.
+    pub withheld: Vec<String>,
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::grants::{self, Grant, Source};
 use super::guard::Ground;
+use super::links::{self, Settled};
 use super::program;
 use crate::catalog::sandbox::{Level, Network};
 use crate::catalog::transport::Command;
@@ -20,6 +21,9 @@ pub struct Plan {
     /// The program, as it was found: links are not followed, since programs may look at the name they are called by.
     pub(super) program: PathBuf,
     pub(super) grants: Vec<Grant>,
+    /// What is not granted though it was named, and why.
+    #[serde(skip)]
+    pub(super) withheld: Vec<String>,
     /// What is cut out of grants that nobody wrote down.
     pub(super) guarded: Vec<PathBuf>,
     /// Folders that are made before anything is confined.
@@ -37,13 +41,15 @@ impl Plan {
     /// The plan for a command in this environment; `None` where the manifest says `sandbox: none`.
     ///
     /// # Errors
-    /// When there is no such program.
+    /// When there is no such program, or a grant that was written down leads by a link that the server may have made.
     pub fn of(command: &Command, ground: &Ground, environment: &BTreeMap<String, OsString>) -> io::Result<Option<Self>> {
         let Some(granted) = command.sandbox.grants() else { return Ok(None) };
         let program = program_of(command, ground, environment)?;
         let cwd = grants::cwd(command, &ground.base);
+        let Settled { grants, withheld } = links::settled(grants::all(command, &program, ground, environment)).map_err(io::Error::other)?;
         Ok(Some(Self {
-            grants: grants::all(command, &program, ground, environment),
+            grants,
+            withheld,
             program,
             guarded: ground.guarded().map(Path::to_owned).collect(),
             made: if command.command == "self" { grants::of_demo(command, &cwd) } else { Vec::new() },
@@ -62,6 +68,7 @@ impl Plan {
         Self {
             program: PathBuf::new(),
             grants: Vec::new(),
+            withheld: Vec::new(),
             guarded: Vec::new(),
             made: Vec::new(),
             network: Network::None,
@@ -93,14 +100,24 @@ impl Plan {
         chain.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect()
     }
 
-    /// What is granted beside what every program has, in words.
+    /// What is not granted though an argument or a program names it: each path, and why.
+    pub fn withheld(&self) -> &[String] {
+        &self.withheld
+    }
+
+    /// What is granted beside what every program has, in words: where links lead elsewhere, with what they lead to.
     pub fn granted(&self) -> String {
+        let told = |grant: &Grant| match &grant.leads_to {
+            Some(real) => format!("{} -> {}", grant.path.display(), real.display()),
+            None => grant.path.display().to_string(),
+        };
         let list = |write: bool| {
             let of = self.grants.iter().filter(|grant| grant.write == write && grant.source != Source::Usual);
-            of.map(|grant| grant.path.display().to_string()).collect::<Vec<_>>().join(" ")
+            of.map(told).collect::<Vec<_>>().join(" ")
         };
         let said = |what: &str, list: String| if list.is_empty() { String::new() } else { format!("; {what} {list}") };
-        format!("network {}{}{}", self.network, said("reads", list(false)), said("writes", list(true)))
+        let (reads, writes, not) = (list(false), list(true), self.withheld.join(", "));
+        format!("network {}{}{}{}", self.network, said("reads", reads), said("writes", writes), said("not granted:", not))
     }
 }
 
@@ -124,7 +141,8 @@ impl Temporary {
     /// # Errors
     /// What the file system says.
     pub fn make() -> io::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("doorward-{}", uuid::Uuid::now_v7().simple()));
+        // Without links: whoever may write where it is made cannot lead its grant elsewhere.
+        let folder = std::env::temp_dir().canonicalize()?.join(format!("doorward-{}", uuid::Uuid::now_v7().simple()));
         std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
         Ok(Self(folder))
     }

@@ -68,6 +68,7 @@ impl Process {
         let secrets = Secrets::of(command, &environment);
         let plan = Plan::of(command, ground, &environment).map_err(cannot)?;
         let (programs, granted) = plan.as_ref().map(|plan| (plan.programs(&environment), plan.granted())).unzip();
+        let withheld = plan.as_ref().map(|plan| plan.withheld().to_owned()).unwrap_or_default();
         let temporary = plan.as_ref().map(|_| Temporary::make()).transpose().map_err(cannot)?;
         if let Some(temporary) = &temporary {
             environment.insert("TMPDIR".to_owned(), temporary.path().into());
@@ -105,6 +106,7 @@ impl Process {
             programs: programs.unwrap_or_else(|| unconfined(command, ground, &environment)),
             enforced,
             granted: granted.unwrap_or_default(),
+            withheld,
         };
         Ok(Begun { process, pipes: (stdin, stdout, stderr), started, secrets, bounds: plan.as_ref().map(Plan::bounds) })
     }

@@ -231,6 +231,9 @@ impl Shared {
     pub(super) async fn has_started(&self, started: Started) {
         let started = Arc::new(started);
         tracing::info!(upstream = %self.id, sandbox = %started.enforced, granted = %started.granted, "the tool server is started");
+        for path in &started.withheld {
+            tracing::warn!(upstream = %self.id, "not granted: {path}; where it is meant, grant it by its own path");
+        }
         self.started.store(Some(Arc::clone(&started)));
         self.announce(Event::Started(started)).await;
     }

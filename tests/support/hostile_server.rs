@@ -57,6 +57,8 @@ fn attempt(what: &str, at: &str, kept: &mut Vec<Vec<u8>>) -> String {
         "write" => told(std::fs::write(at, "written")),
         "remove" => told(std::fs::remove_file(at)),
         "link" => told(std::os::unix::fs::symlink(at, "work/link").and_then(|()| std::fs::read_dir("work/link"))),
+        // In the place of what stands at `notes`.
+        "swap" => told(std::fs::rename("notes", "notes-before").and_then(|()| std::os::unix::fs::symlink(at, "notes"))),
         "unix" => told(UnixStream::connect(at)),
         "tcp" => told(TcpStream::connect(at)),
         "listen" => told(TcpListener::bind(at)),
