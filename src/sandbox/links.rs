@@ -34,6 +34,8 @@ struct Wanted {
 
 impl Wanted {
     fn of(grant: Grant) -> Self {
+        // To be told without `./`.
+        let grant = Grant { path: grant.path.components().collect(), ..grant };
         let found = way(&grant.path).and_then(|(real, mut by)| {
             for file in &grant.taken_from {
                 let (file, links) = way(file)?;

@@ -73,6 +73,7 @@ mod replays;
 mod replays_model;
 mod retries;
 mod samples_load;
+mod sandbox_links;
 mod sandboxes;
 mod schema;
 mod secrets_stay_inside;

@@ -6,45 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 
 use doorward::catalog::sandbox::Level;
 use doorward::sandbox::{Enforced, available};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::support::hostile::{attempt, program, site, with};
 use crate::support::pipe::code;
-use crate::support::{Serving, Site, until};
-
-const ATTEMPT: &str = r#"{"name":"attempt","inputSchema":{"type":"object"}}"#;
-
-fn program() -> String {
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/hostile_server");
-    assert!(program.exists(), "{} is missing: run the tests without a target filter, or build the examples", program.display());
-    program.display().to_string()
-}
-
-/// In front of a server that tries to get out, confined so.
-fn site(sandbox: &Value) -> Site {
-    with(&json!({ "sandbox": sandbox }))
-}
-
-/// The same with more members of `stdio`.
-fn with(more: &Value) -> Site {
-    let site = Site::empty();
-    std::fs::create_dir_all(site.path("work")).unwrap();
-    site.write("beside", "what is beside");
-    site.write("work/own", "what is its own");
-    let mut stdio = json!({ "command": program() });
-    stdio.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let manifest = format!("transport: {}\ntools:\n  attempt: {{ tier: read }}\n", json!({ "stdio": stdio }));
-    let rows = "p, R1, agent:demo, up__*, read, -, allow\np, R2, agent:other, up__*, read, -, allow\n";
-    site.manifest("up", &manifest).pinned("up", &[serde_json::from_str(ATTEMPT).unwrap()]).policy(rows)
-}
-
-async fn attempt(gateway: &Serving, what: &str, at: &str) -> String {
-    let answer = gateway.client().call("up__attempt", json!({ "what": what, "at": at })).await;
-    match answer.code().as_str() {
-        "ok" => answer.result()["content"][0]["text"].as_str().unwrap().to_owned(),
-        code => code.to_owned(),
-    }
-}
+use crate::support::{Site, until};
 
 /// Refused by a kernel whose Landlock has this ABI or a newer one; else possible, and told as not enforced.
 fn kept_out(enforced: &Enforced, from: u8, what: &str, outcome: &str) {

@@ -3,6 +3,7 @@
 
 pub mod asking;
 pub mod client;
+pub mod hostile;
 pub mod http2;
 pub mod issuer;
 pub mod lines;
