@@ -1,6 +1,6 @@
 //! What is turned away by its head alone, because there is too much to do already.
 //!
-//! Owns: when a message is not read. Leaves to others: the bounds of each stage behind it.
+//! Owns: when a message is not read, and what is said for want of room. Leaves to others: the bounds of each stage behind it.
 //!
 //! INVARIANT: a small message that may be no call is always read: the answer to a question, or a cancellation, makes room. The heads of the
 //! handshake revisions do not say which it is; a small call of theirs is turned away when it has been parsed (`dispatch`).
@@ -12,8 +12,9 @@ use hyper::body::SizeHint;
 
 use super::buffers::FREE;
 use super::{Service, headers};
-use crate::error::{Code, Error};
+use crate::error::{Code, Effect, Error};
 use crate::limit::slots::Full;
+use crate::mcp::respond::Ending;
 
 /// When a call is tried again that found no place: places are free again as calls end.
 const NEXT_PLACE_MS: u64 = 100;
@@ -50,4 +51,20 @@ pub(super) fn no_room(full: Full) -> Error {
             .suggest("read the answers that are there, then send the same message again"),
     };
     error.retry_after_ms(NEXT_ROOM_MS)
+}
+
+/// What an agent is told of a call that has ended, when there is no memory for its result.
+pub(super) fn undelivered(full: Full, ending: &Ending) -> Error {
+    let message = match full {
+        Full::All => "the result was dropped: the gateway holds as many bytes of answers as it takes",
+        Full::Agent => "the result was dropped: answers that the agent has not read hold its share of the gateway's memory",
+    };
+    let effect = match ending {
+        Ending::Complete(_) => Effect::Done,
+        Ending::Asks(questions) if questions.own => Effect::None,
+        Ending::Asks(_) => Effect::Unknown,
+    };
+    Error::new(Code::ResultTooLarge, message)
+        .after_effect(effect, false)
+        .suggest("read the answers that are there, and make fewer calls with large results at once; do not repeat a call that took effect")
 }

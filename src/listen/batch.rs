@@ -7,13 +7,13 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::dispatch::Turn;
+use super::buffers::Taken;
+use super::dispatch::{Turn, Wire};
 use crate::error::{Code, Error};
 use crate::mcp::json::Node;
-use crate::mcp::jsonrpc::{Message, message};
+use crate::mcp::jsonrpc::{Id, Message, message};
 use crate::mcp::messages::Downstream;
 use crate::mcp::respond;
 
@@ -26,7 +26,7 @@ impl Turn<'_> {
     ///
     /// # Errors
     /// `malformed_request` for an array that is no batch here; it is not recorded yet.
-    pub(super) async fn batch(&self, items: &[Node<'_>], counted: bool) -> Result<Option<Bytes>, Error> {
+    pub(super) async fn batch(&self, items: &[Node<'_>], counted: bool) -> Result<Option<Wire>, Error> {
         if !self.revision.has_batches() {
             return Err(Error::new(Code::MalformedRequest, "the message is not a JSON object, and only 2025-03-26 has batches"));
         }
@@ -36,25 +36,29 @@ impl Turn<'_> {
         let screened = |at: usize| if counted && at > 0 { self.gateway.screen(&self.caller.principal) } else { Ok(()) };
         let work = items.iter().enumerate().map(|(at, item)| Box::pin(self.item(item, screened(at))) as Pin<Box<_>>);
         let answers = all(work.collect()).await;
-        let answers: Vec<Bytes> = answers.into_iter().flatten().collect();
-        if answers.is_empty() {
+        let (mut out, mut parts) = (Vec::new(), Vec::new());
+        for Wire { body, taken, .. } in answers.into_iter().flatten() {
+            out.push(if out.is_empty() { b'[' } else { b',' });
+            out.extend_from_slice(&body);
+            parts.extend(taken);
+        }
+        if out.is_empty() {
             return Ok(None);
         }
-        let mut out = vec![b'['];
-        out.extend_from_slice(&answers.join(b",".as_slice()));
         out.push(b']');
-        Ok(Some(out.into()))
+        Ok(Some(Wire { taken: Taken::of_all(parts), ..Wire::ok(out.into()) }))
     }
 
-    async fn item(&self, item: &Node<'_>, screened: Result<(), Error>) -> Option<Bytes> {
+    async fn item(&self, item: &Node<'_>, screened: Result<(), Error>) -> Option<Wire> {
         let refused = |method: &'static str, error| async move {
             let answer = self.gateway.refuse(self.caller, method, None, error).await;
             answer.outcome.err().map(|error| (error, answer.invocation))
         };
+        let said = |id: Option<&Id>, error, invocation: &str| Wire::ok(respond::error(id, &error, invocation));
         let message = match (message(item), screened) {
             // What an agent was asked is waited for, and costs a look into a table.
             (Ok(answer @ (Message::Result { .. } | Message::Failure { .. })), _) => Ok(answer),
-            (Ok(Message::Request { id, method, .. }), Err(limited)) => return Some(self.refuse(&id, method, limited).await.body),
+            (Ok(Message::Request { id, method, .. }), Err(limited)) => return Some(self.refuse(&id, method, limited).await),
             (Ok(Message::Notification { method, .. }), Err(limited)) => {
                 self.gateway.refuse(self.caller, method, None, limited).await;
                 return None;
@@ -63,16 +67,16 @@ impl Turn<'_> {
             (Err(_), Err(limited)) => Err(limited),
         };
         match message {
-            Err(error) => refused("unread", error).await.map(|(error, invocation)| respond::error(None, &error, &invocation)),
+            Err(error) => refused("unread", error).await.map(|(error, invocation)| said(None, error, &invocation)),
             Ok(Message::Request { id, method: "initialize", .. }) => {
                 let error = Error::new(Code::MalformedRequest, "`initialize` is never part of a batch");
-                refused("initialize", error).await.map(|(error, invocation)| respond::error(Some(&id), &error, &invocation))
+                refused("initialize", error).await.map(|(error, invocation)| said(Some(&id), error, &invocation))
             }
             Ok(Message::Request { id, method, params }) => {
                 // Each is cancelled by itself.
                 let one = One { batch: self.downstream, cancel: self.cancel.child_token() };
                 let turn = Turn { downstream: &one, cancel: &one.cancel, ..*self };
-                Some(turn.request(&id, method, params).await.body)
+                Some(turn.request(&id, method, params).await)
             }
             Ok(Message::Notification { method, params }) => {
                 self.notification(method, params).await;

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::asks::Back;
+use super::buffers::{Buffers, Taken};
 use super::methods::is_offered;
 use super::rounds::{self, Asked};
 use super::session::Negotiated;
@@ -15,6 +16,7 @@ use super::{Service, admission};
 use crate::error::{Code, Error};
 use crate::gateway::{Answer, Gateway, needed_scopes};
 use crate::invocation::Caller;
+use crate::limit::slots::Full;
 use crate::mcp::json::Node;
 use crate::mcp::jsonrpc::Id;
 use crate::mcp::messages::{Downstream, Method, Request};
@@ -40,6 +42,8 @@ pub struct Turn<'t> {
     pub text: &'t [u8],
     /// What only one era has.
     pub side: Side<'t>,
+    /// Where answers are held that the agent has not taken; a pipe has one agent, and holds one at a time.
+    pub buffers: Option<&'t Arc<Buffers>>,
     /// Back to the agent.
     pub downstream: &'t dyn Downstream,
     /// Ends when the agent cancels.
@@ -65,12 +69,14 @@ pub struct Wire {
     pub negotiated: Option<Negotiated>,
     /// The scopes that a token lacked some of, in quotes.
     pub scopes: Option<String>,
+    /// What is counted for it.
+    pub taken: Option<Taken>,
 }
 
 impl Wire {
     /// A success.
     pub fn ok(body: Bytes) -> Self {
-        Self { status: 200, body, negotiated: None, scopes: None }
+        Self { status: 200, body, negotiated: None, scopes: None, taken: None }
     }
 }
 
@@ -156,7 +162,11 @@ impl Turn<'_> {
     /// What a model can act on is a result of `tools/call`; what its client has to see to is the protocol's own error.
     fn wire(&self, id: &Id, method: Option<Method>, answer: Answer) -> Wire {
         let error = match answer.outcome {
-            Ok(ending) => return Wire::ok(respond::answer(id, self.revision, &ending)),
+            Ok(ending) => match self.held(Wire::ok(respond::answer(id, self.revision, &ending))) {
+                Ok(wire) => return wire,
+                // It has ended as it is recorded; only the agent does not get what came of it.
+                Err(full) => admission::undelivered(full, &ending),
+            },
             Err(error) => error,
         };
         let modern = self.revision.is_modern();
@@ -171,7 +181,17 @@ impl Turn<'_> {
         let error = if modern { error } else { as_of_old(error, method) };
         let scopes = needed_scopes(&error).map(str::to_owned);
         let status = if modern || scopes.is_some() { error.http() } else { 200 };
-        Wire { status, body: respond::error(Some(id), &error, &answer.invocation), negotiated: None, scopes }
+        Wire { status, scopes, ..Wire::ok(respond::error(Some(id), &error, &answer.invocation)) }
+    }
+
+    /// The answer with what is counted for it.
+    ///
+    /// # Errors
+    /// Why it is not to be held.
+    pub(super) fn held(&self, wire: Wire) -> Result<Wire, Full> {
+        let agent = &self.caller.principal.id;
+        let taken = self.buffers.map_or(Ok(None), |buffers| buffers.answer(agent, wire.body.len()))?;
+        Ok(Wire { taken, ..wire })
     }
 }
 

@@ -9,6 +9,7 @@ use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+use super::buffers::Taken;
 use super::dispatch::{Side, Turn, Wire};
 use super::headers::ParamHeaders;
 use super::http::{Exchange, SESSION, VERSION, json, plain, step_up};
@@ -79,6 +80,7 @@ impl Exchange {
             conversation,
             side: back.as_ref().map_or(Side::Modern(Some(&settled.params)), |back| Side::Handshake(back)),
             text: body,
+            buffers: Some(self.service.buffers()),
             downstream,
             cancel,
         };
@@ -107,7 +109,7 @@ impl Exchange {
         }
         let listening = Listening { service: &self.service, caller, id, downstream, cancel };
         match listening.run(params).await {
-            Ok(body) => Outgoing { status: StatusCode::OK, body, session: None, challenge: None },
+            Ok(body) => Outgoing { status: StatusCode::OK, body, session: None, challenge: None, taken: None },
             Err(refused) => Outgoing::refusal(Some(id), refused),
         }
     }
@@ -140,11 +142,12 @@ impl Exchange {
             conversation: settled.conversation.as_ref(),
             side: Side::Handshake(&back),
             text: body,
+            buffers: Some(self.service.buffers()),
             downstream,
             cancel: downstream.cancelled(),
         };
         match turn.batch(items, true).await {
-            Ok(Some(body)) => Outgoing { status: StatusCode::OK, body, session: None, challenge: None },
+            Ok(Some(wire)) => self.outgoing(wire, &caller),
             Ok(None) => Outgoing::accepted(),
             Err(error) => self.unread(gateway, &caller, body, error).await,
         }
@@ -159,15 +162,15 @@ impl Exchange {
     fn outgoing(&self, wire: Wire, caller: &Caller) -> Outgoing {
         let challenge = wire.scopes.and_then(|scopes| step_up(&self.service.gateway(), &scopes));
         let begun = wire.negotiated.map(|settled| self.service.0.sessions.begin(&caller.principal, &settled));
+        let (status, taken) = (StatusCode::from_u16(wire.status).unwrap_or(StatusCode::OK), wire.taken);
         match begun.transpose() {
-            Ok(session) => {
-                Outgoing { status: StatusCode::from_u16(wire.status).unwrap_or(StatusCode::OK), body: wire.body, session, challenge }
-            }
+            Ok(session) => Outgoing { status, body: wire.body, session, challenge, taken },
             Err(error) => Outgoing {
                 status: StatusCode::INTERNAL_SERVER_ERROR,
                 body: respond::error(None, &error, ""),
                 session: None,
                 challenge: None,
+                taken: None,
             },
         }
     }
@@ -247,12 +250,14 @@ pub(super) struct Outgoing {
     pub body: Bytes,
     session: Option<String>,
     challenge: Option<HeaderValue>,
+    /// What is counted for the body.
+    pub taken: Option<Taken>,
 }
 
 impl Outgoing {
     /// Nothing to say, as after a notification.
     pub(super) fn accepted() -> Self {
-        Self { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None, challenge: None }
+        Self { status: StatusCode::ACCEPTED, body: Bytes::new(), session: None, challenge: None, taken: None }
     }
 
     /// A refusal as the JSON-RPC error that it is, with its own status.
@@ -260,11 +265,12 @@ impl Outgoing {
         let error = refused.outcome.err();
         let status = error.as_ref().and_then(|error| StatusCode::from_u16(error.http()).ok()).unwrap_or(StatusCode::BAD_REQUEST);
         let body = error.map(|error| respond::error(id, &error, &refused.invocation)).unwrap_or_default();
-        Self { status, body, session: None, challenge: None }
+        Self { status, body, session: None, challenge: None, taken: None }
     }
 
     pub(super) fn whole(self) -> Response<Answer> {
-        let mut response = if self.body.is_empty() { plain(self.status, "") } else { json(self.status, self.body) };
+        let body = Taken::with(self.taken, self.body);
+        let mut response = if body.is_empty() { plain(self.status, "") } else { json(self.status, body) };
         if let Some(session) = self.session.and_then(|session| HeaderValue::from_str(&session).ok()) {
             response.headers_mut().insert(SESSION, session);
         }

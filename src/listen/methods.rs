@@ -1,5 +1,6 @@
 //! The requests that are answered here and take no call's path: what is offered, the lists, and what a session keeps.
 
+use super::admission;
 use super::dispatch::{Turn, Wire};
 use super::session::Negotiated;
 use crate::error::{Code, Error};
@@ -45,7 +46,7 @@ impl Turn<'_> {
             (None, false, "resources/unsubscribe") if offers.subscribe => self.unwatch(id, params),
             _ => Err(Error::new(Code::MethodNotFound, "the method is not served here")),
         };
-        match answer {
+        match answer.and_then(|wire| self.held(wire).map_err(admission::no_room)) {
             Ok(wire) => wire,
             Err(error) => self.refuse(id, method, error).await,
         }
@@ -71,7 +72,7 @@ impl Turn<'_> {
         };
         let (version, offered) = (revision.as_str(), capabilities_text(offers, revision));
         let head = format!("\"protocolVersion\":\"{version}\",\"capabilities\":{offered},\"serverInfo\":{SERVER_INFO}");
-        Ok(Wire { status: 200, body: respond::result(id, &[head.as_bytes()]), negotiated: Some(settled), scopes: None })
+        Ok(Wire { negotiated: Some(settled), ..Wire::ok(respond::result(id, &[head.as_bytes()])) })
     }
 }
 

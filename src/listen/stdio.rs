@@ -276,7 +276,7 @@ impl Client {
             let Value::Array(items) = &document.value else { return };
             let gateway = downstream.service.gateway();
             let body = match downstream.turn(&gateway, &caller, revision, &line).batch(items, false).await {
-                Ok(body) => body,
+                Ok(wire) => wire.map(|wire| wire.body),
                 Err(error) => {
                     let refused = gateway.unread(&caller, &line, error).await;
                     refused.outcome.err().map(|error| respond::error(None, &error, &refused.invocation))
@@ -367,6 +367,7 @@ impl StdioDownstream {
             text,
             // A message of 2026-07-28 has no headers on a pipe, and its sender is asked nothing.
             side: if revision.is_modern() { Side::Modern(None) } else { Side::Handshake(self) },
+            buffers: None,
             downstream: self,
             cancel: &self.cancel,
         }

@@ -166,14 +166,18 @@ pub fn event(message: &[u8]) -> Bytes {
 pub struct HttpDownstream {
     streams: bool,
     cancel: CancellationToken,
-    waiting: Mutex<VecDeque<Waiting>>,
+    waiting: Mutex<VecDeque<Said>>,
     arrived: Notify,
     session: OnceLock<(Arc<str>, Revision)>,
 }
 
-struct Waiting {
-    message: Bytes,
-    is_question: bool,
+/// What is said before the answer.
+#[derive(Debug)]
+pub struct Said {
+    /// The message.
+    pub message: Bytes,
+    /// Whether the call waits for what is said to it; anything else may be left out.
+    pub is_question: bool,
 }
 
 /// The way to ask an agent of a handshake revision on HTTP.
@@ -212,7 +216,7 @@ impl HttpDownstream {
         self.streams
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Said>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -224,25 +228,25 @@ impl HttpDownstream {
         {
             waiting.remove(oldest);
         }
-        waiting.push_back(Waiting { message, is_question });
+        waiting.push_back(Said { message, is_question });
         drop(waiting);
         self.arrived.notify_one();
     }
 
-    /// The next notification, when there is one.
-    pub async fn next(&self) -> Bytes {
+    /// What is said next, when there is something.
+    pub async fn next(&self) -> Said {
         loop {
             let arrived = self.arrived.notified();
             if let Some(waiting) = self.waiting().pop_front() {
-                return waiting.message;
+                return waiting;
             }
             arrived.await;
         }
     }
 
     /// What waits now.
-    pub fn rest(&self) -> impl Iterator<Item = Bytes> {
-        std::mem::take(&mut *self.waiting()).into_iter().map(|waiting| waiting.message)
+    pub fn rest(&self) -> impl Iterator<Item = Said> {
+        std::mem::take(&mut *self.waiting()).into_iter()
     }
 }
 

@@ -9,13 +9,13 @@ use http::{HeaderMap, Response};
 use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
 
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Taken};
 use super::changes::{self, Changes};
 use super::exchange::Outgoing;
 use super::http::Exchange;
 use super::replay::{Playback, Recording};
 use super::session::Session;
-use super::stream::{Answer, Enduring, HttpDownstream, event, notification};
+use super::stream::{Answer, Enduring, HttpDownstream, Said, event, notification};
 use super::streams::Open;
 use super::{Service, headers};
 use crate::gateway::Gateway;
@@ -46,16 +46,12 @@ impl Exchange {
                 let place = Box::new_uninit();
                 Box::into_pin(Box::write(place, Exchange::message(&self, gateway, caller, &headers, &body, &back, &cancel))).await
             });
-        let counted = |text: Bytes| service.buffers().answer(&agent, text);
         let first = tokio::select! {
             biased;
             // What was said in the same moment goes before the answer.
-            mut outgoing = &mut running => match downstream.rest().collect::<Vec<_>>() {
-                said if said.is_empty() => {
-                    outgoing.body = counted(outgoing.body);
-                    Err(outgoing.whole())
-                }
-                said => Err(events(Answer::whole(counted(with_all(said, &outgoing))))),
+            outgoing = &mut running => match downstream.rest().collect::<Vec<_>>() {
+                said if said.is_empty() => Err(outgoing.whole()),
+                said => Err(events(Answer::whole(with_all(service.buffers(), &agent, said, outgoing)))),
             },
             first = downstream.next(), if streams => Ok(Some(first)),
             () = tokio::time::sleep(KEEP_ALIVE), if streams => Ok(None),
@@ -72,12 +68,17 @@ impl Exchange {
 }
 
 /// An answer that is there, behind what its call had to say.
-fn with_all(said: Vec<Bytes>, outgoing: &Outgoing) -> Bytes {
-    said.iter().chain([&outgoing.body]).flat_map(|message| event(message)).collect()
+fn with_all(buffers: &Arc<Buffers>, agent: &Arc<str>, mut said: Vec<Said>, outgoing: Outgoing) -> Bytes {
+    let room = buffers.said(agent, said.iter().map(|said| said.message.len()).sum());
+    if room.is_err() {
+        said.retain(|said| said.is_question);
+    }
+    let text: Bytes = said.iter().map(|said| &said.message).chain([&outgoing.body]).flat_map(|message| event(message)).collect();
+    Taken::with(Taken::of_all(outgoing.taken.into_iter().chain(room.ok().flatten())), text)
 }
 
 /// An answer that begins before its call has ended.
-fn stream(service: &Service, agent: &Arc<str>, first: Option<Bytes>, started: Started, hung_up: Option<DropGuard>) -> Response<Answer> {
+fn stream(service: &Service, agent: &Arc<str>, first: Option<Said>, started: Started, hung_up: Option<DropGuard>) -> Response<Answer> {
     let (events, body) = mpsc::channel(4);
     let session = started.downstream.session().cloned();
     let recording = session.as_ref().and_then(|(name, _)| service.replays().begin(agent, name));
@@ -106,17 +107,17 @@ struct Out {
     events: mpsc::Sender<Bytes>,
     /// Kept for a client that comes back; there is none for an agent of 2026-07-28, to whom a lost stream is lost.
     recording: Option<Recording>,
-    /// What counts large answers, and for whom.
+    /// What counts large messages, and for whom.
     counted: (Arc<Buffers>, Arc<str>),
 }
 
 impl Out {
     /// Sends all that the call says, then its answer; `false` when the client left and nothing is kept for it.
-    async fn pump(&self, first: Option<Bytes>, mut started: Started) -> bool {
+    async fn pump(&self, first: Option<Said>, mut started: Started) -> bool {
         let mut next = first;
         loop {
             let is_there = match next {
-                Some(message) => self.send(&message).await,
+                Some(said) => self.say(&said).await,
                 None => self.events.send(Bytes::from_static(ALIVE)).await.is_ok(),
             };
             if !is_there && self.recording.is_none() {
@@ -124,12 +125,12 @@ impl Out {
             }
             next = tokio::select! {
                 biased;
-                message = started.downstream.next() => Some(message),
+                said = started.downstream.next() => Some(said),
                 outgoing = &mut started.running => {
-                    for message in started.downstream.rest() {
-                        self.send(&message).await;
+                    for said in started.downstream.rest() {
+                        self.say(&said).await;
                     }
-                    self.send(&outgoing.body).await;
+                    self.send(&outgoing.body, outgoing.taken).await;
                     return true;
                 }
                 () = tokio::time::sleep(KEEP_ALIVE), if is_there => None,
@@ -138,10 +139,18 @@ impl Out {
         }
     }
 
-    async fn send(&self, message: &[u8]) -> bool {
-        let event = self.recording.as_ref().map_or_else(|| event(message), |recording| recording.event(message));
+    /// Sends what the call says. A question goes out in any case, since few of an agent are open at once; anything else only where there is room.
+    async fn say(&self, said: &Said) -> bool {
         let (buffers, agent) = &self.counted;
-        self.events.send(buffers.answer(agent, event)).await.is_ok()
+        match buffers.said(agent, said.message.len()) {
+            Err(_) if !said.is_question => !self.events.is_closed(),
+            room => self.send(&said.message, room.ok().flatten()).await,
+        }
+    }
+
+    async fn send(&self, message: &[u8], taken: Option<Taken>) -> bool {
+        let event = self.recording.as_ref().map_or_else(|| event(message), |recording| recording.event(message));
+        self.events.send(Taken::with(taken, event)).await.is_ok()
     }
 }
 
@@ -251,6 +260,27 @@ mod tests {
         assert!(ends.send(answer).is_ok());
         assert_eq!(next(&mut events).await, (Some(event(b"[]")), 0));
         assert_eq!(next(&mut events).await, (None, 0));
+    }
+
+    #[tokio::test]
+    async fn what_there_is_no_room_for_is_left_out_but_questions_and_the_answer() {
+        let (buffers, agent) = (Arc::new(Buffers::new(&Listen::default())), Arc::from("agent:a"));
+        let _full = buffers.answer(&agent, 64 << 20).unwrap();
+        let large = format!("\"{}\"", "x".repeat(20 << 10));
+        let said = |is_question| Said { message: large.clone().into(), is_question };
+        let mut answer = Outgoing::accepted();
+        answer.body = Bytes::from_static(b"[]");
+        let expected = [event(large.as_bytes()), event(b"[]")];
+        assert_eq!(with_all(&buffers, &agent, vec![said(false), said(true)], answer), expected.concat());
+
+        let downstream = HttpDownstream::new(true, CancellationToken::new());
+        downstream.notify("x", large.as_bytes());
+        let (send, mut events) = mpsc::channel(4);
+        let out = Out { events: send, recording: None, counted: (buffers, agent) };
+        assert!(out.say(&downstream.next().await).await, "the stream goes on");
+        assert!(out.say(&said(true)).await);
+        drop(out);
+        assert_eq!((events.recv().await, events.recv().await), (Some(event(large.as_bytes())), None));
     }
 
     #[tokio::test(start_paused = true)]

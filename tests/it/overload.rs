@@ -1,12 +1,14 @@
 //! More than there is room for: what is turned away, how soon, and that the rest goes on.
 
 use serde_json::json;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::client::Open;
+use crate::support::http2::{Http2, whole};
+use crate::support::stream::Stream;
 use crate::support::upstream::text;
-use crate::support::{Ask, Does, Serving, Site, Upstream, until};
+use crate::support::{Answer, Ask, Does, Serving, Site, Upstream, until};
 
 /// A gateway that takes one call at a time, and has one.
 async fn full() -> (Upstream, Site, Serving, Open, CancellationToken) {
@@ -115,11 +117,7 @@ async fn an_agent_that_takes_no_answer_gets_no_further_one() {
     let site = Site::of(&upstream).defaults(&upstream, "max_result_bytes: 33554432");
     let site = site.listen("max_buffered_bytes: 20971520");
     let gateway = site.serve().await;
-    let socket = TcpSocket::new_v4().unwrap();
-    // More than the kernel holds for a client that takes nothing.
-    socket.set_recv_buffer_size(16 << 10).unwrap();
-    let socket = socket.connect(gateway.address).await.unwrap();
-    let deaf = gateway.client().open_on(socket, &Ask::call("up__save", json!({}))).await;
+    let held = gateway.client().open_on(deaf(&gateway).await, &Ask::call("up__save", json!({}))).await;
 
     let refused = until("the answer that nobody takes", async || {
         let answer = gateway.client().call("up__echo", json!({})).await;
@@ -129,8 +127,150 @@ async fn an_agent_that_takes_no_answer_gets_no_further_one() {
 
     assert_eq!(refused.wire(), (503, -31033, "concurrency_limited".to_owned()));
     assert_eq!(gateway.other().call("up__echo", json!({})).await.code(), "tool_not_found");
-    drop(deaf);
+    drop(held);
     until("room again", async || (gateway.client().call("up__echo", json!({})).await.code() == "ok").then_some(())).await;
+}
+
+/// Two agents that may call everything, and room for so many bytes.
+fn shared(upstream: &Upstream, most: usize) -> Site {
+    let rows = "p, R1, agent:demo, up__*, reversible, -, allow\np, R2, agent:other, up__*, reversible, -, allow\n";
+    Site::of(upstream)
+        .policy(rows)
+        .defaults(upstream, "max_result_bytes: 33554432, concurrency: 16")
+        .listen(&format!("max_buffered_bytes: {most}"))
+        .listen("write_timeout_ms: 600000")
+}
+
+/// A connection of a client that reads nothing: more than the kernel holds for it stays with the gateway.
+async fn deaf(gateway: &Serving) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    socket.connect(gateway.address).await.unwrap()
+}
+
+async fn gauge(gateway: &mut Serving, name: &str) -> usize {
+    let metrics = gateway.console("/metrics").await.1;
+    metrics.lines().find_map(|line| line.strip_prefix(&format!("doorward_{name} "))).unwrap().parse().unwrap()
+}
+
+/// Waits until the tool server had so many calls, and all have ended; how many bytes are held then.
+async fn all_ended(gateway: &mut Serving, upstream: &Upstream, calls: usize) -> usize {
+    upstream.got(calls).await;
+    until("the ends of all", async || (gauge(gateway, "calls_under_way").await == 0).then_some(())).await;
+    gauge(gateway, "buffered_bytes").await
+}
+
+/// The answers to calls of which one got its result: that it is whole, and that the others say why they have none and are recorded as they ended.
+async fn one_of(answers: Vec<Answer>, site: &Site) {
+    let (whole, dropped): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.code() == "ok");
+    assert_eq!(whole.len(), 1);
+    assert_eq!(whole[0].result()["content"][0]["text"].as_str().unwrap().len(), 12 << 20);
+    for answer in dropped {
+        assert_eq!((answer.status, answer.told()), (200, "result_too_large done".to_owned()));
+        assert_eq!(answer.error()["retryable"], false);
+        let outcome = site.recorded("outcome", "call_id", answer.error()["invocation"].as_str().unwrap()).await;
+        assert_eq!(outcome["outcome"], "ok", "{outcome}");
+    }
+}
+
+#[tokio::test]
+async fn results_that_an_agent_does_not_take_are_no_matter_of_the_others() {
+    let upstream = Upstream::start().await;
+    upstream.does("save", Does::Result(text(&"x".repeat(12 << 20))));
+    let site = shared(&upstream, 40 << 20);
+    let mut gateway = site.serve().await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(gateway.client().open_on(deaf(&gateway).await, &Ask::call("up__save", json!({}))).await);
+    }
+
+    let bytes = all_ended(&mut gateway, &upstream, 5).await;
+
+    assert!(((12 << 20)..(20 << 20)).contains(&bytes), "{bytes}");
+    let large = json!({ "text": "x".repeat(300_000) });
+    assert_eq!(gateway.other().call("up__echo", large).await.code(), "ok");
+    let mut answers = Vec::new();
+    for open in held {
+        answers.push(open.answer().await);
+    }
+    one_of(answers, &site).await;
+    until("room again", async || (gauge(&mut gateway, "buffered_bytes").await == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn nor_over_http_2() {
+    let upstream = Upstream::start().await;
+    upstream.does("save", Does::Result(text(&"x".repeat(12 << 20))));
+    let site = shared(&upstream, 40 << 20);
+    let mut gateway = site.serve().await;
+    let mut two = Http2::begin(&gateway.client()).await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        // The library grants a window by itself, and none beyond what is read.
+        held.push(two.open(&gateway.client().signed(&Ask::call("up__save", json!({})))).await.unwrap());
+    }
+
+    let bytes = all_ended(&mut gateway, &upstream, 5).await;
+
+    assert!(((12 << 20)..(20 << 20)).contains(&bytes), "{bytes}");
+    assert_eq!(gateway.other().call("up__echo", json!({ "text": "x".repeat(300_000) })).await.code(), "ok");
+    let reading: Vec<_> = held.into_iter().map(|answer| tokio::spawn(whole(answer))).collect();
+    let mut answers = Vec::new();
+    for answer in reading {
+        answers.push(answer.await.unwrap().unwrap());
+    }
+    one_of(answers, &site).await;
+}
+
+#[tokio::test]
+async fn an_agents_only_answer_comes_whole_and_holds_nobody_up() {
+    let upstream = Upstream::start().await;
+    upstream.does("save", Does::Result(text(&"x".repeat(12 << 20))));
+    // Less than the answer has.
+    let site = shared(&upstream, 1 << 20);
+    let mut gateway = site.serve().await;
+    let held = gateway.client().open_on(deaf(&gateway).await, &Ask::call("up__save", json!({}))).await;
+    let bytes = all_ended(&mut gateway, &upstream, 1).await;
+    assert!(bytes > 12 << 20, "{bytes}");
+
+    assert_eq!(gateway.other().call("up__echo", json!({ "text": "x".repeat(200_000) })).await.code(), "ok");
+
+    assert_eq!(held.answer().await.result()["content"][0]["text"].as_str().unwrap().len(), 12 << 20);
+    let again =
+        until("room again", async || Some(gateway.client().call("up__save", json!({})).await).filter(|answer| answer.status == 200));
+    assert_eq!(again.await.result()["content"][0]["text"].as_str().unwrap().len(), 12 << 20);
+}
+
+#[tokio::test]
+async fn a_result_at_the_end_of_a_stream_counts_as_any_other() {
+    for modern in [true, false] {
+        let (upstream, ends) = (Upstream::start().await, CancellationToken::new());
+        let note = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": { "progressToken": "TOKEN", "progress": 1 } });
+        upstream.does("echo", Does::Tells(vec![note], ends.clone()));
+        upstream.does("save", Does::Result(text(&"x".repeat(7 << 20))));
+        let site = shared(&upstream, 20 << 20);
+        let mut gateway = site.serve().await;
+        let params = json!({ "name": "up__echo", "arguments": { "text": "x".repeat(2 << 20) }, "_meta": { "progressToken": "p" } });
+        let ask = match modern {
+            true => Ask::modern("tools/call", params),
+            false => gateway.client().initialize("2025-11-25").await.ask("tools/call", &params),
+        };
+        let mut streamed = Stream::open(&gateway.client(), &ask).await;
+        upstream.got(1).await;
+        let _held = gateway.client().open_on(deaf(&gateway).await, &Ask::call("up__save", json!({}))).await;
+        until("the answer that nobody takes", async || (gauge(&mut gateway, "buffered_bytes").await > 8 << 20).then_some(())).await;
+
+        // It would be 11 MiB of 10.
+        ends.cancel();
+
+        let mut last = None;
+        while let Some(event) = streamed.event().await {
+            last = Some(event);
+        }
+        let last = last.unwrap().json();
+        let error = &last["result"]["_meta"]["dev.doorward/error"];
+        assert_eq!((&error["code"], &error["effect"]), (&json!("result_too_large"), &json!("done")), "{error}");
+    }
 }
 
 #[tokio::test]
